@@ -91,9 +91,7 @@ class UsageSummary:
 
     @property
     def total_cost(self) -> float | None:
-        costs = [
-            s.total_cost for s in self.model_usage_summaries.values() if s.total_cost is not None
-        ]
+        costs = [s.total_cost for s in self.model_usage_summaries.values() if s.total_cost is not None]
         return sum(costs) if costs else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,6 +119,8 @@ class StopReason(StrEnum):
     """The root's history no longer fits the model's window."""
     STOPPED = "stopped"
     """The model server said that the rollout is over."""
+    ERROR_THRESHOLD = "error_threshold"
+    """`max_errors` cells in a row failed."""
     CANCELLED = "cancelled"
     ERROR = "error"
     """A model call failed for good, or the REPL could not be had."""

@@ -21,10 +21,18 @@ class ModelReply:
     finish_reason: str | None = None
     """As the server says it: "stop", "length", "content_filter", ..."""
     reasoning: str | None = None
-    """Thinking that the server sent apart from the text; never sent back."""
+    """Thinking that the server sent apart from the text."""
+    echo: Message | None = None
+    """The message that goes back into the chat, where that is more than the text: a server whose chat template puts the
+    thinking back needs it to find its prefix again."""
     refusal: str | None = None
     retries: int = 0
     """Attempts that failed before this one."""
+
+    @property
+    def message(self) -> Message:
+        """The reply as the chat's next message."""
+        return self.echo or {"role": "assistant", "content": self.content}
 
 
 class Client(Protocol):

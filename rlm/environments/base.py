@@ -105,6 +105,11 @@ class REPL(Protocol):
         """
         ...
 
+    def interrupt(self, reason: str) -> None:
+        """Stops the cell that runs, as its time limit would: `execute` then returns with the status "interrupted" (or
+        "killed", after `interrupt_grace`) and an error line that says `reason`. Does nothing between cells."""
+        ...
+
     async def close(self) -> None:
         """Ends every process of the REPL. Idempotent, and safe while a cell runs."""
         ...

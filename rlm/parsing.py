@@ -1,0 +1,145 @@
+"""What is read out of a model's reply: the code to run, or why there is none."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from dataclasses import dataclass
+
+_OPENING = re.compile(
+    r"""^(?P<indent>[ \t]*)
+        (?:(?P<start>`{3,})[ \t]*repl\b[^`\n]*   # the fence begins the line: an info string may follow
+        |  .*?(?P<inline>(?<!`)`{3,})[ \t]*repl[ \t]*)$  # text stands before it: nothing may follow
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_CLOSING = re.compile(r"^[ \t]*(?P<ticks>`{3,})[ \t]*$")
+_OTHER_FENCE = re.compile(r"^[ \t]*`{3,}[ \t]*(?P<tag>[\w+#.-]*)", re.MULTILINE)
+_CELL_FLAGS = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+# How many closing fences are tried as the end of one block: more is a reply that fights the parser.
+_MAX_CLOSINGS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedReply:
+    """The code of a reply, in the order in which it runs."""
+
+    blocks: list[str]
+    problem: str | None
+    """What to tell the model, if something that it wrote was not run."""
+
+
+def parse_reply(text: str, *, truncated: bool = False) -> ParsedReply:
+    """Finds the ```repl blocks of a reply.
+
+    A fence may be indented, in upper case, longer than three backticks, or never closed. A fence inside the code (in a
+    string, say) does not end the block as long as the code is only complete at a later one. What a model thinks aloud
+    before `</think>` is not run.
+
+    Args:
+        text: the reply.
+        truncated: the reply was cut by a token limit; an unclosed block is then incomplete and is not run.
+    """
+    visible = _after_thinking(text)
+    lines = visible.splitlines()
+    blocks: list[str] = []
+    cut = False
+    number = 0
+    while number < len(lines):
+        opening = _OPENING.match(lines[number])
+        if opening is None:
+            number += 1
+            continue
+        ticks = opening["start"] or opening["inline"]
+        closings = _closings(lines, number + 1, len(ticks))
+        if not closings and truncated:
+            cut = True
+            break
+        end = _end_of_block(lines, number + 1, closings)
+        code = _dedent(lines[number + 1 : end], opening["indent"] if opening["start"] else "")
+        if code.strip():
+            blocks.append(code)
+        number = end + 1
+    return ParsedReply(blocks, _problem(text, visible, blocks, truncated=truncated, cut=cut))
+
+
+def answer_text(text: str) -> str:
+    """The text of a reply that is itself the answer: without the thinking, stripped."""
+    return _after_thinking(text).strip()
+
+
+def _after_thinking(text: str) -> str:
+    _, mark, rest = text.rpartition("</think>")
+    if mark:
+        return rest
+    return "" if text.lstrip().startswith("<think>") else text
+
+
+def _closings(lines: list[str], start: int, width: int) -> list[int]:
+    found = []
+    for number in range(start, len(lines)):
+        closing = _CLOSING.match(lines[number])
+        if closing is not None and len(closing["ticks"]) >= width:
+            found.append(number)
+            if len(found) == _MAX_CLOSINGS:
+                break
+    return found
+
+
+def _end_of_block(lines: list[str], start: int, closings: list[int]) -> int:
+    """The first closing fence at which the code is complete; the first of all if it never is, so that the model
+    sees its own syntax error."""
+    if not closings:
+        return len(lines)
+    if len(closings) > 1:
+        for end in closings:
+            if _is_complete("\n".join(lines[start:end])):
+                return end
+    return closings[0]
+
+
+def _is_complete(code: str) -> bool:
+    try:
+        compile(textwrap.dedent(code), "<cell>", "exec", _CELL_FLAGS)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+def _dedent(lines: list[str], indent: str) -> str:
+    """Takes the fence's own indentation from the code, and what all of its lines share beyond that."""
+    stripped = [line.removeprefix(indent) for line in lines]
+    return textwrap.dedent("\n".join(stripped)) + "\n"
+
+
+def _problem(text: str, visible: str, blocks: list[str], *, truncated: bool, cut: bool) -> str | None:
+    if cut:
+        return (
+            "Your reply was cut off by the token limit inside a ```repl block, and that block was not run. "
+            "Write less prose and shorter blocks."
+        )
+    if blocks:
+        return None
+    if truncated:
+        return (
+            "Your reply was cut off by the token limit before it held any code, so nothing was run. "
+            "Be brief: one short ```repl block."
+        )
+    if not text.strip():
+        return "Your reply was empty, so nothing was run. Write one ```repl block."
+    if not visible.strip():
+        return (
+            "Your reply ended while you were thinking, so nothing was run. Write one ```repl block after it."
+        )
+    tags = [match["tag"] for match in _OTHER_FENCE.finditer(visible) if match["tag"]]
+    if tags and tags[0].lower() != "repl":
+        return (
+            f"Nothing was run: your code stood in a ```{tags[0]} block, and only ```repl blocks are run. "
+            "Write the code again in a ```repl block."
+        )
+    return (
+        "Nothing was run: your reply held no ```repl block with code. Write one; if you know the answer, set it there: "
+        '`answer["content"] = ...` and `answer["ready"] = True`.'
+    )
