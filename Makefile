@@ -1,0 +1,57 @@
+# Everything that people type. `make help` lists it.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCES := rlm training environments tests benchmarks scripts examples
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check format lint types bench lock vllm-cpu e2e-vllm oolong-sources clean
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 20
+
+setup: $(READY) ## the virtual environment, with everything in it
+
+$(READY): requirements.lock pyproject.toml training/pyproject.toml environments/oolong/pyproject.toml
+	@PYTHON=$(PYTHON) VENV=$(VENV) sh scripts/setup.sh
+	@touch $@
+
+quickstart: $(READY) ## OOLONG rollouts end to end: 8 tasks x 2 rollouts, a table of scores
+	@$(BIN)/python -m oolong.quickstart
+
+test: $(READY) ## the test suite
+	@$(BIN)/python -m pytest -n auto
+
+check: $(READY) lint types test ## format, lint, strict types, then the tests
+
+lint: $(READY)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+
+types: $(READY)
+	@$(BIN)/mypy
+
+format: $(READY) ## mend format and imports
+	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+bench: $(READY) ## measurements beside the bare floor; RLMS_PYTHON=... adds rlms 0.1.3
+	@$(BIN)/python -m benchmarks
+
+oolong-sources: $(READY) ## the TREC and SMS texts, into a cache outside the checkout
+	@$(BIN)/python scripts/fetch_oolong_sources.py
+
+vllm-cpu: ## a real vLLM server on the CPU with a small model (own environment, about 12 GB)
+	@$(PYTHON) scripts/vllm_cpu.py
+
+e2e-vllm: $(READY) ## OOLONG rollouts through that server
+	@$(BIN)/python scripts/e2e_vllm.py
+
+lock: ## resolve the dependencies anew (needs uv)
+	uv lock --upgrade
+	uv export --quiet --all-packages --all-groups --no-emit-workspace --no-header --format requirements-txt -o requirements.lock
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
