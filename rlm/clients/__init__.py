@@ -40,9 +40,9 @@ def make_client(backend: str, **backend_kwargs: Any) -> Client:
         backend: "openai" (OpenAI, or any server that speaks like it, at `base_url`) or "vllm" (any such server;
             needs `base_url`, and no key).
         backend_kwargs: `model_name` (required), `base_url`, `api_key`, `timeout`, `max_retries`, `retry_delay`,
-            `default_headers`, `sampling_args`: see `rlm.clients.openai.OpenAIClient`. For "openai", `api_key` and
-            `base_url` default to the environment variables OPENAI_API_KEY and OPENAI_BASE_URL. "vllm" reads no
-            environment variable, so that no key goes to a server that it is not for.
+            `default_headers`, `sampling_args`, `echo_reasoning`: see `rlm.clients.openai.OpenAIClient`. For "openai",
+            `api_key` and `base_url` default to the environment variables OPENAI_API_KEY and OPENAI_BASE_URL. "vllm"
+            reads no environment variable, so that no key goes to a server that it is not for.
 
     Raises:
         ConfigError: the backend or an argument is unknown, missing, does not fit, or is not built yet.

@@ -58,6 +58,7 @@ class OpenAIClient:
         retry_delay: float = 0.5,
         default_headers: Mapping[str, str] | None = None,
         sampling_args: SamplingArgs | None = None,
+        echo_reasoning: bool = False,
     ) -> None:
         """
         Args:
@@ -69,6 +70,8 @@ class OpenAIClient:
             retry_delay: seconds before the first of them, at most.
             default_headers: sent with every request; they win over our own.
             sampling_args: fields of every request's body, as the provider names them.
+            echo_reasoning: replies carry their thinking back into the chat (`ModelReply.echo`). For servers whose
+                chat template keeps it; others refuse it.
 
         Raises:
             ConfigError: an argument does not fit.
@@ -96,6 +99,7 @@ class OpenAIClient:
         self._timeout = float(timeout)
         self._max_retries = max_retries
         self._retry_delay = float(retry_delay)
+        self._echo_reasoning = bool(echo_reasoning)
         self._sampling = dict(sampling_args or {})
         wire.check_sampling(self._sampling)
         self._headers, self._secrets = _headers_of(api_key, default_headers)
@@ -124,7 +128,7 @@ class OpenAIClient:
             ConfigError: a sampling argument cannot be sent.
         """
         name = model or self._model
-        body = wire.encode_request(name, messages, {**self._sampling, **(sampling or {})})
+        body = wire.encode_request(name, messages, wire.merge_sampling(self._sampling, sampling))
         headers = {**self._headers, "Idempotency-Key": os.urandom(16).hex()}
         pool = await self._transport.pool_for(self._origin)
         clock = asyncio.get_running_loop().time
@@ -177,7 +181,13 @@ class OpenAIClient:
         if not 200 <= answer.status < 300:
             return wire.failure_of(answer.status, answer.headers, answer.body)
         try:
-            return wire.decode_reply(answer.body, model=name, request_bytes=sent, retries=retries)
+            return wire.decode_reply(
+                answer.body,
+                model=name,
+                request_bytes=sent,
+                retries=retries,
+                echo_reasoning=self._echo_reasoning,
+            )
         except BadReplyError as exc:
             return wire.Failure(exc, retry=False)
 

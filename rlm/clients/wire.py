@@ -27,6 +27,7 @@ BYTES_PER_TOKEN = 4
 """For servers that report no usage."""
 
 _EXCERPT = 300
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _MESSAGE = 500  # the part of an error message that is searched: longer ones quote the prompt
 
 _OWN_FIELDS = {
@@ -66,26 +67,35 @@ def encode_request(model: str, messages: Sequence[Message], sampling: SamplingAr
     U+FFFD, and two halves of a pair that were given apart become the character that they make.
 
     Args:
-        sampling: fields of the body. None means "the server's default" and is left out; `extra_body` is merged in.
+        sampling: the other fields of the body, from `merge_sampling`.
 
     Raises:
-        ConfigError: a field is not for the caller to set, or a value cannot be sent.
+        ConfigError: a value cannot be sent.
     """
-    fields = {name: value for name, value in sampling.items() if value is not None}
-    extra = fields.pop("extra_body", {})
-    if not isinstance(extra, Mapping):
-        raise ConfigError(f"extra_body must be a dict, not {type(extra).__name__}")
-    fields |= extra
-    check_sampling(fields)
-    body = {"model": model, "messages": messages, **fields}
     try:
-        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _JSON.encode({"model": model, "messages": messages, **sampling})
     except (TypeError, ValueError, RecursionError) as exc:
         raise ConfigError(f"the request cannot be sent as JSON: {exc}") from exc
     try:
         return text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def merge_sampling(defaults: SamplingArgs, sampling: SamplingArgs | None) -> SamplingArgs:
+    """The sampling arguments of one call: its own win over the defaults. None means "the server's default" and is left
+    out; `extra_body` is merged in, as in OpenAI's SDK.
+
+    Raises:
+        ConfigError: an argument is not for the caller to set.
+    """
+    merged = {name: value for name, value in {**defaults, **(sampling or {})}.items() if value is not None}
+    extra = merged.pop("extra_body", {})
+    if not isinstance(extra, Mapping):
+        raise ConfigError(f"extra_body must be a dict, not {type(extra).__name__}")
+    merged |= extra
+    check_sampling(merged)
+    return merged
 
 
 def check_sampling(fields: Mapping[str, Any]) -> None:
@@ -97,7 +107,9 @@ def check_sampling(fields: Mapping[str, Any]) -> None:
         raise ConfigError("sampling argument n must be 1: one call gives one reply")
 
 
-def decode_reply(body: bytes, *, model: str, request_bytes: int, retries: int) -> ModelReply | Failure:
+def decode_reply(
+    body: bytes, *, model: str, request_bytes: int, retries: int, echo_reasoning: bool = False
+) -> ModelReply | Failure:
     """Reads the body of a 200. A gateway's error inside it (`{"error": {"code": 429, ...}}`) is a Failure.
 
     Usage that the server does not report is estimated at `BYTES_PER_TOKEN`, so that token limits hold.
@@ -106,6 +118,7 @@ def decode_reply(body: bytes, *, model: str, request_bytes: int, retries: int) -
         model: the name that was asked for, under which the usage is booked: what a server reports is often a path or
             an alias.
         request_bytes: the size of the request, for the estimate.
+        echo_reasoning: makes `echo` hold the reasoning, if there is any.
 
     Raises:
         BadReplyError: the body is no chat completion.
@@ -134,6 +147,7 @@ def decode_reply(body: bytes, *, model: str, request_bytes: int, retries: int) -
         usage=_usage_of(data.get("usage"), request_bytes, content, reasoning),
         finish_reason=finish if isinstance(finish, str) else None,
         reasoning=reasoning,
+        echo=_echo(content, reasoning) if echo_reasoning else None,
         refusal=_str_or_none(message.get("refusal")) or refusal,
         retries=retries,
     )
@@ -242,6 +256,12 @@ def _reasoning_of(message: Mapping[str, Any]) -> str | None:
         if text := _str_or_none(message.get(name)):
             return text
     return None
+
+
+def _echo(content: str, reasoning: str | None) -> Message | None:
+    if reasoning is None:
+        return None
+    return {"role": "assistant", "content": content, "reasoning_content": reasoning}
 
 
 def _str_or_none(value: Any) -> str | None:

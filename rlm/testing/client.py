@@ -1,0 +1,93 @@
+"""A scripted model in process, without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlm.clients import wire
+from rlm.clients.base import ModelReply
+from rlm.errors import ModelUnavailableError
+from rlm.testing.model import ScriptedModel, body_bytes
+from rlm.testing.policy import ChatRequest, Fault, Policy
+from rlm.types import Message, SamplingArgs
+
+
+class ScriptedClient:
+    """A `Client` whose model is a policy. Gives the replies, token counts and errors that `OpenAIClient` gives with a
+    `ModelServer` of the same policy; nothing is retried, since a policy has no bad moments but those of its script."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        model: str = "scripted",
+        max_model_len: int | None = None,
+        latency: float = 0.0,
+        sampling_args: SamplingArgs | None = None,
+    ) -> None:
+        """
+        Args:
+            policy: answers the requests.
+            model: the name under which usage is booked; any other name is answered as well.
+            max_model_len: the window in tokens; None: no limit.
+            latency: seconds that every reply takes.
+            sampling_args: of every call; those of a call win over them.
+        """
+        self._model = model
+        self._scripted = ScriptedModel(
+            policy, models=None, max_model_len=max_model_len, latency=latency, record=True
+        )
+        self._sampling = dict(sampling_args or {})
+        wire.check_sampling(self._sampling)
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    @property
+    def requests(self) -> list[ChatRequest]:
+        """What was asked so far, in the order of arrival."""
+        return self._scripted.requests
+
+    @property
+    def peak(self) -> int:
+        """The most calls that were in flight at once."""
+        return self._scripted.peak
+
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> ModelReply:
+        """See `rlm.clients.base.Client.complete`."""
+        name = model or self._model
+        merged = wire.merge_sampling(self._sampling, sampling)
+        copies: list[dict[str, Any]] = [{**message} for message in messages]
+        answer = await self._scripted.answer(ChatRequest(copies, name, merged))
+        if isinstance(answer, Fault):
+            return _raise(answer, name)
+        return ModelReply(
+            content=answer.content or "",
+            model=name,
+            usage=answer.usage,
+            finish_reason=answer.finish_reason,
+            reasoning=answer.reasoning,
+            refusal=answer.refusal,
+        )
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        """The window that the client was made with."""
+        return self._scripted.max_model_len
+
+
+def _raise(fault: Fault, model: str) -> ModelReply:
+    """The error that a fault amounts to; a fault of status 200 may be a reply."""
+    if fault.drop is not None:
+        raise ModelUnavailableError("the connection was lost: the script dropped it")
+    body = body_bytes(fault)
+    if 200 <= fault.status < 300:
+        outcome = wire.decode_reply(body, model=model, request_bytes=0, retries=0)
+        if isinstance(outcome, ModelReply):
+            return outcome
+    else:
+        outcome = wire.failure_of(fault.status, {k.lower(): v for k, v in fault.headers.items()}, body)
+    raise outcome.error
