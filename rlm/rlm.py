@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Self
 
-from rlm import prompts
+from rlm import environments, prompts
 from rlm.background import background
 from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.context import Context
-from rlm.environments import make_environment
 from rlm.environments.base import SessionSpec
 from rlm.errors import ConfigError, RolloutStoppedError
 from rlm.limits import Ledger
@@ -124,7 +123,7 @@ class RLM:
         options = dict(environment_kwargs or {})
         session = {name: options.pop(name) for name in list(options) if name in _SESSION_OPTIONS}
         SessionSpec(**session)
-        self._environment = make_environment(environment, **options)
+        self._environment = environments.make_environment(environment, **options)
         self._sampling = dict(sampling_args or {})
         self._sub_sampling = self._sampling if sub_sampling_args is None else dict(sub_sampling_args)
         system = custom_system_prompt

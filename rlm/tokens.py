@@ -30,6 +30,8 @@ class Window:
         self._client = client
         self._model = model
         self._ratio = 1.0
+        self._size: int | None = None
+        self._asked = False
 
     def observe(self, messages: Sequence[Message], tokens: int) -> None:
         """Learns from a prompt that the server counted."""
@@ -41,7 +43,10 @@ class Window:
         Raises:
             ContextLengthError: the prompt is longer than the window, as far as one can tell.
         """
-        window = await self._client.context_length(self._model)
+        if not self._asked:
+            self._size = await self._client.context_length(self._model)
+            self._asked = True
+        window = self._size
         if window is None:
             return
         # A token is at least one byte, and a character at most four: what is shorter fits for sure, and needs no guess.
