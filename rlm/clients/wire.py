@@ -40,7 +40,7 @@ _OWN_FIELDS = {
 # Wordings of vLLM, SGLang, TGI, llama.cpp, OpenAI, Anthropic, OpenRouter and the training endpoints of verifiers.
 _TOO_LONG = re.compile(
     r"context[ _]length|context[ _]window|context[ _]size|maximum model length|prompt_too_long|prompt is too long"
-    r"|inputs? tokens \+ max_new_tokens",
+    r"|max_new_tokens`? must be <=",
     re.IGNORECASE,
 )
 _STOPPED = re.compile(r"\s*rollout (stopped|concluded)\b", re.IGNORECASE)

@@ -1,0 +1,92 @@
+"""From `backend` and `backend_kwargs` to a client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlm.clients import BACKENDS, make_client
+from rlm.clients.openai import OpenAIClient
+from rlm.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def url_of(client: object) -> str:
+    assert isinstance(client, OpenAIClient)
+    return client.base_url
+
+
+def test_openai_needs_a_key_and_takes_it_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        make_client("openai", model_name="gpt")
+    assert url_of(make_client("openai", model_name="gpt", api_key="k")) == "https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert make_client("openai", model_name="gpt").model == "gpt"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")
+    assert url_of(make_client("openai", model_name="gpt")) == "http://127.0.0.1:9/v1"
+    assert url_of(make_client("openai", model_name="gpt", base_url="http://h/v1")) == "http://h/v1"
+
+
+def test_vllm_needs_a_url_and_no_key() -> None:
+    with pytest.raises(ConfigError, match="base_url"):
+        make_client("vllm", model_name="qwen")
+    assert url_of(make_client("vllm", model_name="qwen", base_url="http://h:8000/v1")) == "http://h:8000/v1"
+
+
+@pytest.mark.parametrize("backend", sorted(set(BACKENDS) - {"openai", "vllm"}))
+def test_backends_that_are_not_built_say_what_to_use(backend: str) -> None:
+    with pytest.raises(ConfigError, match="not built yet; use backend 'openai' with base_url='https://"):
+        make_client(backend, model_name="m")
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "hint"),
+    [
+        ("vlm", {}, "did you mean 'vllm'"),
+        ("zzz", {}, "there are openai, vllm"),
+        ("vllm", {"model": "m"}, "did you mean 'model_name'"),
+        ("vllm", {"model_name": "m", "base_ur": "x"}, "did you mean 'base_url'"),
+        ("vllm", {"model_name": "m", "temperature": 1.0}, r"sampling_args=\{'temperature': \.\.\.\}"),
+        ("vllm", {}, "needs model_name"),
+        ("vllm", {"model_name": 5, "base_url": "http://h"}, "model_name"),
+        ("vllm", {"model_name": "m", "base_url": "127.0.0.1:8000"}, "http://"),
+        ("vllm", {"model_name": "m", "base_url": "http://h:99999/v1"}, "base_url"),
+        ("vllm", {"model_name": "m", "base_url": "ftp://h/v1"}, "http://"),
+        ("vllm", {"model_name": "m", "base_url": "http://h/v1?key=1"}, "query"),
+        ("vllm", {"model_name": "m", "base_url": "http://h", "timeout": 0}, "timeout"),
+        ("vllm", {"model_name": "m", "base_url": "http://h", "timeout": "9"}, "timeout"),
+        ("vllm", {"model_name": "m", "base_url": "http://h", "max_retries": -1}, "max_retries"),
+        ("vllm", {"model_name": "m", "base_url": "http://h", "retry_delay": float("nan")}, "retry_delay"),
+        ("vllm", {"model_name": "m", "base_url": "http://h", "sampling_args": [1]}, "sampling_args"),
+        ("vllm", {"model_name": "m", "base_url": "http://h", "sampling_args": {"stream": True}}, "stream"),
+        ("vllm", {"model_name": "m", "base_url": "http://h", "default_headers": {"a": 5}}, "default_headers"),
+        (
+            "vllm",
+            {"model_name": "m", "base_url": "http://h", "default_headers": {"a b": "5"}},
+            "default_headers",
+        ),
+    ],
+)
+def test_mistakes_are_named(backend: str, options: dict[str, Any], hint: str) -> None:
+    with pytest.raises(ConfigError, match=hint):
+        make_client(backend, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base_url": "http://user:hunter2@h/v1"},
+        {"base_url": "http://h", "api_key": "hunter2\nX-Evil: 1"},
+        {"base_url": "http://h", "default_headers": {"X": "hunter2\r\n"}},
+    ],
+)
+def test_errors_show_no_secret(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_client("vllm", model_name="m", **options)
+    assert "hunter2" not in f"{caught.value} {caught.value.__context__}"

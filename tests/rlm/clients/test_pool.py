@@ -1,0 +1,184 @@
+"""The life of connection pools: shared on a loop, gone with it, silent in all ways to end."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlm.clients.openai import OpenAIClient
+from rlm.clients.pool import open_pools
+from rlm.testing import ModelServer, Script, serve
+from rlm.types import Message
+
+HELLO: list[Message] = [{"role": "user", "content": "hello"}]
+ROOT = Path(__file__).parents[3]
+
+
+async def test_batches_and_clients_share_connections() -> None:
+    async with ModelServer(Script(["a"])) as server:
+        for key in ("one", "two", "three"):
+            client = OpenAIClient("scripted", base_url=server.base_url, api_key=key)
+            await asyncio.gather(*(client.complete(HELLO) for _ in range(50)))
+        assert len(server.requests) == 150
+        assert server.connections <= 50
+
+
+async def test_calls_one_after_the_other_use_one_connection() -> None:
+    async with ModelServer(Script(["a"])) as server:
+        for _ in range(10):
+            await OpenAIClient("scripted", base_url=server.base_url).complete(HELLO)
+        assert server.connections == 1
+
+
+async def test_an_idle_connection_that_the_server_closed_is_no_error() -> None:
+    async with ModelServer(Script(["a"])) as server:
+        client = OpenAIClient("scripted", base_url=server.base_url, retry_delay=0.001)
+        await client.complete(HELLO)
+        port = server.port
+    async with ModelServer(Script(["b"]), port=port):
+        assert (await client.complete(HELLO)).content == "b"
+
+
+def test_loops_one_after_the_other_leak_nothing() -> None:
+    with serve(Script(["a"])) as server:
+        client = OpenAIClient("scripted", base_url=server.base_url)
+
+        async def talk() -> None:
+            await asyncio.gather(*(client.complete(HELLO) for _ in range(3)))
+            assert open_pools() == 1
+
+        asyncio.run(talk())
+        descriptors = psutil.Process().num_fds()
+        for _ in range(10):
+            asyncio.run(talk())
+            assert open_pools() == 0
+    # The server's ends may lag; each loop had 3 of its own.
+    assert psutil.Process().num_fds() <= descriptors
+
+
+def test_threads_with_loops_of_their_own() -> None:
+    with serve(Script(["a"])) as server:
+        client = OpenAIClient("scripted", base_url=server.base_url)
+        contents: list[str] = []
+
+        def work() -> None:
+            async def talk() -> None:
+                replies = await asyncio.gather(*(client.complete(HELLO) for _ in range(10)))
+                contents.extend(reply.content for reply in replies)
+
+            asyncio.run(talk())
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert contents == ["a"] * 40
+    assert open_pools() == 0
+
+
+HEAD = """
+import asyncio, os, sys, threading
+from rlm.clients.openai import OpenAIClient
+from rlm.clients.pool import open_pools
+client = OpenAIClient("scripted", base_url=sys.argv[1])
+async def talk():
+    replies = await asyncio.gather(*(client.complete([{"role": "user", "content": "x"}]) for _ in range(5)))
+    assert [r.content for r in replies] == ["a"] * 5
+"""
+
+ENDS = {
+    "asyncio.run, several times": "for _ in range(3): asyncio.run(talk())\nassert open_pools() == 0",
+    "calls in flight are cancelled": """
+async def main():
+    await talk()
+    asyncio.create_task(client.complete([{"role": "user", "content": "x"}]))
+    await asyncio.sleep(0)
+asyncio.run(main())
+""",
+    "an exception ends the run": """
+async def main():
+    await talk()
+    raise KeyError
+try:
+    asyncio.run(main())
+except KeyError:
+    pass
+""",
+    "the process ends while a daemon thread's loop runs": """
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+asyncio.run_coroutine_threadsafe(talk(), loop).result()
+""",
+    "a forked child goes its own way": """
+loop = asyncio.new_event_loop()
+loop.run_until_complete(talk())
+child = os.fork()
+if child == 0:
+    assert open_pools() == 0
+    asyncio.run(talk())
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert open_pools() == 1
+loop.run_until_complete(talk())
+loop.run_until_complete(loop.shutdown_asyncgens())
+loop.close()
+""",
+}
+
+
+def run_script(script: str, url: str, *flags: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", HEAD + script, url],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_end_is_silent(end: str) -> None:
+    with serve(Script(["a"])) as server:
+        # -X dev shows ResourceWarnings; asyncio's debug mode, which is part of it, also reports slow steps.
+        stderr = run_script(ENDS[end], server.base_url, "-X", "dev", "-W", "always")
+        # Five calls at once are five connections, for each loop that there was in whatever process.
+        loops = {"asyncio.run, several times": 3, "a forked child goes its own way": 2}.get(end, 1)
+        assert server.connections <= 5 * loops
+    assert [line for line in stderr.splitlines() if not line.startswith("Executing ")] == []
+
+
+def test_a_loop_that_is_closed_carelessly_is_cleaned_up_behind() -> None:
+    script = """
+for _ in range(3):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(talk())
+    loop.close()  # without shutdown_asyncgens
+    assert open_pools() == 1
+import psutil
+asyncio.run(talk())
+assert open_pools() == 0
+import gc
+gc.collect()
+left = psutil.Process().net_connections(kind="tcp")
+assert [c for c in left if c.status == "ESTABLISHED"] == [], left
+"""
+    with serve(Script(["a"])) as server:
+        assert run_script(script, server.base_url) == ""
+
+
+def test_importing_rlm_does_not_import_aiohttp() -> None:
+    script = "import rlm, rlm.clients, rlm.testing, sys; print('aiohttp' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=50, check=True
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,188 @@
+"""The chat format, without a server."""
+
+from __future__ import annotations
+
+import json
+from email.utils import formatdate
+from time import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlm.clients import wire
+from rlm.clients.base import ModelReply
+from rlm.errors import (
+    BadReplyError,
+    ContextLengthError,
+    ModelNotFoundError,
+    ModelUnavailableError,
+)
+from rlm.types import Usage
+
+
+def decode(message: dict[str, Any], usage: Any = None, **choice: Any) -> ModelReply:
+    body = {"choices": [{"message": message, **choice}], "usage": usage}
+    reply = wire.decode_reply(json.dumps(body).encode(), model="m", request_bytes=40, retries=0)
+    assert isinstance(reply, ModelReply)
+    return reply
+
+
+any_text = st.text(alphabet=st.characters(codec=None, categories=None))
+
+
+@given(any_text)
+def test_every_string_can_be_sent(text: str) -> None:
+    body = wire.encode_request("m", [{"role": "user", "content": text}], {})
+    arrived = json.loads(body)["messages"][0]["content"]
+    arrived.encode()  # no surrogate came through
+    if not any("\ud800" <= c <= "\udfff" for c in text):
+        assert arrived == text
+
+
+@given(st.binary(max_size=200) | any_text.map(lambda t: t.encode(errors="replace")))
+def test_no_answer_crashes_the_reader(body: bytes) -> None:
+    for status in (400, 404, 409, 429, 500):
+        failure = wire.failure_of(status, {}, body)
+        assert failure.error.status == status
+        assert len(str(failure.error)) < 600
+    with pytest.raises(BadReplyError) as caught:
+        wire.decode_reply(body, model="m", request_bytes=1, retries=0)
+    assert len(str(caught.value)) < 600
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "message", "content", "text", "error", "code", "usage", "cost", "prompt_tokens"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_no_json_crashes_the_reader(value: Any) -> None:
+    body = json.dumps(value).encode()
+    assert wire.failure_of(400, {}, body).error.status == 400
+    wire.decode_models(body)
+    try:
+        outcome = wire.decode_reply(body, model="m", request_bytes=1, retries=0)
+    except BadReplyError:
+        return
+    assert isinstance(outcome, ModelReply | wire.Failure)
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"content": None}, ""),
+        ({}, ""),
+        ({"content": "a"}, "a"),
+        ({"content": []}, ""),
+        (
+            {
+                "content": [
+                    {"type": "text", "text": "a"},
+                    {"type": "image"},
+                    {"type": "text", "text": "b"},
+                    "c",
+                ]
+            },
+            "abc",
+        ),
+        ({"content": None, "tool_calls": [{"id": "1"}]}, ""),
+    ],
+)
+def test_content_in_all_its_forms(message: dict[str, Any], content: str) -> None:
+    assert decode(message).content == content
+
+
+def test_reasoning_and_refusal() -> None:
+    assert decode({"content": None, "reasoning_content": "r"}, finish_reason="length").reasoning == "r"
+    assert decode({"content": "a", "reasoning": "r", "reasoning_content": None}).reasoning == "r"
+    assert decode({"content": "a", "reasoning_content": ""}).reasoning is None
+    assert decode({"content": None, "refusal": "no"}).refusal == "no"
+    assert decode({"content": [{"type": "refusal", "refusal": "no"}]}).refusal == "no"
+    assert decode({"content": None}, finish_reason="length").finish_reason == "length"
+    assert decode({"content": "a"}, finish_reason=7).finish_reason is None
+
+
+def test_usage_with_cache_and_cost() -> None:
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 8},
+        "cost": 0.25,
+    }
+    assert decode({"content": "a"}, usage).usage == Usage(10, 2, 0.25, 8)
+    assert decode({"content": "a"}, {**usage, "prompt_tokens_details": None, "cost": None}).usage == Usage(
+        10, 2
+    )
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -1, "completion_tokens": "2"}, [1]])
+def test_usage_that_is_not_reported_is_estimated(usage: Any) -> None:
+    # 40 bytes were sent and 5 came back, at 4 bytes a token.
+    assert decode({"content": "four", "reasoning": "!"}, usage).usage == Usage(10, 2)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        # vLLM, old and new; through verifiers 0.4 as well
+        "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens.",
+        "The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
+        "You passed 8193 input tokens. However, the model's context length is only 8192.",
+        "upstream 400: {'error': {'message': \"This model's maximum context length is 5 tokens\"}}",
+        "Prompt length (9000) exceeds maximum context length (8192).",
+        # SGLang, TGI, llama.cpp, Anthropic
+        "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096",
+        "the request exceeds the available context size, try increasing it",
+        "prompt is too long: 210000 tokens > 200000 maximum",
+    ],
+)
+def test_context_length_errors(message: str) -> None:
+    for body in (
+        {"error": {"message": message}},
+        {"object": "error", "message": message},
+        {"error": message},
+    ):
+        failure = wire.failure_of(400, {}, json.dumps(body).encode())
+        assert isinstance(failure.error, ContextLengthError), message
+        assert not failure.retry
+
+
+def test_openais_code_for_context_length() -> None:
+    body = {"error": {"message": "Too much.", "code": "context_length_exceeded"}}
+    assert isinstance(wire.failure_of(400, {}, json.dumps(body).encode()).error, ContextLengthError)
+
+
+def test_an_unknown_model_may_be_a_400() -> None:
+    body = {"error": {"message": "x/y is not a valid model ID", "code": 400}}
+    assert isinstance(wire.failure_of(400, {}, json.dumps(body).encode()).error, ModelNotFoundError)
+
+
+def test_retry_after_may_be_a_date() -> None:
+    failure = wire.failure_of(503, {"retry-after": formatdate(time() + 100, usegmt=True)}, b"")
+    assert isinstance(failure.error, ModelUnavailableError)
+    assert failure.wait is not None
+    assert 50 < failure.wait <= 100
+
+
+@pytest.mark.parametrize("value", ["soon", "", "-5", "nan", "inf", "1e400"])
+def test_a_senseless_retry_after_is_no_wish(value: str) -> None:
+    assert wire.failure_of(503, {"retry-after": value}, b"").wait is None
+
+
+def test_an_excerpt_is_one_short_printable_line() -> None:
+    assert wire.excerpt(b"a\n\tb\x00\xff") == "a b\ufffd\ufffd"
+    assert len(wire.excerpt("x" * 10_000)) == 300
