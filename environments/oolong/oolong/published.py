@@ -1,0 +1,229 @@
+"""The published rows of OOLONG, `oolongbench/oolong-synth` and `oolongbench/oolong-real`, through the library `datasets`.
+
+A data set is named by its name on the hub, by a local folder of parquet files, or by one parquet file with the same columns.
+Its rows become examples of the same form as ours; the context stays in the data set and is read by row number.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oolong.sources import SourceError
+
+if TYPE_CHECKING:
+    from oolong.examples import Example
+
+SYNTH_COLUMNS = (
+    "id", "context_len", "dataset", "context_window_text", "question", "task_group", "task", "answer", "answer_type",
+    "input_subset", "num_labels", "context_window_id",
+)  # fmt: skip
+REAL_COLUMNS = (
+    "id",
+    "context_window_id",
+    "context_window_text",
+    "question",
+    "answer",
+    "question_type",
+    "campaign",
+)
+LABELLED_COLUMN = "context_window_text_with_labels"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """The context of one published row."""
+
+    dataset: str
+    """Hub name, folder of parquet files, or parquet file."""
+    split: str
+    row: int
+    """Counted from 0, in the data set's order."""
+    config: str | None = None
+    """"dnd" or "toy_dnd" for oolong-real."""
+    revision: str | None = None
+
+    def text(self, *, with_labels: bool = False) -> str:
+        """The context, with the label at every line if asked for (oolong-synth only).
+
+        Raises:
+            SourceError: the data set or the row cannot be had.
+        """
+        rows = _load(self.dataset, self.split, self.config, self.revision)
+        if not 0 <= self.row < len(rows):
+            raise SourceError(f"{self.dataset}, split {self.split}: no row {self.row}, it has {len(rows)}")
+        column = LABELLED_COLUMN if with_labels else "context_window_text"
+        if column not in rows.column_names:
+            raise SourceError(f"{self.dataset}: no column {column!r}")
+        return str(rows[self.row][column])
+
+
+def load_published(
+    dataset: str = "oolongbench/oolong-synth",
+    *,
+    split: str = "validation",
+    config: str | None = None,
+    revision: str | None = None,
+    sources: tuple[str, ...] = (),
+    max_context_len: int | None = None,
+    min_context_len: int = 0,
+    answer_types: tuple[str, ...] = (),
+    limit: int | None = None,
+) -> list[Example]:
+    """The published rows as examples.
+
+    Args:
+        dataset: hub name, folder of parquet files, or parquet file.
+        split: "validation" or "test".
+        config: "dnd" or "toy_dnd" for oolong-real.
+        revision: of the data set on the hub.
+        sources: keep only rows of these (`trec_coarse`, `spam`, ...; campaigns of oolong-real); all if empty.
+        min_context_len, max_context_len: bounds of `context_len` in the data set's tokens, for oolong-synth. The published
+            evaluation takes those over 1,024 up to 131,072.
+        answer_types: keep only these; all if empty.
+        limit: keep at most so many.
+
+    Raises:
+        SourceError: the data set cannot be had, or is not of the published form.
+    """
+    rows = _load(dataset, split, config, revision)
+    names = set(rows.column_names)
+    if "context_len" in names or "answer_type" in names:
+        read, needed = _synth_example, list(SYNTH_COLUMNS)
+    else:
+        read, needed = _real_example, list(REAL_COLUMNS)
+    missing = [column for column in needed if column not in names]
+    if missing:
+        raise SourceError(f"{dataset}: no column {missing[0]!r}; it has {', '.join(sorted(names))}")
+    # Contexts are large: they are read for the rows that are kept only.
+    light = rows.remove_columns([column for column in names if column.startswith("context_window_text")])
+    examples: list[Example] = []
+    for index, record in enumerate(light):
+        if limit is not None and len(examples) >= limit:
+            break
+        if sources and str(record.get("dataset", record.get("campaign"))) not in sources:
+            continue
+        length = record.get("context_len")
+        if length is not None and (
+            length < min_context_len or (max_context_len is not None and length > max_context_len)
+        ):
+            continue
+        where = PublishedRow(dataset, split, index, config, revision)
+        try:
+            example = read(record, where, answer_types)
+        except (ValueError, SyntaxError, TypeError, KeyError) as error:
+            raise SourceError(f"{dataset}, split {split}, row {index}: {error}") from None
+        if example is not None:
+            examples.append(example)
+    return examples
+
+
+def parse_answer(answer: str, answer_type: str) -> tuple[str, ...]:
+    """The published form of an answer, a Python list, in ours: `"['spam']"`, `"[datetime.date(2023, 1, 2)]"`, `"[12]"`.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    found = re.fullmatch(r"\[datetime\.date\((\d{4}), (\d{1,2}), (\d{1,2})\)\]", answer.strip())
+    if found:
+        year, month, day = map(int, found.groups())
+        return (f"{year:04d}-{month:02d}-{day:02d}",)
+    values = ast.literal_eval(answer)
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"the answer {answer!r} is not a list with an answer in it")
+    return tuple(str(value) for value in values)
+
+
+def labels_in(text: str) -> tuple[str, ...]:
+    """The labels that the header of a published window lists in quotes; empty where it does not."""
+    found = re.search(
+        r"categories: ((?:'[^'\n]+'(?:, )?)+)|relationships: ((?:'[^'\n]+'(?:, )?)+)", text[:2000]
+    )
+    if not found:
+        return ()
+    return tuple(re.findall(r"'([^'\n]+)'", found.group(1) or found.group(2)))
+
+
+def _synth_example(
+    record: dict[str, Any], where: PublishedRow, answer_types: tuple[str, ...]
+) -> Example | None:
+    from oolong.examples import Example, text_sha256
+
+    answer_type = str(record["answer_type"]).removeprefix("ANSWER_TYPE.")
+    if answer_types and answer_type not in answer_types:
+        return None
+    text = where.text()
+    return Example(
+        id=str(record["id"]),
+        seed=0,
+        source=str(record["dataset"]),
+        split=where.split,
+        mode="published",
+        task_group=str(record["task_group"]),
+        task=str(record["task"]).removeprefix("TASK_TYPE."),
+        answer_type=answer_type,
+        question=str(record["question"]),
+        answer=parse_answer(str(record["answer"]), answer_type),
+        input_subset=str(record["input_subset"]) == "True",
+        labels=labels_in(text),
+        context=where,
+        n_rows=len(re.findall(r"^Date: ", text, re.MULTILINE)),
+        chars=len(text),
+        sha256=text_sha256(text),
+    )
+
+
+def _real_example(
+    record: dict[str, Any], where: PublishedRow, answer_types: tuple[str, ...]
+) -> Example | None:
+    from oolong.examples import Example, text_sha256
+
+    answer = str(record["answer"]).strip()
+    answer_type = "NUMERIC" if re.fullmatch(r"[+-]?\d+", answer) else "LIST" if "," in answer else "TEXT"
+    if answer_types and answer_type not in answer_types:
+        return None
+    text = where.text()
+    return Example(
+        id=str(record["id"]),
+        seed=0,
+        source=str(record["campaign"]),
+        split=where.split,
+        mode="published",
+        task_group="real",
+        task=str(record["question_type"]),
+        answer_type=answer_type,
+        question=str(record["question"]),
+        answer=(answer,),
+        input_subset=False,
+        labels=(),
+        context=where,
+        n_rows=text.count("\n") + 1,
+        chars=len(text),
+        sha256=text_sha256(text),
+    )
+
+
+@lru_cache(maxsize=4)
+def _load(dataset: str, split: str, config: str | None, revision: str | None) -> Any:
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError:
+        raise SourceError(
+            f"{dataset}: the published rows need the library datasets: install oolong[datasets]"
+        ) from None
+    path = Path(dataset).expanduser()
+    try:
+        if path.suffix == ".parquet":
+            return datasets.load_dataset("parquet", data_files={split: str(path)}, split=split)
+        return datasets.load_dataset(dataset, config, split=split, revision=revision)
+    except Exception as error:  # the library raises what its many layers raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SourceError(
+            f"{dataset}, split {split}, cannot be read: {reason} (on the hub it needs the network once; a local folder or a "
+            "parquet file works without)"
+        ) from error

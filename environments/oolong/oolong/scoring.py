@@ -1,0 +1,344 @@
+"""Scorers: how right an answer is, from 0 to 1.
+
+`strict` is the default, and the one for training. The whole answer has to be one answer of the kind that was asked for:
+nothing is searched for inside a longer text, so that listing all labels, hedging, or repeating the question earns nothing.
+What is forgiven:
+
+- one prefix `Answer:`, `Final answer:`, or the one of the type (`Label:`, `User:`, `Date:`), in any case;
+- around the answer or its prefix: white space, markdown emphasis, one pair of quotes or square brackets, a full stop;
+- case, and for labels that are not ASCII the Unicode normal form. To an ASCII answer nothing but ASCII is equal;
+- a number with well-formed thousands separators (`1,542`); it has no sign, no leading zero, no decimals, no words;
+- a date in the form YYYY-MM-DD, MM/DD/YYYY, or as the lines have it (`Mar 04, 2023`); a month by full name or its first three
+  letters, with a four-digit year;
+- for comparisons the phrase with or without `than`, `as`, `the`, and in the published questions the full sentence with the
+  two sides in the order of the question.
+
+A well-formed number that is off by d scores 0.75**d, as in the published rule, anything else that is not right 0.
+
+`official` is the published rule, with its quirks: see the function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable
+from datetime import date, datetime
+from itertools import pairwise
+from typing import Any, Literal, Protocol
+
+from oolong.window import MONTHS
+
+Scorer = Literal["strict", "official"]
+
+MAX_ANSWER_CHARS = 1_000
+"""Longer answers are wrong unread. Nothing that can be asked has an answer near this long, with decoration."""
+
+PARTIAL = 0.75
+
+
+class Scored(Protocol):
+    """What a scorer needs of an example."""
+
+    @property
+    def question(self) -> str: ...
+    @property
+    def answer(self) -> tuple[str, ...]: ...
+    @property
+    def answer_type(self) -> str: ...
+    @property
+    def task_group(self) -> str: ...
+
+
+def score(output: object, example: Scored, scorer: Scorer = "strict") -> float:
+    """Scores an answer. Never raises for anything in `output`.
+
+    Args:
+        output: the final answer as it was given; what is no string scores 0.
+        example: the question and its right answers.
+        scorer: which rule.
+
+    Raises:
+        ValueError: there is no such scorer.
+    """
+    if scorer == "strict":
+        return strict(output, example)
+    if scorer == "official":
+        return official(output, example)
+    raise ValueError(f"there is no scorer {scorer!r}; scorers are strict and official")
+
+
+# Strict
+
+EMPHASIS = ("***", "**", "__", "*", "_", "`")
+PAIRS = (*((mark, mark) for mark in (*EMPHASIS, '"', "'")), ("[", "]"))
+PREFIXES = {"LABEL": "label", "USER": "user(?: id)?", "DATE": "date"}
+
+PHRASES = {
+    "more common": "more common",
+    "more common than": "more common",
+    "less common": "less common",
+    "less common than": "less common",
+    "same frequency": "same frequency",
+    "same frequency as": "same frequency",
+    "the same frequency": "same frequency",
+    "the same frequency as": "same frequency",
+}
+
+NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,11}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,3})")
+USER = re.compile(r"(?:user )?([0-9]{1,12})", re.IGNORECASE)
+ISO_DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
+US_DATE = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
+WRITTEN_DATE = re.compile(r"([A-Za-z]{3,9})\.? ([0-9]{1,2}),? ([0-9]{4})")
+MONTH_YEAR = re.compile(r"([A-Za-z]{3,9}),? ([0-9]{4})")
+SIDES = re.compile(r"in the form 'Answer: (.{1,200}?) is \[X\] (.{1,200}?)', where \[X\] is '")
+
+
+def strict(output: object, example: Scored) -> float:
+    """The rule described at the head of this module. Takes time linear in the answer's length, bounded by a constant."""
+    if not isinstance(output, str) or len(output) > MAX_ANSWER_CHARS:
+        return 0.0
+    read = READERS.get(example.answer_type, _read_label)
+    golds = {read(gold, example) for gold in example.answer} - {None}
+    best = 0.0
+    for candidate in _undressed(output, example.answer_type, example.task_group == "real"):
+        value = read(candidate, example)
+        if value is None:
+            continue
+        if value in golds:
+            return 1.0
+        if example.answer_type == "NUMERIC":
+            best = max(best, max((_closeness(int(value), int(gold)) for gold in golds if gold), default=0.0))
+        if example.answer_type == "LIST":
+            best = max(best, max((_f1(value, gold) for gold in golds if gold), default=0.0))
+    return best
+
+
+def _undressed(text: str, answer_type: str, boxed: bool) -> list[str]:
+    """The text as it is, and with what is forgiven around it taken off, step by step."""
+    word = PREFIXES.get(answer_type)
+    names = f"(?:final answer|answer{'|' + word if word else ''})"
+    prefix = re.compile(
+        rf"(?P<mark>\*\*\*|\*\*|__|\*|_|`)(?:{names}[ ]?:[ ]?(?P=mark)|{names}(?P=mark)[ ]?:)\s*|{names}[ ]?:\s*",
+        re.IGNORECASE,
+    )
+    steps = [text.strip()]
+    prefixed = False
+    for _ in range(8):
+        text = steps[-1]
+        found = None if prefixed else prefix.match(text)
+        pair = next(
+            (
+                p
+                for p in PAIRS
+                if len(text) > len(p[0] + p[1]) and text.startswith(p[0]) and text.endswith(p[1])
+            ),
+            None,
+        )
+        box = re.fullmatch(r"\\boxed\{(?:\\text\{([^{}]*)\}|([^{}]*))\}", text) if boxed else None
+        if found:
+            prefixed = True
+            text = text[found.end() :]
+        elif box:
+            text = box.group(1) if box.group(1) is not None else box.group(2)
+        elif pair:
+            text = text[len(pair[0]) : -len(pair[1])]
+        elif text.endswith(".") and not text.endswith(".."):
+            text = text[:-1]
+        else:
+            break
+        steps.append(text.strip())
+    return steps
+
+
+def _closeness(value: int, gold: int) -> float:
+    distance = abs(value - gold)
+    return PARTIAL**distance if distance < 1_000 else 0.0
+
+
+def _fold(text: str) -> str:
+    """Equal for labels that differ in case only. ASCII is equal to nothing but ASCII: `str.casefold` and normal forms turn
+    some foreign letters (the Kelvin sign, the long s) into ASCII ones."""
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return "\0" if folded.isascii() else folded
+
+
+def _read_label(text: str, example: Scored) -> str | None:
+    return _fold(text) or None
+
+
+def _read_number(text: str, example: Scored) -> str | None:
+    return text.replace(",", "") if NUMBER.fullmatch(text) else None
+
+
+def _read_comparison(text: str, example: Scored) -> str | None:
+    folded = " ".join(_fold(text).split())
+    if folded in PHRASES:
+        return PHRASES[folded]
+    if sides := SIDES.search(example.question):
+        first, second = (" ".join(_fold(side).split()) for side in sides.groups())
+        if folded.startswith(f"{first} is ") and folded.endswith(f" {second}"):
+            return PHRASES.get(folded[len(first) + 4 : -len(second) - 1])
+    return None
+
+
+def _read_user(text: str, example: Scored) -> str | None:
+    found = USER.fullmatch(text)
+    return found.group(1) if found else None
+
+
+def _read_date(text: str, example: Scored) -> str | None:
+    if found := ISO_DATE.fullmatch(text):
+        year, month, day = found.groups()
+    elif found := US_DATE.fullmatch(text):
+        month, day, year = found.groups()
+    elif found := WRITTEN_DATE.fullmatch(text):
+        name, day, year = found.groups()
+        month = _month_number(name) or "0"
+    else:
+        return None
+    try:
+        return date(int(year), int(month), int(day)).isoformat()
+    except ValueError:
+        return None
+
+
+def _read_month(text: str, example: Scored) -> str | None:
+    found = MONTH_YEAR.fullmatch(text)
+    number = _month_number(found.group(1)) if found else None
+    return f"{found.group(2)}-{number}" if found and number else None
+
+
+def _month_number(name: str) -> str | None:
+    for number, month in enumerate(MONTHS, start=1):
+        if name.lower() in (month.lower(), month[:3].lower()):
+            return f"{number:02d}"
+    return None
+
+
+def _read_list(text: str, example: Scored) -> str | None:
+    items = sorted({_fold(" ".join(item.split())) for item in text.split(",")} - {""})
+    return "\n".join(items) or None
+
+
+def _f1(value: str, gold: str) -> float:
+    """F1 of two sets written by `_read_list`: what is too much costs as much as what is missing."""
+    found, right = set(value.split("\n")), set(gold.split("\n"))
+    return 2 * len(found & right) / (len(found) + len(right))
+
+
+READERS: dict[str, Callable[[str, Scored], str | None]] = {
+    "LABEL": _read_label,
+    "NUMERIC": _read_number,
+    "COMPARISON": _read_comparison,
+    "USER": _read_user,
+    "DATE": _read_date,
+    "MONTH_YEAR": _read_month,
+    "LIST": _read_list,
+    "TEXT": _read_label,
+}
+"""Each turns the text of an answer of its type into a form that is equal for equal answers, or None."""
+
+
+# Official
+
+
+def official(output: object, example: Scored) -> float:
+    """The published scoring, for reports that are compared with published figures.
+
+    What follows the last colon counts, without asterisks and square brackets; only the first of several right answers counts;
+    case and a full stop matter; numbers score 0.75**d; dates are read by `dateutil`. Rows of oolong-real: what stands in
+    `\\boxed{}`; lists score the share of right items that are named, whatever else is. (Rules: `src/eval/eval_helpers.py` of
+    https://github.com/abertsch72/oolong.) Where the published code would fail with an error, the score is 0.
+    """
+    if not isinstance(output, str):
+        return 0.0
+    if example.task_group == "real":
+        return _official_real(output, example)
+    gold: str | datetime = example.answer[0]
+    if example.answer_type == "DATE":
+        gold = datetime.fromisoformat(example.answer[0])
+    parsed = official_parse(output)
+    if parsed is None:
+        return 0.0
+    if parsed == str(gold):
+        return 1.0
+    if parsed in ("more common", "less common", "same frequency"):
+        return 1.0 if parsed in str(gold) else 0.0
+    if example.answer_type == "NUMERIC":
+        try:
+            return float(PARTIAL ** abs(int(str(gold)) - int(parsed)))
+        except (ValueError, OverflowError):
+            return 0.0
+    if example.answer_type == "DATE":
+        return float(len(parsed) <= MAX_ANSWER_CHARS and _loose_date(parsed) == gold)
+    return 0.0
+
+
+def official_parse(output: str) -> str | None:
+    """The part of an output that the published scoring takes for the answer; None where it fails."""
+    if ":" not in output:
+        if len(output) < 20:
+            return output
+        words = output.split()
+        return words[-1] if words else None
+    candidate = output.split(":")[-1].strip()
+    candidate = candidate.replace("*", "").replace("[", "").replace("]", "")
+    if len(candidate) >= 20:
+        for phrase in ("more common", "less common", "same frequency"):
+            if phrase in candidate:
+                return phrase
+    return candidate
+
+
+def _official_real(output: str, example: Scored) -> float:
+    boxed = _boxed(output)
+    found = output if boxed is None else _real_value(boxed)
+    gold = _real_value(example.answer[0])
+    if isinstance(gold, int) and isinstance(found, int):
+        try:
+            return float(PARTIAL ** abs(gold - found))
+        except OverflowError:
+            return 0.0
+    if isinstance(gold, str) and isinstance(found, str):
+        return float(gold.strip().lower() == found.strip().lower())
+    if isinstance(gold, list) and isinstance(found, list):
+        return len(set(gold) & set(found)) / len(gold) if gold else 0.0
+    return 0.0
+
+
+def _loose_date(text: str) -> datetime | None:
+    """What dateutil makes of a text; parts that are missing are today's."""
+    parser: Any = importlib.import_module("dateutil.parser")
+    with warnings.catch_warnings():  # it warns of time zones that it does not know
+        warnings.simplefilter("ignore")
+        try:
+            found: datetime = parser.parse(text)
+            return found
+        except (ValueError, OverflowError, TypeError):
+            return None
+
+
+def _boxed(output: str) -> str | None:
+    r"""The first `\boxed{\text{...}}`, else the first `\boxed{...}`; without going over a long text twice."""
+    parts = output.split("}")
+    for part, following in pairwise(parts):
+        _, mark, inner = part.partition("\\boxed{\\text{")
+        if mark and following == "":
+            return inner
+    _, mark, rest = output.partition("\\boxed{")
+    return rest.lstrip("{").partition("}")[0] if mark and "}" in rest else None
+
+
+def _real_value(text: str) -> int | str | list[str]:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    if "," in text:
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return text
