@@ -1,0 +1,189 @@
+"""The process that the supervisors of local REPLs are forked from. Standard library only; it is started by `warm.py`
+as a fresh interpreter, knows nothing of the host but its process id, and stays small, because a fork costs what its
+parent holds.
+
+The host asks for a REPL with a message over a stream of its own: a length, JSON, and with its first byte the
+descriptors of the REPL's stream and of its contexts.
+"""
+
+# Few imports, as each costs memory in every REPL: no pathlib.
+# ruff: noqa: PTH102, PTH118, PTH120
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlm.environments import worker
+else:
+    import worker  # this file's folder is on the path while it is imported
+
+LENGTH = struct.Struct(">I")
+MOST_FDS = 253
+"""The kernel passes no more with one message."""
+
+
+def main(control_fd: int, host: int, settings: dict[str, Any]) -> None:
+    """Serves until the host closes its end of the control stream or dies."""
+    worker.become_subreaper()
+    control = socket.socket(fileno=control_fd)
+    _prepare_interpreter(settings)
+    folder = os.path.join(settings["tmp"], f"rlm-{os.getpid()}-{os.urandom(4).hex()}")
+    os.mkdir(folder, 0o700)
+    try:
+        Parent(control, host, folder).run()
+    finally:
+        worker.remove_tree(folder)
+
+
+def _prepare_interpreter(settings: dict[str, Any]) -> None:
+    """What `site` would do, without running the .pth files of the host's environment."""
+    here = os.path.dirname(__file__)
+    sys.path[:] = [path for path in sys.path if path not in ("", here)] + settings["packages"]
+    sys.prefix, sys.exec_prefix = settings["prefix"], settings["exec_prefix"]
+    sys.modules["_rlm_worker"] = sys.modules.pop("worker")
+    sys.modules["_rlm_warm_parent"] = sys.modules.pop("warm_parent")
+    import site
+
+    site.setquit()
+    site.sethelper()
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class Parent:
+    def __init__(self, control: socket.socket, host: int, folder: str) -> None:
+        self._control = control
+        self._host = host
+        self._folder = folder
+        self._streams: dict[int, int] = {}
+        """Supervisors by process id, and a copy of the stream of each. It is closed when nothing of the REPL is left,
+        so that this is what the end of the stream means to the host."""
+        self._count = 0
+
+    def run(self) -> None:
+        wake_read, wake_write = socket.socketpair()
+        wake_read.setblocking(False)
+        wake_write.setblocking(False)
+        for signum in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(signum, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(wake_read, select.POLLIN)
+        host_fd = _watch_process(self._host)
+        if host_fd is not None:
+            poll.register(host_fd, select.POLLIN)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        while os.getppid() == self._host:
+            ready = [fd for fd, _ in poll.poll(None if host_fd is not None else 1000)]
+            if wake_read.fileno() in ready:
+                if signal.SIGTERM in wake_read.recv(4096):
+                    break
+                self._reap()
+            if host_fd in ready:
+                break
+            if self._control.fileno() in ready and not self._serve():
+                break
+        self._end()
+
+    def _serve(self) -> bool:
+        """Takes one message. Returns whether the host is there."""
+        try:
+            head, fds, _, _ = socket.recv_fds(self._control, LENGTH.size, MOST_FDS)
+            if not head:
+                return False
+            head += self._exactly(LENGTH.size - len(head))
+            message = json.loads(self._exactly(LENGTH.unpack(head)[0]))
+        except (OSError, EOFError):
+            return False
+        if "kill" in message:
+            if message["kill"] in self._streams:
+                worker.kill(message["kill"], signal.SIGKILL)
+            return True
+        try:
+            self._fork(fds)
+        except OSError as error:
+            reason = {"error": f"no process can be forked: {error}", "details": ""}
+            os.write(fds[0], worker.pack(b"F", worker.encode(reason)))
+            os.close(fds[0])
+        for fd in fds[1:]:
+            os.close(fd)
+        return True
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = self._control.recv(size - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    def _fork(self, fds: list[int]) -> None:
+        self._count += 1
+        folder = os.path.join(self._folder, str(self._count))
+        me = os.getpid()
+        pid = os.fork()
+        if pid:
+            self._streams[pid] = fds[0]
+            return
+        try:
+            signal.set_wakeup_fd(-1)
+            os.setsid()
+            worker.die_with_parent(me, signal.SIGTERM)
+            worker.close_all_but(fds)
+            worker.supervise(fds[0], fds[0], fds[1:], folder)
+        finally:
+            os._exit(70)
+
+    def _reap(self) -> None:
+        """Buries supervisors, and what a supervisor that was killed left behind."""
+        ended: dict[int, int] = {}
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            ended[pid] = status
+        if any(status for status in ended.values()):
+            ended.update(worker.end_children(spare=[pid for pid in self._streams if pid not in ended]))
+        for pid in ended:
+            stream = self._streams.pop(pid, None)
+            if stream is not None:
+                os.close(stream)
+
+    def _end(self) -> None:
+        """Asks the supervisors to end, and ends those that do not."""
+        for pid in self._streams:
+            worker.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 3.0
+        while self._streams and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.002)
+        worker.end_children(known=self._streams)
+
+
+def _watch_process(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, where there is such a thing: the control stream alone
+    would stay open in forked children of the host."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
