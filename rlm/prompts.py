@@ -82,10 +82,6 @@ FORCED_ANSWER = (
     "the best that you can say from what you have seen, as plain text, in the form that the question asks for."
 )
 
-READY_WITHOUT_CONTENT = (
-    '`answer["ready"]` is True, but `answer["content"]` is empty. Set `answer["content"]` to the answer.'
-)
-
 
 def _describe(context: Context) -> str:
     units = {"str": "characters", "bytes": "bytes"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -120,9 +121,7 @@ class RLM:
         _check_numbers(given)
         self._root = client if client is not None else make_client(backend, **(backend_kwargs or {}))
         self._others = _other_clients(other_clients, other_backends, other_backend_kwargs)
-        options = dict(environment_kwargs or {})
-        session = {name: options.pop(name) for name in list(options) if name in _SESSION_OPTIONS}
-        SessionSpec(**session)
+        session, options = _split_environment_kwargs(environment_kwargs or {})
         self._environment = environments.make_environment(environment, **options)
         self._sampling = dict(sampling_args or {})
         self._sub_sampling = self._sampling if sub_sampling_args is None else dict(sub_sampling_args)
@@ -236,6 +235,17 @@ def _is_result(outcome: Outcome) -> bool:
     """Whether an outcome with an error is returned all the same: there is an answer, or a training endpoint wanted no
     more of it."""
     return outcome.stats.answered or isinstance(outcome.error, RolloutStoppedError)
+
+
+def _split_environment_kwargs(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of each REPL, and those of the place."""
+    session = {name: value for name, value in given.items() if name in _SESSION_OPTIONS}
+    options = {name: value for name, value in given.items() if name not in _SESSION_OPTIONS}
+    for name in options:
+        near = difflib.get_close_matches(name, _SESSION_OPTIONS, n=1)
+        if near:
+            raise ConfigError(f"environment_kwargs has no {name!r}; did you mean {near[0]!r}?")
+    return session, options
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:

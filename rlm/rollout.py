@@ -113,13 +113,18 @@ class Rollout:
         """A run below this one."""
         return Rollout(self._tree, model, context, None, parent=self)
 
-    def emit(self, kind: str, **data: Any) -> None:
+    @property
+    def observed(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._tree.listeners)
+
+    def emit(self, type: str, /, **data: Any) -> None:  # noqa: A002 - the field's name in the log
         """Tells the listeners what happened."""
-        if not self._tree.listeners:
+        if not self.observed:
             return
         parent = self._parent.id if self._parent is not None else None
         event = {
-            "type": kind,
+            "type": type,
             "time": time.time(),
             "run": self.id,
             "parent": parent,
@@ -294,12 +299,8 @@ class Rollout:
         skipped = len(parsed.blocks) - len(cells)
         if skipped > 0:
             notes.append(f"The {skipped} block(s) after it were not run.")
-        if cells:
-            answer = cells[-1].answer
-            if answer.note:
-                notes.append(answer.note)
-            if answer.ready:
-                notes.append(prompts.READY_WITHOUT_CONTENT)
+        if cells and cells[-1].answer.note:
+            notes.append(cells[-1].answer.note)
         if number < settings.max_iterations:
             notes.append(prompts.turn_header(number + 1, settings.max_iterations))
         else:

@@ -93,7 +93,8 @@ class Subcalls:
             finally:
                 record.seconds = time.perf_counter() - started
                 self._records.append(record)
-                self._parent.emit("subcall", **asdict(record))
+                if self._parent.observed:
+                    self._parent.emit("subcall", **asdict(record))
 
     async def _plain_call(self, model: Model, prompt: Any, record: SubcallRecord) -> str:
         messages = _as_messages(prompt)

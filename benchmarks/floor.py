@@ -1,0 +1,136 @@
+"""The floor: the least that a REPL in a process of its own can cost on this machine.
+
+A warm parent forks a child for each REPL; the child is handed one end of a socket pair, and runs what comes over it with
+`exec`. No supervisor, no captured output, no limits, no namespace that survives an error: what is left is the fork, the
+pipe and the copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+_LENGTH = struct.Struct("<Q")
+
+# Runs in the warm parent and, after the fork, in the REPL. Kept as text so that it imports nothing of ours.
+_PARENT = r"""
+import array, json, mmap, os, signal, socket, struct, sys
+LENGTH = struct.Struct("<Q")
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+control = socket.socket(fileno=int(sys.argv[1]))
+
+def take(n):
+    parts = []
+    while n:
+        part = channel.recv(min(n, 1 << 20))
+        if not part:
+            os._exit(0)
+        parts.append(part)
+        n -= len(part)
+    return b"".join(parts)
+
+def read():
+    return json.loads(take(LENGTH.unpack(take(8))[0]))
+
+def write(value):
+    data = json.dumps(value).encode()
+    channel.sendall(LENGTH.pack(len(data)) + data)
+
+def ask(prompts):
+    write({"ask": prompts})
+    return read()
+
+while True:
+    data, fds, _, _ = socket.recv_fds(control, 1, 2)
+    if not data:
+        os._exit(0)
+    if os.fork():
+        for fd in fds:
+            os.close(fd)
+        continue
+    control.close()
+    channel = socket.socket(fileno=fds[0])
+    names = {"ask": ask}
+    if len(fds) > 1:
+        with mmap.mmap(fds[1], 0, access=mmap.ACCESS_READ) as view:
+            names["context"] = str(view, "utf-8")
+    while True:
+        exec(read()["code"], names)
+        write({"done": True})
+"""
+
+Model = Callable[[str], Awaitable[str]]
+
+
+class FloorREPL:
+    """One forked child."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, model: Model) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._model = model
+
+    async def execute(self, code: str) -> None:
+        self._write({"code": code})
+        while True:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(8))
+            frame = json.loads(await self._reader.readexactly(length))
+            if "done" in frame:
+                return
+            self._write(await asyncio.gather(*(self._model(prompt) for prompt in frame["ask"])))
+
+    def _write(self, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self._writer.write(_LENGTH.pack(len(data)) + data)
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+class Floor:
+    """The warm parent."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        self._parent = subprocess.Popen(
+            [sys.executable, "-S", "-E", "-c", _PARENT, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        )
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._control.close()
+        self._parent.wait()
+
+    @property
+    def pid(self) -> int:
+        return self._parent.pid
+
+    async def open(self, model: Model, context: int | None = None) -> FloorREPL:
+        """A fresh REPL. `context` is the descriptor of a memfd that holds UTF-8."""
+        ours, theirs = socket.socketpair()
+        socket.send_fds(self._control, [b"f"], [theirs.fileno(), *([] if context is None else [context])])
+        theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=1 << 26)
+        return FloorREPL(reader, writer, model)
+
+
+def memfd(text: str) -> int:
+    """A memfd that holds the text as UTF-8; the caller closes it."""
+    descriptor = os.memfd_create("floor")
+    view = memoryview(text.encode())
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return descriptor

@@ -1,0 +1,151 @@
+"""The REPL beside a bare fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from benchmarks.floor import Floor, memfd
+from benchmarks.measure import Row, Samples, private_megabytes, repeat
+from rlm.context import Context
+from rlm.environments import make_environment
+from rlm.environments.base import Query, QueryReply, SessionSpec
+
+_BATCH = 1000
+_CONTEXT_CHARS = 100_000_000
+_REPLS = 32
+
+
+async def measure() -> list[Row]:
+    """Start, cell, batch, big context and memory of REPLs."""
+    with Floor() as floor:
+        return [
+            *await _start_and_cell(floor),
+            *[await _batch(floor, seconds) for seconds in (0.0, 0.05)],
+            *await _big_context(floor),
+            await _memory(floor),
+        ]
+
+
+async def _echo(prompt: str) -> str:
+    return prompt
+
+
+async def _no_queries(query: Query) -> Sequence[QueryReply]:
+    return [QueryReply("", failed=True) for _ in query.prompts]
+
+
+async def _start_and_cell(floor: Floor) -> list[Row]:
+    place = make_environment("local")
+    start, floor_start, cell, floor_cell = Samples(), Samples(), Samples(), Samples()
+
+    async def ours() -> None:
+        with start.time():
+            repl = await place.open(SessionSpec(), _no_queries)
+            await repl.execute("x = 1")
+        for _ in range(10):
+            with cell.time():
+                await repl.execute("x = 1")
+        await repl.close()
+
+    async def bare() -> None:
+        with floor_start.time():
+            repl = await floor.open(_echo)
+            await repl.execute("x = 1")
+        for _ in range(10):
+            with floor_cell.time():
+                await repl.execute("x = 1")
+        await repl.close()
+
+    await repeat(3, ours, bare)
+    for samples in (start, floor_start, cell, floor_cell):
+        samples.values.clear()
+    await repeat(40, ours, bare)
+    return [
+        Row("REPL start to first cell", "ms", start.median, floor_start.median),
+        Row("cell round trip", "ms", cell.median, floor_cell.median),
+    ]
+
+
+async def _batch(floor: Floor, seconds: float) -> Row:
+    async def one(prompt: str) -> str:
+        await asyncio.sleep(seconds)
+        return prompt
+
+    async def answer(query: Query) -> Sequence[QueryReply]:
+        return [QueryReply(text) for text in await asyncio.gather(*(one(p) for p in query.prompts))]
+
+    place = make_environment("local")
+    ours_time, floor_time = Samples(), Samples()
+    repl = await place.open(SessionSpec(), answer)
+    bare = await floor.open(one)
+
+    async def ours() -> None:
+        with ours_time.time():
+            result = await repl.execute(f"r = llm_query_batched(['p'] * {_BATCH}); assert len(r) == {_BATCH}")
+        assert result.status == "ok", result.stderr
+
+    async def theirs() -> None:
+        with floor_time.time():
+            await bare.execute(f"r = ask(['p'] * {_BATCH}); assert len(r) == {_BATCH}")
+
+    await repeat(15, ours, theirs)
+    await repl.close()
+    await bare.close()
+    name = f"{_BATCH} batched sub-calls, frames alone, {seconds * 1000:.0f} ms"
+    return Row(name, "ms", ours_time.median, floor_time.median)
+
+
+async def _big_context(floor: Floor) -> list[Row]:
+    place = make_environment("local")
+    text = "The quick brown fox jumps over the lazy dog. 0123456789 - abcdef\n" * (_CONTEXT_CHARS // 65)
+    first, second, floor_first, floor_second = Samples(), Samples(), Samples(), Samples()
+
+    async def ours() -> None:
+        with first.time():
+            context = Context(text)
+            repl = await place.open(SessionSpec(contexts=[context]), _no_queries)
+            await repl.execute("n = len(context)")
+        await repl.close()
+        with second.time():
+            repl = await place.open(SessionSpec(contexts=[context]), _no_queries)
+            await repl.execute("n = len(context)")
+        await repl.close()
+
+    async def bare() -> None:
+        with floor_first.time():
+            descriptor = memfd(text)
+            repl = await floor.open(_echo, descriptor)
+            await repl.execute("n = len(context)")
+        await repl.close()
+        with floor_second.time():
+            repl = await floor.open(_echo, descriptor)
+            await repl.execute("n = len(context)")
+        await repl.close()
+        os.close(descriptor)
+
+    await repeat(5, ours, bare)
+    return [
+        Row("100 MB context to first cell", "ms", first.median, floor_first.median),
+        Row("the same context, next REPL", "ms", second.median, floor_second.median),
+    ]
+
+
+async def _memory(floor: Floor) -> Row:
+    place = make_environment("local")
+    before = private_megabytes(os.getpid())
+    repls = [await place.open(SessionSpec(), _no_queries) for _ in range(_REPLS)]
+    for repl in repls:
+        await repl.execute("x = 1")
+    ours = (private_megabytes(os.getpid()) - before) / _REPLS
+    for repl in repls:
+        await repl.close()
+    before = private_megabytes(floor.pid)
+    bare = [await floor.open(_echo) for _ in range(_REPLS)]
+    for child in bare:
+        await child.execute("x = 1")
+    least = (private_megabytes(floor.pid) - before) / _REPLS
+    for child in bare:
+        await child.close()
+    return Row("private memory per REPL", "MB", ours, least)

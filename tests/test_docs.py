@@ -1,0 +1,86 @@
+"""The documents say what is true: their snippets run, their links lead somewhere, their targets exist."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rlm.testing import ChatRequest, serve
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("environments/*/README.md")]
+    if path.stat().st_size
+)
+_BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)#]+)[^)]*\)")
+
+
+def _blocks(document: Path, language: str) -> list[str]:
+    text = document.read_text(encoding="utf-8")
+    return [match["text"] for match in _BLOCK.finditer(text) if match["language"] == language]
+
+
+def _ids(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+def _competent(request: ChatRequest) -> str:
+    if request.messages[0]["role"] != "system":
+        return "seen"
+    return (
+        "```repl\nlines = context.splitlines() if isinstance(context, str) else context\n"
+        "answer.update(content=sum('error' in line for line in lines), ready=True)\n```"
+    )
+
+
+PYTHON = [(d, n) for d in DOCUMENTS for n in range(len(_blocks(d, "python")))]
+
+
+@pytest.mark.parametrize(("document", "number"), PYTHON, ids=[f"{_ids(d)}-{n}" for d, n in PYTHON])
+def test_python_snippets_run(document: Path, number: int) -> None:
+    code = _blocks(document, "python")[number]
+    with serve(_competent, models=["Qwen/Qwen3-8B", "scripted"]) as server:
+        code = code.replace("http://localhost:8000/v1", server.base_url)
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile(code, str(document), "exec"), {"__name__": "__main__"})
+    if "100_000" in code:
+        assert output.getvalue() == "1031\n"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_ids)
+def test_links_lead_somewhere(document: Path) -> None:
+    for match in _LINK.finditer(document.read_text(encoding="utf-8")):
+        target = match["target"]
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_ids)
+def test_make_targets_exist(document: Path) -> None:
+    commands = "\n".join(_blocks(document, "sh"))
+    targets = set(re.findall(r"^(?:\w+=\S+ )*make ([a-z0-9-]+)", commands, re.MULTILINE))
+    for target in targets:
+        done = subprocess.run(
+            ["make", "--dry-run", "VENV=.missing", target],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_both_commands() -> None:
+    commands = [
+        shlex.split(line, comments=True) for line in _blocks(ROOT / "README.md", "sh")[0].splitlines()
+    ]
+    assert commands == [["make", "quickstart"], ["make", "test"]]
