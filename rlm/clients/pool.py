@@ -106,22 +106,10 @@ class Pool:
                 timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT),
             ) as response:
                 return Answer(response.status, response.headers, await response.read())
-        except TimeoutError as exc:
-            if isinstance(exc, aiohttp.ConnectionTimeoutError):
-                raise TransportError("timeout", f"no connection within {CONNECT_TIMEOUT:g} s") from exc
-            raise TransportError("timeout", f"no answer within {timeout:g} s") from exc
-        except aiohttp.ClientHttpProxyError as exc:
-            raise TransportError("connect", f"the proxy answered {exc.status}") from exc
-        except aiohttp.ClientResponseError as exc:
-            raise TransportError("garbage", f"the answer is not HTTP: {exc.message}") from exc
-        except aiohttp.ClientSSLError as exc:
-            raise TransportError("tls", f"no TLS connection: {exc}") from exc
-        except aiohttp.ClientConnectorError as exc:
-            raise TransportError("connect", f"no connection: {exc.strerror or exc}") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise TransportError(
-                "dropped", f"the connection was lost: {str(exc) or type(exc).__name__}"
-            ) from exc
+            error = _explain(exc, timeout)
+        # Outside of the handler: aiohttp's own errors hold the request's headers, and the key must not travel on.
+        raise error
 
     def abandon(self, *, close: bool = True) -> None:
         """Gives the pool up without its loop, which is closed or belongs to another process.
@@ -138,6 +126,22 @@ class Pool:
         sock = socket.socket(addr[0], addr[1], addr[2])
         self._sockets.add(sock)
         return sock
+
+
+def _explain(exc: aiohttp.ClientError | OSError, timeout: float) -> TransportError:
+    if isinstance(exc, aiohttp.ConnectionTimeoutError):
+        return TransportError("timeout", f"no connection within {min(timeout, CONNECT_TIMEOUT):g} s")
+    if isinstance(exc, TimeoutError):
+        return TransportError("timeout", f"no answer within {timeout:g} s")
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return TransportError("connect", f"the proxy answered {exc.status}")
+    if isinstance(exc, aiohttp.ClientResponseError):
+        return TransportError("garbage", f"the answer is not HTTP: {exc.message}")
+    if isinstance(exc, aiohttp.ClientSSLError):
+        return TransportError("tls", f"no TLS connection: {exc}")
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return TransportError("connect", f"no connection: {exc.strerror or exc}")
+    return TransportError("dropped", f"the connection was lost: {str(exc) or type(exc).__name__}")
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -25,6 +25,7 @@ class ScriptedClient:
         max_model_len: int | None = None,
         latency: float = 0.0,
         sampling_args: SamplingArgs | None = None,
+        record: bool = True,
     ) -> None:
         """
         Args:
@@ -33,10 +34,11 @@ class ScriptedClient:
             max_model_len: the window in tokens; None: no limit.
             latency: seconds that every reply takes.
             sampling_args: of every call; those of a call win over them.
+            record: keep every request in `requests`.
         """
         self._model = model
         self._scripted = ScriptedModel(
-            policy, models=None, max_model_len=max_model_len, latency=latency, record=True
+            policy, models=None, max_model_len=max_model_len, latency=latency, record=record
         )
         self._sampling = dict(sampling_args or {})
         wire.check_sampling(self._sampling)
@@ -47,7 +49,7 @@ class ScriptedClient:
 
     @property
     def requests(self) -> list[ChatRequest]:
-        """What was asked so far, in the order of arrival."""
+        """What was asked so far, in the order of arrival; empty without `record`."""
         return self._scripted.requests
 
     @property

@@ -149,6 +149,15 @@ async def test_no_server_at_the_url() -> None:
     assert caught.value.status is None
 
 
+async def test_https_to_a_server_that_speaks_http_is_not_retried() -> None:
+    async with ModelServer(Script(["a"])) as server:
+        client = OpenAIClient("scripted", base_url=server.base_url.replace("http:", "https:"))
+        with pytest.raises(ModelUnavailableError, match="no TLS connection") as caught:
+            await client.complete(HELLO)
+        assert "attempts" not in str(caught.value)
+        assert server.connections == 1
+
+
 async def test_a_server_that_comes_up_late_is_found() -> None:
     port = closed_port()
     client = OpenAIClient(
@@ -391,6 +400,17 @@ async def test_no_key_in_errors_logs_or_repr(caplog: pytest.LogCaptureFixture) -
         assert "sk-very-secret" not in text
         assert "hush-hush-hush" not in text
     assert "attempt 2" in caplog.text
+
+
+async def test_no_key_in_what_an_error_refers_to() -> None:
+    async with raw_server(b"no HTTP\r\n\r\n") as url:
+        client = OpenAIClient("m", base_url=url, api_key="sk-very-secret", max_retries=0)
+        with pytest.raises(BadReplyError) as caught:
+            await client.complete(HELLO)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "sk-very-secret" not in f"{error!r} {vars(error)}"
+        error = error.__cause__ or error.__context__
 
 
 async def test_the_key_is_sent_as_bearer_token() -> None:
