@@ -46,8 +46,7 @@ class Model:
     def __call__(self, request: ChatRequest) -> str | Reply | Fault:
         if request.messages[0]["role"] == "system":
             self.root_requests.append(list(request.messages))
-            played = sum(message["role"] == "assistant" for message in request.messages)
-            return self.turns[min(played, len(self.turns) - 1)]
+            return self.turns[min(request.turn, len(self.turns) - 1)]
         self.sub_requests.append(request.text)
         return self.sub(request.text)
 
@@ -262,8 +261,7 @@ async def test_concurrency_is_bounded() -> None:
     async def policy(request: ChatRequest) -> str:
         nonlocal running, peak
         if request.messages[0]["role"] == "system":
-            played = sum(message["role"] == "assistant" for message in request.messages)
-            return FINISH if played else block("r = llm_query_batched(['p'] * 40)")
+            return FINISH if request.turn else block("r = llm_query_batched(['p'] * 40)")
         running += 1
         peak = max(peak, running)
         await asyncio.sleep(0.001)
@@ -288,11 +286,10 @@ async def test_threads_of_the_code_may_ask_at_once() -> None:
 async def test_child_runs_have_a_repl_of_their_own() -> None:
     def policy(request: ChatRequest) -> str:
         first = request.messages[1]["content"] if len(request.messages) > 1 else ""
-        played = sum(message["role"] == "assistant" for message in request.messages)
         if request.messages[0]["role"] != "system":
             return f"plain:{request.messages[-1]['content']}"
         if "Question: Top?" in first:
-            return FINISH if played else block("x = 5\nprint(rlm_query('inner text'), x)")
+            return FINISH if request.turn else block("x = 5\nprint(rlm_query('inner text'), x)")
         return block("x = rlm_query(context)\nanswer.update(content=f'child saw {x}', ready=True)")
 
     async with RLM(client=ScriptedClient(policy, model="m"), max_depth=2) as rlm:
@@ -309,9 +306,8 @@ async def test_rlm_query_is_a_plain_call_at_depth_one() -> None:
 
 async def test_a_child_without_an_answer_is_a_failed_item() -> None:
     def policy(request: ChatRequest) -> str | Reply:
-        played = sum(message["role"] == "assistant" for message in request.messages)
         if "Question: Top?" in request.messages[1]["content"]:
-            return FINISH if played else block("r = rlm_query('inner')\nprint(type(r).__name__, r)")
+            return FINISH if request.turn else block("r = rlm_query('inner')\nprint(type(r).__name__, r)")
         return Reply("")
 
     async with RLM(client=ScriptedClient(policy, model="m"), max_depth=2, max_iterations=2) as rlm:
