@@ -1,0 +1,187 @@
+"""Rollouts of the harness against scripted models: through verifiers' evaluation client, and through its training
+client with real tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import pytest
+import verifiers.v1 as vf
+from rlm_train import ContextTaskData
+
+from rlm.testing import ChatRequest, ModelServer, Policy
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    AnyTrace: TypeAlias = vf.Trace[Any, Any, Any]
+
+CONTEXT = "apple\npear\nplum\n"
+materialised: list[str] = []
+
+
+class FruitData(ContextTaskData):
+    """A question about a text that is made from `copies`."""
+
+    gold: str
+    copies: int = 1
+    fault: str | None = None
+
+    def materialise(self) -> str:
+        materialised.append(self.context_sha256)
+        if self.fault == "gone":
+            raise OSError("the disk is gone")
+        if self.fault == "changed":
+            return "something else"
+        return CONTEXT * self.copies
+
+
+class FruitTask(vf.Task[FruitData]):
+    @vf.reward
+    async def correct(self, task: FruitData, trace: AnyTrace) -> float:
+        return float(trace.info["rlm"]["answer"] == task.gold)
+
+
+class Run(Protocol):
+    """Runs one rollout of a task with a policy as the model."""
+
+    async def __call__(
+        self,
+        policy: Policy,
+        task: vf.Task[Any] | None = None,
+        *,
+        server: ModelServer | None = None,
+        timeout: float | None = None,
+        **harness: Any,
+    ) -> AnyTrace: ...
+
+
+def make_task(question: str = "How many fruits?", gold: str = "3", **fields: Any) -> FruitTask:
+    text = CONTEXT * fields.get("copies", 1)
+    return FruitTask(FruitData(prompt=question, gold=gold, **FruitData.describe_context(text), **fields))
+
+
+def agent_config(client: dict[str, Any], model: str, timeout: float | None, **harness: Any) -> vf.AgentConfig:
+    return vf.AgentConfig.model_validate(
+        {
+            "model": model,
+            "client": {"type": "eval", "api_key_var": "RLM_TEST_KEY", **client},
+            "harness": {"id": "rlm-train", **harness},
+            "runtime": {"type": "subprocess"},
+            "timeout": {"rollout": timeout},
+        }
+    )
+
+
+@pytest.fixture
+def task() -> Callable[..., FruitTask]:
+    materialised.clear()
+    return make_task
+
+
+@pytest.fixture
+def materialisations() -> list[str]:
+    """The contexts that were made since the test began, by hash."""
+    materialised.clear()
+    return materialised
+
+
+@pytest.fixture
+def run() -> Run:
+    """Through the evaluation client, which relays chat completions."""
+
+    async def run(
+        policy: Policy,
+        task: vf.Task[Any] | None = None,
+        *,
+        server: ModelServer | None = None,
+        timeout: float | None = None,
+        **harness: Any,
+    ) -> AnyTrace:
+        async with server or ModelServer(policy) as running:
+            config = agent_config({"base_url": running.base_url}, running.model, timeout, **harness)
+            async with vf.Agent(config) as agent:
+                return await agent.run(task or make_task())
+
+    return run
+
+
+@pytest.fixture
+def train_run(tokenizer_path: Path) -> Run:
+    """Through the training client, which renders prompts to tokens and asks for tokens."""
+
+    async def run(
+        policy: Policy,
+        task: vf.Task[Any] | None = None,
+        *,
+        server: ModelServer | None = None,
+        timeout: float | None = None,
+        **harness: Any,
+    ) -> AnyTrace:
+        async with server or GenerateServer(policy, tokenizer_path) as running:
+            client = {
+                "type": "train",
+                "base_url": running.base_url,
+                "renderer": {"name": "qwen3", "enable_thinking": False},
+                "renderer_model_name": str(tokenizer_path),
+            }
+            config = agent_config(client, running.model, timeout, **harness)
+            async with vf.Agent(config) as agent:
+                return await agent.run(task or make_task())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of single bytes with the special tokens of Qwen3's chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]})
+    fast.add_tokens(
+        ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+    )
+    path = tmp_path_factory.mktemp("tokenizer")
+    fast.save_pretrained(str(path))
+    return path
+
+
+class GenerateServer(ModelServer):
+    """A policy behind vLLM's `/inference/v1/generate`: token ids in, token ids and log-probabilities out."""
+
+    def __init__(self, policy: Policy, tokenizer_path: Path) -> None:
+        from transformers import AutoTokenizer
+
+        super().__init__(policy)
+        self._policy = policy
+        self._tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_path))
+
+    def routes(self) -> list[Any]:
+        return [*super().routes(), ("POST", "/inference/v1/generate", self._generate)]
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        from aiohttp import web
+
+        body = await request.json()
+        prompt = str(self._tokenizer.decode(body["token_ids"]))
+        messages = [
+            {"role": role, "content": text.removeprefix("<think>\n\n</think>\n\n")}
+            for role, text in re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", prompt, re.DOTALL)
+        ]
+        answer = self._policy(ChatRequest(messages, body["model"]))
+        assert isinstance(answer, str)
+        ids = [*self._tokenizer.encode(answer), self._tokenizer.convert_tokens_to_ids("<|im_end|>")]
+        content = [{"token": f"token_id:{number}", "logprob": -0.5} for number in ids]
+        choice = {"token_ids": ids, "finish_reason": "stop", "logprobs": {"content": content}}
+        return web.json_response({"request_id": "r", "choices": [choice]})

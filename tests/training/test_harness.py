@@ -1,0 +1,288 @@
+"""Rollouts of `RLMHarness`: what is on the trace when all goes well, and when something fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import verifiers.v1 as vf
+from pydantic import ValidationError
+from rlm_train import RLMHarnessConfig
+
+from rlm import RLM, prompts
+from rlm.errors import REPLError
+from rlm.testing import ChatRequest, Fault, ModelServer, Reply, Script
+
+ANSWER = """```repl
+answer["content"] = str(len(context.split()))
+answer["ready"] = True
+```"""
+
+ASK = """```repl
+replies = llm_query_batched(["one", "two"])
+print(replies)
+```"""
+
+
+def is_root(request: ChatRequest) -> bool:
+    return bool(request.messages[0]["role"] == "system")
+
+
+def with_subcalls(*turns: Any) -> Callable[[ChatRequest], Any]:
+    """The root follows a script, and sub-models repeat what they are asked."""
+    script = Script(list(turns))
+    return lambda request: script(request) if is_root(request) else f"echo {request.text}"
+
+
+async def test_a_rollout_is_scored_and_described(run: Any) -> None:
+    trace = await run(with_subcalls(ASK, ANSWER))
+    info = trace.info["rlm"]
+    assert trace.ok
+    assert trace.errors == []
+    assert trace.reward == 1.0
+    assert trace.stop_condition == "agent_completed"
+    assert (info["answer"], info["stop"], info["failure"]) == ("3", "answered", None)
+    assert trace.metrics["turns"] == 2
+    assert trace.metrics["cells"] == 2
+    assert trace.metrics["subcalls"] == 2
+    assert trace.metrics["answered"] == 1
+    assert trace.metrics["failed"] == 0
+    assert trace.metrics["sub_output_tokens"] > 0
+    assert info["usage"]["model_usage_summaries"]["scripted"]["total_calls"] == 4
+    assert "apple" not in trace.model_dump_json(exclude={"nodes"})
+
+
+async def test_root_nodes_are_told_from_those_of_subcalls(run: Any) -> None:
+    trace = await run(with_subcalls(ASK, ANSWER))
+    roots = trace.info["rlm"]["root_nodes"]
+    roles = [trace.nodes[node].message.role for node in roots]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    others = [node.message.content for i, node in enumerate(trace.nodes) if i not in roots]
+    assert sorted(others) == ["echo one", "echo two", "one", "two"]
+
+
+async def test_root_replies_with_reasoning_are_the_roots(run: Any) -> None:
+    trace = await run(with_subcalls(Reply(ASK, reasoning="first ask"), Reply(ANSWER, reasoning="then count")))
+    sampled = [node for node in trace.info["rlm"]["root_nodes"] if trace.nodes[node].sampled]
+    assert len(sampled) == 2
+
+
+async def test_child_runs_are_below_the_root(run: Any) -> None:
+    ask_child = '```repl\nprint(rlm_query("count the letters"))\n```'
+    child = '```repl\nanswer["content"], answer["ready"] = "7", True\n```'
+
+    def policy(request: ChatRequest) -> str:
+        if "count the letters" not in request.text and "of 17 characters" in request.messages[1]["content"]:
+            return child
+        return ask_child if request.turn == 0 else ANSWER
+
+    trace = await run(policy, max_depth=2)
+    roots = trace.info["rlm"]["root_nodes"]
+    below = [i for i, node in enumerate(trace.nodes) if node.sampled and i not in roots]
+    assert [trace.nodes[i].message.content for i in below] == [child]
+    assert trace.reward == 1.0
+
+
+async def test_the_last_model_call_may_fail_and_the_rollout_is_scored(run: Any) -> None:
+    broken = Fault(400, "out of order")
+    trace = await run(with_subcalls(ASK, broken))
+    failure = trace.info["rlm"]["failure"]
+    assert trace.ok
+    assert trace.rewards["correct"].score == 0.0
+    assert trace.stop_condition == "rlm_error"
+    assert (failure["where"], failure["type"]) == ("model", "ModelError")
+    assert "out of order" in failure["message"]
+    assert trace.metrics["turns"] == 1
+    assert trace.metrics["failed"] == 1
+
+
+async def test_a_failed_last_subcall_does_not_take_the_answer_away(run: Any) -> None:
+    code = f'```repl\nreply = llm_query("break")\nassert isinstance(reply, SubcallError)\n{ANSWER[8:]}'
+    trace = await run(lambda request: code if is_root(request) else Fault(400, "no"))
+    assert trace.ok
+    assert trace.reward == 1.0
+    assert trace.stop_condition == "agent_completed"
+    assert trace.metrics["subcall_failures"] == 1
+
+
+async def test_an_answer_that_was_not_ready_is_scored_when_the_model_fails(run: Any) -> None:
+    trace = await run(with_subcalls('```repl\nanswer["content"] = "3"\n```', Fault(400, "gone")))
+    assert trace.info["rlm"]["answer"] == "3"
+    assert trace.reward == 1.0
+    assert trace.metrics["answered"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [("gone", "OSError", "the disk is gone"), ("changed", "ContextMismatchError", "the generator changed")],
+)
+async def test_a_context_that_cannot_be_had_is_data(
+    run: Any, task: Any, fault: str, kind: str, words: str
+) -> None:
+    trace = await run(Script([ANSWER]), task(fault=fault, copies=7))
+    failure = trace.info["rlm"]["failure"]
+    assert trace.ok
+    assert trace.rewards["correct"].score == 0.0
+    assert (failure["where"], failure["type"]) == ("context", kind)
+    assert words in failure["message"]
+
+
+async def test_a_repl_that_cannot_start_is_data(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nowhere:
+        async def open(self, *_: Any) -> Any:
+            raise REPLError("no process could be started")
+
+    monkeypatch.setattr("rlm.environments.make_environment", lambda *_, **__: Nowhere())
+    trace = await run(Script([ANSWER]))
+    assert trace.ok
+    assert trace.info["rlm"]["failure"] == {
+        "where": "repl",
+        "type": "REPLError",
+        "message": "no process could be started",
+    }
+
+
+async def test_a_bug_of_the_engine_is_data_with_its_traceback(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("who would have thought")
+
+    monkeypatch.setattr(RLM, "acompletion", fail)
+    trace = await run(Script([ANSWER]))
+    failure = trace.info["rlm"]["failure"]
+    assert trace.ok
+    assert (failure["where"], failure["type"]) == ("engine", "ZeroDivisionError")
+    assert "in fail" in failure["traceback"]
+
+
+async def test_the_agents_time_limit_leaves_a_scored_rollout(run: Any) -> None:
+    trace = await run(
+        with_subcalls('```repl\nanswer["content"] = "3"\n```', Reply(ANSWER, delay=60)), timeout=2.0
+    )
+    assert trace.ok
+    assert trace.stop_condition == "agent_timeout"
+    assert trace.info["rlm"]["stop"] == "timeout"
+    assert trace.reward == 1.0
+
+
+async def test_limits_of_the_config_hold(run: Any) -> None:
+    trace = await run(with_subcalls(*[ASK] * 3, "It is 3."), max_iterations=3)
+    assert trace.info["rlm"]["stop"] == "max_iterations"
+    assert trace.metrics["forced_answer"] == 1
+    trace = await run(with_subcalls(*[ASK] * 9), max_tokens=2500)
+    assert trace.info["rlm"]["stop"] == "token_limit"
+    assert trace.stop_condition == "max_total_tokens"
+    assert trace.is_truncated
+    trace = await run(with_subcalls(*["```repl\n1/0\n```"] * 9), max_errors=2)
+    assert trace.info["rlm"]["stop"] == "error_threshold"
+    assert trace.metrics["cell_errors"] == 2
+
+
+async def test_a_prompt_over_the_window_is_one_failed_item(run: Any) -> None:
+    """verifiers 0.3 would end the whole trace over it, so it must not be sent."""
+    code = (
+        '```repl\nreplies = llm_query_batched(["short", "long " * 10_000])\n'
+        "print([isinstance(reply, SubcallError) for reply in replies])\n```"
+    )
+    policy = with_subcalls(code, ANSWER)
+    trace = await run(policy, server=ModelServer(policy, max_model_len=8_000))
+    assert trace.ok
+    assert trace.reward == 1.0
+    assert trace.metrics["subcall_failures"] == 1
+    assert not any(call.error for call in trace.calls)
+    assert "[False, True]" in trace.nodes[trace.info["rlm"]["root_nodes"][3]].message.content
+
+
+async def test_a_cancelled_rollout_leaves_nothing_behind(run: Any) -> None:
+    started = asyncio.Event()
+    before = set(psutil.Process().children(recursive=True))
+
+    def policy(request: ChatRequest) -> Reply:
+        if request.turn == 1:
+            started.set()
+        return Reply(ASK if request.turn == 0 else ANSWER, delay=60 if request.turn else 0)
+
+    rollout = asyncio.ensure_future(run(lambda r: policy(r) if is_root(r) else "sub"))
+    await started.wait()
+    during = set(psutil.Process().children(recursive=True))
+    rollout.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rollout
+    workers = {child for child in during - before if child.is_running()}
+    # The warm parent of the REPL stays for the next rollout; the rollout's own worker does not.
+    assert not any(child.children() for child in workers)
+
+
+async def test_rollouts_of_an_example_share_one_context(materialisations: list[str], task: Any) -> None:
+    example = task(gold="3000", copies=1000)
+    async with ModelServer(with_subcalls(ASK, ANSWER)) as server:
+        config = vf.AgentConfig.model_validate(
+            {
+                "model": server.model,
+                "client": {"type": "eval", "base_url": server.base_url, "api_key_var": "RLM_TEST_KEY"},
+                "harness": {"id": "rlm-train"},
+                "runtime": {"type": "subprocess"},
+            }
+        )
+        # An agent of its own for each rollout, as verifiers makes them: each has a harness object of its own.
+        agents = [vf.Agent(config) for _ in range(6)]
+        traces = await asyncio.gather(*(agent.run(example) for agent in agents))
+    assert [trace.reward for trace in traces] == [1.0] * 6
+    assert len(materialisations) == 1
+
+
+async def test_the_prompt_of_any_other_task_is_the_context(run: Any) -> None:
+    trace = await run(Script([ANSWER]), vf.Task(vf.TaskData.model_validate({"prompt": "one two three four"})))
+    assert trace.info["rlm"]["answer"] == "4"
+
+
+async def test_what_the_task_says_to_the_model_follows_the_engines_prompt(run: Any, tmp_path: Path) -> None:
+    task = vf.Task(vf.TaskData.model_validate({"prompt": "a b", "system_prompt": "Answer in digits."}))
+    trace = await run(Script([ANSWER]), task)
+    assert trace.nodes[0].message.content == f"{prompts.system_prompt()}\n\nAnswer in digits."
+    file = tmp_path / "prompt.txt"
+    file.write_text("Use {braces} freely.")
+    trace = await run(Script([ANSWER]), task, system_prompt=file)
+    assert trace.nodes[0].message.content == "Use {braces} freely.\n\nAnswer in digits."
+
+
+async def test_an_event_log_is_written_where_asked(run: Any, tmp_path: Path) -> None:
+    trace = await run(with_subcalls(ASK, ANSWER), log_dir=tmp_path / "logs")
+    [file] = (tmp_path / "logs").glob("*.jsonl")
+    events = [json.loads(line)["type"] for line in file.read_text().splitlines()]
+    assert trace.id in file.name
+    assert events[0] == "run_start"
+    assert events[-1] == "run_end"
+    assert events.count("subcall") == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("train_subcalls", "direct", "not built yet"),
+        ("train_subcalls", "masked", "'masked'"),
+        ("train_subcalls", 0, "no effect"),
+        ("train_subcalls", 1.5, r"\(0, 1\]"),
+        ("train_subcalls", -0.5, r"\(0, 1\]"),
+        ("max_iteration", 3, "max_iteration"),
+        ("max_iterations", 0, "max_iterations"),
+        ("cell_timeout", 0, "cell_timeout"),
+        ("env", {"A": "b"}, "env has no effect"),
+        ("disabled_tools", ["x"], "disabled_tools has no effect"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(field: str, value: Any, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        RLMHarnessConfig.model_validate({"id": "rlm-train", field: value})
+
+
+def test_settings_survive_a_trip_through_json() -> None:
+    config = RLMHarnessConfig.model_validate({"id": "rlm-train", "train_subcalls": 0.25, "max_depth": 2})
+    assert RLMHarnessConfig.model_validate_json(config.model_dump_json()) == config
+    assert RLMHarnessConfig.model_validate({"train_subcalls": "0.25"}).train_subcalls == 0.25

@@ -1,0 +1,62 @@
+"""A rollout's endpoint, as a model of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import verifiers.v1 as vf
+from verifiers.v1.clients.base import join_url
+from verifiers.v1.configs import client as client_config
+
+from rlm.clients.base import ModelReply
+from rlm.clients.openai import OpenAIClient
+from rlm.errors import ConfigError
+from rlm.types import Message, SamplingArgs
+
+
+class EndpointClient:
+    """Sends every call through verifiers' interception, and asks the model server itself for the model's window.
+
+    verifiers 0.3 does not pass `/v1/models` on, and there one prompt over the window, of any sub-call, ends the
+    whole rollout. The engine refuses such a prompt before it is sent, if it knows the window.
+    """
+
+    def __init__(self, ctx: vf.ModelContext, endpoint: str, secret: str) -> None:
+        self._calls = OpenAIClient(ctx.model, base_url=endpoint, api_key=secret)
+        self._server = _server_of(ctx)
+
+    @property
+    def model(self) -> str:
+        return self._calls.model
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: SamplingArgs | None = None,
+        model: str | None = None,
+    ) -> ModelReply:
+        return await self._calls.complete(messages, sampling=sampling, model=model)
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        return None if self._server is None else await self._server.context_length(model)
+
+
+def _server_of(ctx: vf.ModelContext) -> OpenAIClient | None:
+    """A client for the server behind the endpoint; only its list of models is used."""
+    config = ctx.client
+    try:
+        return OpenAIClient(
+            ctx.model,
+            base_url=join_url(config.base_url, "/v1/models").removesuffix("/models"),
+            api_key=client_config.resolve_api_key(config),
+            default_headers=_headers(config),
+        )
+    except ConfigError:
+        return None  # the model calls themselves will say what is wrong with the URL
+
+
+def _headers(config: vf.BaseClientConfig) -> dict[str, str]:
+    if hasattr(client_config, "resolve_headers"):  # from 0.4 on
+        return dict(client_config.resolve_headers(config))
+    return dict(config.headers or {})

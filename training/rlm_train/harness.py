@@ -1,0 +1,303 @@
+"""The RLM engine as a verifiers harness."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import verifiers.v1 as vf
+from pydantic import Field, field_validator, model_validator
+
+from rlm import RLM, prompts
+from rlm.context import Context
+from rlm.errors import (
+    ConfigError,
+    ContextError,
+    LimitError,
+    ModelError,
+    REPLError,
+    RLMError,
+)
+from rlm.logger import RLMLogger
+from rlm.types import Message, RLMChatCompletion, RunStats, StopReason
+from rlm_train import credit
+from rlm_train.cache import DEFAULT_CAPACITY, shared_cache
+from rlm_train.endpoint import EndpointClient
+from rlm_train.task import ContextTaskData
+
+if TYPE_CHECKING:
+    from rlm_train.credit import AnyTrace
+
+logger = logging.getLogger(__name__)
+
+INFO_KEY = "rlm"
+"""`trace.info[INFO_KEY]` holds what a rollout came to: see `RLMHarness`."""
+
+# How a run that did not end by itself is called on the trace. The names that verifiers has for these events are used.
+_STOP_CONDITIONS = {
+    StopReason.TIMEOUT: "agent_timeout",
+    StopReason.TOKEN_LIMIT: "max_total_tokens",
+    StopReason.CONTEXT_LENGTH: "context_length",
+    StopReason.STOPPED: "rollout_stopped",
+    StopReason.ERROR_THRESHOLD: "rlm_error",
+    StopReason.ERROR: "rlm_error",
+}
+
+# Seconds before verifiers' own deadline at which the engine stops: it then still says what it has.
+_GRACE = 5.0
+
+
+class RLMHarnessConfig(vf.HarnessConfig):
+    """Settings of the RLM that plays a seat."""
+
+    max_iterations: int = Field(default=30, ge=1)
+    """Turns of the root model. After them it is asked once more, for its answer alone."""
+    max_depth: int = Field(default=1, ge=1)
+    """1: `rlm_query` is a plain model call; 2: one level of child RLMs, each with a REPL of its own; and so on."""
+    max_concurrent_subcalls: int = Field(default=16, ge=1)
+    """Sub-calls of one rollout in flight at once."""
+    cell_timeout: float = Field(default=300.0, gt=0)
+    """Seconds that one cell may take, its sub-calls included."""
+    max_timeout: float | None = Field(default=None, gt=0)
+    """Seconds for a rollout. It ends with the best answer so far. A shorter `timeout.rollout` of the agent counts too,
+    less a moment to finish in."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Input and output tokens of a rollout, sub-calls and child runs included."""
+    max_errors: int | None = Field(default=None, ge=1)
+    """Cells that may fail in a row."""
+    system_prompt: Path | None = None
+    """File whose text replaces the engine's system prompt."""
+    train_subcalls: str | float = "mask"
+    """What a trainer does with the tokens of sub-calls and child runs. "mask": nothing, they only stay in the trace.
+    "train": they get the root's advantage. A number above 0, up to 1: the same, with that weight."""
+    log_dir: Path | None = None
+    """Folder for an event log of each rollout, named by the trace's id; none is written if unset."""
+    context_cache_bytes: int = Field(default=DEFAULT_CAPACITY, ge=0)
+    """Contexts that a worker process keeps for later rollouts of the same examples, in bytes."""
+
+    @field_validator("train_subcalls")
+    @classmethod
+    def _check_train_subcalls(cls, value: str | float) -> str | float:
+        if value in ("mask", "train"):
+            return value
+        if value == "direct":
+            raise ValueError('train_subcalls = "direct" is not built yet: use "mask", "train" or a weight')
+        try:
+            weight = float(value)
+        except ValueError:
+            raise ValueError(f'train_subcalls is "mask", "train" or a weight, and not {value!r}') from None
+        if weight == 0:
+            # A stream of zeros would be taken for no stream at all, which is weight 1.
+            raise ValueError('a weight of 0 has no effect in the trainer: use train_subcalls = "mask"')
+        if not 0 < weight <= 1:
+            raise ValueError(f"the weight of train_subcalls must be in (0, 1], and is {weight:g}")
+        return weight
+
+    @model_validator(mode="after")
+    def _check_program_settings(self) -> RLMHarnessConfig:
+        """Settings for a program in a box would be without effect."""
+        for name in ("env", "forward_env", "disabled_tools", "skills", "mcp_header_env"):
+            if getattr(self, name, None):
+                raise ValueError(f"{name} has no effect: the RLM runs in the worker and starts no program")
+        return self
+
+
+class RolloutEndedError(Exception):
+    """Ends a rollout that has its result, but in which a model call failed.
+
+    verifiers 0.3 calls a rollout failed, and does not score it, when its last model call failed and the harness
+    returned normally. That call may have been one sub-call of hundreds. A harness that raises after the trace was
+    stopped ends an ordinary, scored rollout in 0.3 and 0.4.
+    """
+
+
+class RLMHarness(vf.Harness[RLMHarnessConfig]):
+    """Runs `rlm.RLM` in the worker's process, with its model calls going to the rollout's endpoint.
+
+    A task with a `ContextTaskData` gives the context and, as its prompt, the question. Any other task's prompt is
+    the context, as it is in `RLM.completion(prompt)`.
+
+    What a rollout came to is data: `trace.info["rlm"]` has
+
+    - `answer`: text, empty if there is none; rewards read this and nothing else;
+    - `stop`: why the run ended (`rlm.types.StopReason`);
+    - `failure`: None, or `where` ("context", "repl", "model", "limit", "config", "engine", "cancelled"), `type` and
+      `message`;
+    - `stats` and `usage`: counts of the run (`rlm.types.RunStats`, `UsageSummary`), `seconds`;
+    - `root_nodes`: ids of the trace's nodes that are the root's own; the others are of sub-calls and child runs.
+
+    A rollout in which something failed is scored with the answer that it has.
+    """
+
+    APPENDS_SYSTEM_PROMPT = True
+    SUPPORTS_MCP = False
+    SUPPORTS_SKILLS = False
+    EXECUTES_CODE = True
+    NEEDS_CONTAINER = False
+
+    def __init__(self, config: RLMHarnessConfig) -> None:
+        super().__init__(config)
+        prompt = config.system_prompt
+        self._own_system_prompt = None if prompt is None else prompt.read_text(encoding="utf-8")
+        self._histories: dict[str, list[Message]] = {}
+
+    async def launch(
+        self,
+        ctx: vf.ModelContext,
+        trace: AnyTrace,
+        runtime: vf.Runtime,
+        endpoint: str,
+        secret: str,
+        mcp_urls: dict[str, str],
+        data: vf.TaskData,
+    ) -> vf.ProgramResult:
+        completion: RLMChatCompletion | None = None
+        try:
+            context, question = await self._input(data)
+            completion = await self._run(ctx, trace, endpoint, secret, data, context, question)
+            failure = None
+        except asyncio.CancelledError as error:
+            self._record(trace, None, _failure(error))
+            raise
+        except Exception as error:  # a failure of any kind is data on the trace
+            failure = _failure(error)
+            completion = error.completion if isinstance(error, RLMError) else None
+            log = logger.exception if failure["where"] == "engine" else logger.info
+            log("rollout %s: %s: %s", trace.id, failure["type"], failure["message"])
+        self._record(trace, completion, failure)
+        return self._end(trace, completion)
+
+    async def cleanup(self, trace: AnyTrace, runtime: vf.Runtime) -> None:
+        history = self._histories.pop(trace.id, None)
+        if history is None:
+            return  # it ran before: a second run would find the masks in place
+        roots = credit.root_nodes(trace, history)
+        credit.assign(trace, roots, self.config.train_subcalls)
+        trace.info.get(INFO_KEY, {})["root_nodes"] = sorted(roots)
+
+    @vf.metric
+    async def rlm_stats(self, trace: AnyTrace) -> dict[str, float]:
+        """`RunStats` by name, and `failed`: 1 if there is a `failure`."""
+        info = trace.info.get(INFO_KEY) or {}
+        stats = info.get("stats") or dataclasses.asdict(RunStats())
+        return {
+            **{name: float(value) for name, value in stats.items()},
+            "failed": float(info.get("failure") is not None),
+        }
+
+    async def _input(self, data: vf.TaskData) -> tuple[Context, str | None]:
+        if isinstance(data, ContextTaskData):
+            try:
+                context = await shared_cache(self.config.context_cache_bytes).get(data)
+            except Exception as error:
+                raise _ContextUnavailableError(f"{type(error).__name__}: {error}") from error
+            return context, data.prompt_text
+        if isinstance(data.prompt, str):
+            return Context.of(data.prompt), None
+        messages = [message.model_dump(exclude_none=True) for message in data.prompt or ()]
+        return Context.of(messages), None
+
+    async def _run(
+        self,
+        ctx: vf.ModelContext,
+        trace: AnyTrace,
+        endpoint: str,
+        secret: str,
+        data: vf.TaskData,
+        context: Context,
+        question: str | None,
+    ) -> RLMChatCompletion:
+        config = self.config
+        rlm = RLM(
+            client=EndpointClient(ctx, endpoint, secret),
+            environment="local",
+            environment_kwargs={"cell_timeout": config.cell_timeout},
+            max_depth=config.max_depth,
+            max_iterations=config.max_iterations,
+            max_timeout=self._max_timeout(trace, data),
+            max_tokens=config.max_tokens,
+            max_errors=config.max_errors,
+            max_concurrent_subcalls=config.max_concurrent_subcalls,
+            custom_system_prompt=self._system_prompt(data),
+            logger=self._logger(trace),
+        )
+        try:
+            return await rlm.acompletion(context, root_prompt=question)
+        finally:
+            await rlm.aclose()
+
+    def _max_timeout(self, trace: AnyTrace, data: vf.TaskData) -> float | None:
+        limits = [self.config.max_timeout]
+        agent = trace.agent.config.timeout.rollout
+        if agent is None:
+            agent = data.timeout.agent
+        if agent is not None:
+            limits.append(max(agent - _GRACE, 0.8 * agent))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _system_prompt(self, data: vf.TaskData) -> str | None:
+        """The engine's prompt, or the configured one, then what the task and verifiers add; None: the engine's."""
+        own = self._own_system_prompt
+        if data.system_prompt is None:
+            return own
+        return f"{own or prompts.system_prompt()}\n\n{data.system_prompt}"
+
+    def _logger(self, trace: AnyTrace) -> RLMLogger | None:
+        folder = self.config.log_dir
+        return None if folder is None else RLMLogger(folder, file_name=trace.id)
+
+    def _record(
+        self, trace: AnyTrace, completion: RLMChatCompletion | None, failure: dict[str, str] | None
+    ) -> None:
+        self._histories[trace.id] = list(completion.messages) if completion is not None else []
+        trace.info[INFO_KEY] = {
+            "answer": completion.response if completion is not None else "",
+            "stop": (completion.stop if completion is not None else StopReason.ERROR).value,
+            "failure": failure,
+            "stats": dataclasses.asdict(completion.stats if completion is not None else RunStats()),
+            "usage": completion.usage_summary.to_dict() if completion is not None else None,
+            "seconds": completion.execution_time if completion is not None else 0.0,
+        }
+        if "root_reply" in type(trace).model_fields:  # from 0.4 on: what judges see as the agent's reply
+            trace.root_reply = completion.response if completion is not None else ""
+
+    def _end(self, trace: AnyTrace, completion: RLMChatCompletion | None) -> vf.ProgramResult:
+        stop = completion.stop if completion is not None else StopReason.ERROR
+        if stop in _STOP_CONDITIONS:
+            trace.stop(_STOP_CONDITIONS[stop])
+        if any(call.error is not None for call in trace.calls):
+            trace.stop("agent_completed")
+            raise RolloutEndedError
+        return vf.ProgramResult(exit_code=0, stdout="", stderr="")
+
+
+class _ContextUnavailableError(Exception):
+    """The task's context could not be materialised."""
+
+
+_PLACES: tuple[tuple[type[BaseException], str], ...] = (
+    (_ContextUnavailableError, "context"),
+    (ContextError, "context"),
+    (REPLError, "repl"),
+    (ModelError, "model"),
+    (LimitError, "limit"),
+    (ConfigError, "config"),
+    (asyncio.CancelledError, "cancelled"),
+)
+
+
+def _failure(error: BaseException) -> dict[str, str]:
+    where = next((place for kind, place in _PLACES if isinstance(error, kind)), "engine")
+    cause = error.__cause__ if isinstance(error, _ContextUnavailableError) else error
+    failure = {
+        "where": where,
+        "type": type(cause).__name__,
+        "message": str(cause) or "the rollout was cancelled",
+    }
+    if where == "engine":  # nobody expected it: say where it came from
+        failure["traceback"] = "".join(traceback.format_exception(error))[-4000:]
+    return failure
