@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from benchmarks.floor import Floor
 from benchmarks.measure import Row, Samples, repeat
 from benchmarks.policy import BATCH, FIVE_TURNS, ONE_TURN, policy
 from rlm import RLM
-from rlm.testing import ScriptedClient
+from rlm.clients.base import ModelReply
+from rlm.testing import ChatRequest
+from rlm.types import Message, SamplingArgs, Usage
 
 _ROLLOUTS = 64
 _LATENCY = 0.05
@@ -47,8 +49,32 @@ def _server(latency: float) -> Iterator[str]:
         process.terminate()
 
 
+class _Client:
+    """The policy as a client that does nothing besides, so that the engine alone is measured."""
+
+    model = "scripted"
+
+    def __init__(self, latency: float) -> None:
+        self._latency = latency
+        self._sub = ModelReply("ok", self.model, Usage(1, 1))
+
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> ModelReply:
+        if self._latency:
+            await asyncio.sleep(self._latency)
+        if len(messages) == 1:
+            return self._sub
+        return ModelReply(
+            policy(ChatRequest([dict(m) for m in messages], self.model)), self.model, Usage(1, 1)
+        )
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        return None
+
+
 def _engine(latency: float) -> RLM:
-    return RLM(client=ScriptedClient(policy, latency=latency), max_concurrent_subcalls=1000)
+    return RLM(client=_Client(latency), max_concurrent_subcalls=1000)
 
 
 async def _complete(rlm: RLM, question: str) -> None:

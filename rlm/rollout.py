@@ -256,7 +256,7 @@ class Rollout:
         blocks: list[CodeBlock] = []
         for number, code in enumerate(parsed.blocks, 1):
             cell = await self._execute_cell(repl, code)
-            calls = [asdict(record) for record in self._subcalls.take_records()]
+            calls = self._subcalls.take_records()
             cells.append(cell)
             blocks.append(
                 CodeBlock(code, cell.stdout, cell.stderr, cell.error, cell.locals, cell.seconds, calls)

@@ -5,35 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from rlm.context import Context
 from rlm.environments.base import Query, QueryReply
 from rlm.errors import ContextError, ModelError, RLMError, RolloutStoppedError
 from rlm.models import Model
-from rlm.types import Message
+from rlm.types import Message, SubcallRecord
 
 if TYPE_CHECKING:
     from rlm.rollout import Rollout, Tree
 
 _ROLES = ("system", "user", "assistant")
 _EXCERPT = 200
-
-
-@dataclass(slots=True)
-class SubcallRecord:
-    """One sub-call, as logs and trajectories hold it: sizes in characters, no prompt in full."""
-
-    kind: str
-    model: str
-    prompt_chars: int = 0
-    prompt_head: str = ""
-    response: str = ""
-    error: str | None = None
-    seconds: float = 0.0
-    input_tokens: int = 0
-    output_tokens: int = 0
 
 
 class Subcalls:

@@ -153,6 +153,22 @@ class RunStats:
 
 
 @dataclass(slots=True)
+class SubcallRecord:
+    """One sub-call, as logs and trajectories hold it: its prompt by size and beginning only."""
+
+    kind: str
+    """"llm" or "rlm"."""
+    model: str
+    prompt_chars: int = 0
+    prompt_head: str = ""
+    response: str = ""
+    error: str | None = None
+    seconds: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(slots=True)
 class CodeBlock:
     """One executed cell of a turn."""
 
@@ -165,8 +181,8 @@ class CodeBlock:
     """User names after the cell and a short description of each value."""
     execution_time: float
     """Seconds."""
-    rlm_calls: list[dict[str, Any]] = field(default_factory=list)
-    """The sub-calls that the cell made: kind, model, sizes, seconds, tokens, error."""
+    rlm_calls: list[SubcallRecord] = field(default_factory=list)
+    """The sub-calls that the cell made, in the order in which they ended."""
 
 
 @dataclass(slots=True)
