@@ -26,8 +26,7 @@ def _peer() -> dict[str, float]:
     with rollouts.http_servers() as urls:
         done = subprocess.run(
             [python, str(script), *urls],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=False,
         )
