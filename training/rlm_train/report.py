@@ -115,10 +115,16 @@ def table(run: Run, *, title: str | None = None, caption: str | None = None) -> 
 
     Rollouts that were not scored count with a reward of 0, as they do in verifiers' overall figure.
     """
-    result = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE)
-    result.add_column("type")
-    columns = "n", "reward", "turns", "sub-calls", "root tok", "sub tok", "sec", "failed"
-    for name in columns:
+    result = Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    result.add_column("type", min_width=20)
+    for name in ("n", "reward", "turns", "sub-calls", "root tok", "sub tok", "sec", "failed"):
         result.add_column(name, justify="right", no_wrap=True)
     for group in sorted({rollout.group for rollout in run.rollouts}):
         result.add_row(group, *_cells([r for r in run.rollouts if r.group == group]))
