@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from rlm import environments, prompts
 from rlm.background import background
+from rlm.baseline import plain_call
 from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.context import Context
@@ -18,7 +19,8 @@ from rlm.errors import ConfigError, RolloutStoppedError
 from rlm.limits import Ledger
 from rlm.logger import RLMLogger
 from rlm.models import Models
-from rlm.rollout import Outcome, Rollout, Settings, Tree, plain_call
+from rlm.rollout import Rollout
+from rlm.tree import Outcome, Settings, Tree
 from rlm.types import RLMChatCompletion, SamplingArgs
 
 # Part of the interface that people know, and built in a later version: better refused than ignored.

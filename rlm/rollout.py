@@ -5,71 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlm import prompts
 from rlm.clients.base import ModelReply
 from rlm.context import Context
-from rlm.environments.base import REPL, AnswerState, CellResult, Environment, SessionSpec
+from rlm.environments.base import REPL, AnswerState, CellResult, SessionSpec
 from rlm.errors import (
-    ContextError,
-    ContextLengthError,
     ErrorThresholdExceededError,
     RLMError,
-    RolloutStoppedError,
-    TimeoutExceededError,
-    TokenLimitExceededError,
 )
 from rlm.history import History, observation
-from rlm.limits import Ledger
-from rlm.models import Model, Models
+from rlm.models import Model
 from rlm.parsing import ParsedReply, answer_text, parse_reply
 from rlm.subcalls import Subcalls
-from rlm.types import CodeBlock, Iteration, Message, RunStats, StopReason
+from rlm.tree import Outcome, Tree, stop_reason
+from rlm.types import CodeBlock, Iteration, RunStats, StopReason
 
 # Seconds that a cell gets when the reply that holds it has already used up the tokens of the run: enough to set an answer.
 _LAST_CELL_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What holds for every run of a tree."""
-
-    max_depth: int
-    max_iterations: int
-    max_errors: int | None
-    max_concurrent_subcalls: int
-    system_prompt: str
-    prologue: str | None
-    session: dict[str, Any]
-    """Fields of `SessionSpec`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """What the runs of one call tree share."""
-
-    settings: Settings
-    models: Models
-    environment: Environment
-    ledger: Ledger
-    listeners: tuple[Callable[[dict[str, Any]], None], ...] = ()
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a run ended."""
-
-    response: str
-    """The answer, or the best that there was; may be empty."""
-    stop: StopReason
-    error: RLMError | None
-    """What ended the run early; None if it ended by itself."""
-    stats: RunStats
-    messages: list[Message]
-    iterations: list[Iteration]
 
 
 @dataclass(slots=True)
@@ -171,7 +126,7 @@ class Rollout:
             # An answer that was found counts, also when a limit was reached on the way; the limit is noted.
             return response, stop, self._tree.ledger.error
         except RLMError as error:
-            return self._state.answer.content, _stop_reason(error), error
+            return self._state.answer.content, stop_reason(error), error
 
     async def _turns(self) -> tuple[str, StopReason]:
         settings, state = self._tree.settings, self._state
@@ -325,49 +280,8 @@ class Rollout:
         return Outcome(response, stop, error, state.stats, state.history.messages, state.iterations)
 
 
-async def plain_call(tree: Tree, model: Model, context: Context, question: str | None) -> Outcome:
-    """No REPL and no turns: the model gets the input as its prompt. The baseline that a run is compared with.
-
-    Raises:
-        ContextError: the input is no str.
-    """
-    if not isinstance(context.value, str):
-        raise ContextError(f"max_depth=0 sends the input as the prompt: give a str, not a {context.kind}")
-    text = context.value if question is None else f"{context.value}\n\n{question}"
-    messages: list[Message] = [{"role": "user", "content": text}]
-    stats = RunStats()
-    started = time.perf_counter()
-    response, stop, problem = "", StopReason.ANSWERED, None
-    try:
-        async with tree.ledger.guard():
-            reply = await model.ask(messages, tree.ledger, root=True)
-        messages.append(reply.message)
-        response = answer_text(reply.content)
-        stats.turns, stats.answered = 1, bool(response)
-        stats.truncated = int(reply.finish_reason == "length")
-    except RLMError as error:
-        stop, problem = _stop_reason(error), error
-    stats.model_seconds = time.perf_counter() - started
-    stats.root_input_tokens = tree.ledger.root.input_tokens
-    stats.root_output_tokens = tree.ledger.root.output_tokens
-    return Outcome(response, stop, problem, stats, messages, [])
-
-
 def _is_answered(answer: AnswerState) -> bool:
     return answer.ready and bool(answer.content)
-
-
-def _stop_reason(error: RLMError) -> StopReason:
-    for kind, reason in (
-        (TimeoutExceededError, StopReason.TIMEOUT),
-        (TokenLimitExceededError, StopReason.TOKEN_LIMIT),
-        (ContextLengthError, StopReason.CONTEXT_LENGTH),
-        (RolloutStoppedError, StopReason.STOPPED),
-        (ErrorThresholdExceededError, StopReason.ERROR_THRESHOLD),
-    ):
-        if isinstance(error, kind):
-            return reason
-    return StopReason.ERROR
 
 
 async def _close(repl: REPL) -> None:

@@ -15,7 +15,8 @@ from rlm.models import Model
 from rlm.types import Message, SubcallRecord
 
 if TYPE_CHECKING:
-    from rlm.rollout import Rollout, Tree
+    from rlm.rollout import Rollout
+    from rlm.tree import Tree
 
 _ROLES = ("system", "user", "assistant")
 _EXCERPT = 200
