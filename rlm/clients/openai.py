@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import random
-import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlm.clients import wire
 from rlm.clients.base import ModelReply
+from rlm.clients.options import checked_url, headers_of, is_number, is_str
 from rlm.errors import (
     BadReplyError,
     ConfigError,
@@ -31,7 +30,6 @@ _LONGEST_BACKOFF = 30.0
 _RETRY_WINDOW = 120.0
 _LIST_TIMEOUT = 10.0
 _LIST_AGAIN_AFTER = 30.0
-_SECRET_LENGTH = 8  # header values below it are words, not secrets
 
 logger = logging.getLogger("rlm.clients")
 
@@ -81,18 +79,18 @@ class OpenAIClient:
 
         from rlm.clients import pool
 
-        if not _is_str(model_name):
+        if not is_str(model_name):
             raise ConfigError("model_name is missing: the model's name at the server, a str")
-        if not _is_number(timeout) or timeout <= 0:
+        if not is_number(timeout) or timeout <= 0:
             raise ConfigError(f"timeout must be a positive number of seconds, not {timeout!r}")
         if type(max_retries) is not int or max_retries < 0:
             raise ConfigError(f"max_retries must be 0 or more, not {max_retries!r}")
-        if not _is_number(retry_delay) or retry_delay < 0:
+        if not is_number(retry_delay) or retry_delay < 0:
             raise ConfigError(f"retry_delay must be a number of seconds, not {retry_delay!r}")
         if not isinstance(sampling_args, Mapping | None):
             raise ConfigError(f"sampling_args must be a dict, not {type(sampling_args).__name__}")
         self._model = model_name
-        self._base = URL(_checked_url(base_url), encoded=True)
+        self._base = URL(checked_url(base_url), encoded=True)
         self._chat = URL(f"{self._base}/chat/completions", encoded=True)
         self._list = URL(f"{self._base}/models", encoded=True)
         self._origin = self._base.origin()
@@ -102,7 +100,7 @@ class OpenAIClient:
         self._echo_reasoning = bool(echo_reasoning)
         self._sampling = dict(sampling_args or {})
         wire.check_sampling(self._sampling)
-        self._headers, self._secrets = _headers_of(api_key, default_headers)
+        self._headers, self._secrets = headers_of(api_key, default_headers)
         self._transport = pool
 
     @property
@@ -202,7 +200,7 @@ class OpenAIClient:
         """Seconds before the next attempt. The jitter keeps calls that failed together from coming back together."""
         if asked is not None:
             return asked * random.uniform(1.0, 1.1)
-        return min(self._retry_delay * 2.0**attempt, _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)
+        return min(self._retry_delay * 2.0 ** min(attempt, 60), _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)
 
     async def _final(self, failure: wire.Failure, attempt: int, name: str, pool: Pool) -> Exception:
         """The error of the last attempt, with what helps to mend it."""
@@ -252,60 +250,3 @@ class OpenAIClient:
             logger.info("no model list at %s: %s", self._base, self._clean(exc))
             return None
         return wire.decode_models(answer.body) if answer.status == 200 else None
-
-
-def _is_str(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _checked_url(base_url: str) -> str:
-    from yarl import URL
-
-    if not _is_str(base_url):
-        raise ConfigError("base_url is missing: the server's URL, for instance http://127.0.0.1:8000/v1")
-    try:
-        url = URL(base_url.strip())
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError("it must start with http:// or https:// and a host")
-        if url.user is not None or url.password is not None:
-            raise ValueError("give the key as api_key, not in the URL")
-        if url.query_string or url.fragment:
-            raise ValueError("it must not have a query or a fragment")
-        url.origin()
-    except ValueError as exc:
-        # The URL itself is not shown: it may hold a password.
-        raise ConfigError(f"base_url is not a usable URL: {exc}") from None
-    return str(url).rstrip("/").removesuffix("/chat/completions")
-
-
-def _headers_of(
-    api_key: str | None, extra: Mapping[str, str] | None
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The headers of every request, and the values among them that no text may show."""
-    headers = {"Content-Type": "application/json", "User-Agent": "rlms"}
-    secrets: list[str] = []
-    if api_key is not None:
-        api_key = api_key.strip() if _is_str(api_key) else ""
-        if not api_key or not set(api_key) <= _HEADER_CHARACTERS:
-            raise ConfigError("api_key must be a str of printable ASCII characters")
-        headers["Authorization"] = f"Bearer {api_key}"
-        secrets.append(api_key)
-    for name, value in (extra or {}).items():
-        if not _is_str(name) or not _is_str(value):
-            raise ConfigError("default_headers must map str to str")
-        if not set(name) <= _NAME_CHARACTERS or not set(value) <= _HEADER_CHARACTERS:
-            raise ConfigError(f"default_headers: {name!r} or its value cannot be sent in a header")
-        for ours in [known for known in headers if known.lower() == name.lower()]:
-            del headers[ours]
-        headers[name] = value
-        if len(value) >= _SECRET_LENGTH:
-            secrets.append(value)
-    return headers, tuple(sorted(secrets, key=len, reverse=True))
-
-
-_HEADER_CHARACTERS = set(string.ascii_letters + string.digits + string.punctuation + " ")
-_NAME_CHARACTERS = set(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")

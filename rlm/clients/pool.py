@@ -2,7 +2,7 @@
 
 A pool lives as long as its loop. It holds a suspended async generator: `asyncio.run` and `asyncio.Runner` close those
 (`loop.shutdown_asyncgens`) just before they close the loop, and that closes the connections in order. The pools of a
-loop that was closed without it, and those that a forked child inherits, are dropped without a word.
+loop that was closed without it are dropped when the next pool is made; a forked child drops what it inherits at once.
 
 This module imports aiohttp: the clients import it when the first of them is made.
 """
@@ -10,7 +10,6 @@ This module imports aiohttp: the clients import it when the first of them is mad
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import resource
 import socket
@@ -111,16 +110,12 @@ class Pool:
         # Outside of the handler: aiohttp's own errors hold the request's headers, and the key must not travel on.
         raise error
 
-    def abandon(self, *, close: bool = True) -> None:
-        """Gives the pool up without its loop, which is closed or belongs to another process.
-
-        Args:
-            close: closes this process' copies of the sockets; nothing is sent.
-        """
+    def abandon(self) -> None:
+        """Gives the pool up without its loop, which is closed or belongs to another process. Closes this process'
+        copies of the sockets; nothing is sent."""
         self._session.detach()
-        if close:
-            for sock in list(self._sockets):
-                sock.close()
+        for sock in list(self._sockets):
+            sock.close()
 
     def _make_socket(self, addr: tuple[Any, Any, int, str, tuple[Any, ...]]) -> socket.socket:
         sock = socket.socket(addr[0], addr[1], addr[2])
@@ -202,14 +197,7 @@ def _after_fork() -> None:
     _lock = threading.Lock()
 
 
-def _at_exit() -> None:
-    # Loops of daemon threads still run: their sockets end with the process.
-    for pool in list(_pools.values()):
-        pool.abandon(close=False)
-
-
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)
 
 
 def _connection_limit() -> int:

@@ -116,6 +116,15 @@ loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()
 asyncio.run_coroutine_threadsafe(talk(), loop).result()
 """,
+    "the loop is closed without shutdown_asyncgens": """
+loop = asyncio.new_event_loop()
+loop.run_until_complete(talk())
+loop.close()
+""",
+    "the loop is never closed": """
+loop = asyncio.new_event_loop()
+loop.run_until_complete(talk())
+""",
     "a forked child goes its own way": """
 loop = asyncio.new_event_loop()
 loop.run_until_complete(talk())

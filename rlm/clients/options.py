@@ -1,0 +1,77 @@
+"""Arguments that clients have in common, checked."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Mapping
+
+from rlm.errors import ConfigError
+
+_SECRET_LENGTH = 8  # header values below it are words, not secrets
+_HEADER_CHARACTERS = set(string.ascii_letters + string.digits + string.punctuation + " ")
+_NAME_CHARACTERS = set(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
+
+
+def is_str(value: object) -> bool:
+    """A str that is not empty."""
+    return isinstance(value, str) and bool(value)
+
+
+def is_number(value: object) -> bool:
+    """A finite number, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def checked_url(base_url: str) -> str:
+    """The base URL without what people leave at its end.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    from yarl import URL
+
+    if not is_str(base_url):
+        raise ConfigError("base_url is missing: the server's URL, for instance http://127.0.0.1:8000/v1")
+    try:
+        url = URL(base_url.strip())
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("it must start with http:// or https:// and a host")
+        if url.user is not None or url.password is not None:
+            raise ValueError("give the key as api_key, not in the URL")
+        if url.query_string or url.fragment:
+            raise ValueError("it must not have a query or a fragment")
+        url.origin()
+    except ValueError as exc:
+        # The URL itself is not shown: it may hold a password.
+        raise ConfigError(f"base_url is not a usable URL: {exc}") from None
+    return str(url).rstrip("/").removesuffix("/chat/completions")
+
+
+def headers_of(
+    api_key: str | None, extra: Mapping[str, str] | None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The headers of every request, and the values among them that no text may show.
+
+    Raises:
+        ConfigError: a header cannot be sent.
+    """
+    headers = {"Content-Type": "application/json", "User-Agent": "rlms"}
+    secrets: list[str] = []
+    if api_key is not None:
+        api_key = api_key.strip() if is_str(api_key) else ""
+        if not api_key or not set(api_key) <= _HEADER_CHARACTERS:
+            raise ConfigError("api_key must be a str of printable ASCII characters")
+        headers["Authorization"] = f"Bearer {api_key}"
+        secrets.append(api_key)
+    for name, value in (extra or {}).items():
+        if not is_str(name) or not is_str(value):
+            raise ConfigError("default_headers must map str to str")
+        if not set(name) <= _NAME_CHARACTERS or not set(value) <= _HEADER_CHARACTERS:
+            raise ConfigError(f"default_headers: {name!r} or its value cannot be sent in a header")
+        for ours in [known for known in headers if known.lower() == name.lower()]:
+            del headers[ours]
+        headers[name] = value
+        if len(value) >= _SECRET_LENGTH:
+            secrets.append(value)
+    return headers, tuple(sorted(secrets, key=len, reverse=True))
