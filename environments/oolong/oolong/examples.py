@@ -150,7 +150,8 @@ def generate(
     skew: tuple[int, int] = (2, 6),
     compat: Compat | None = None,
 ) -> list[Example]:
-    """Makes examples. The same arguments give the same examples on any machine; the first ones do not depend on n.
+    """Makes examples. The same arguments give the same examples on any machine; in mode "fixed" the first ones do not depend
+    on n.
 
     Args:
         n: how many.

@@ -223,7 +223,7 @@ def _csv_records(path: Path, text_column: str, label_column: str) -> Records:
                     raise SourceError(f"{path}, line {reader.line_num}: more fields than the header names")
                 yield f"line {reader.line_num}", record
         except csv.Error as error:
-            raise SourceError(f"{path}, line {reader.line_num}: {error}") from None
+            raise SourceError(f"{path}, line {reader.reader.line_num}: {error}") from None
 
 
 def _jsonl_records(path: Path, text_column: str, label_column: str) -> Records:

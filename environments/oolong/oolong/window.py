@@ -286,9 +286,9 @@ def _label_counts(k: int, n: int, skew: tuple[int, int], draws: Draws) -> list[i
     # Rounded, so that a last bit of exp() that differs between C libraries cannot change a count.
     counts = [round(round(power / total, 9) * n) for power in powers]
     counts[0] += n - sum(counts)
-    if counts[0] < 0:  # a few rows over many labels: take what is too much from the largest
-        counts[counts.index(max(counts))] += counts[0]
-        counts[0] = 0
+    while counts[0] < 0:  # a few rows over many labels were rounded up: take back from the largest
+        counts[counts.index(max(counts))] -= 1
+        counts[0] += 1
     return counts
 
 

@@ -1,0 +1,107 @@
+"""Plays a policy against an example in a plain namespace, without the engine: what the policies write is tested by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from oolong.examples import Example
+
+from rlm.testing import ChatRequest
+
+
+class SubcallError(str):
+    """Stands for the REPL's."""
+
+
+@dataclass
+class Played:
+    """What came of a rollout."""
+
+    answer: str
+    ready: bool
+    turns: int
+    prompts: list[str] = field(default_factory=list)
+    replies: list[str] = field(default_factory=list)
+    forced: str | None = None
+    """The reply to the request for a last answer, if turns ran out."""
+
+
+AskSub = Callable[[str], str]
+Play = Callable[..., Played]
+
+
+def _play(
+    policy: Callable[[ChatRequest], str],
+    example: Example,
+    *,
+    max_turns: int = 12,
+    sub: Callable[[Sequence[str], AskSub], Sequence[str]] | None = None,
+) -> Played:
+    def ask(prompt: str) -> str:
+        return policy(ChatRequest([{"role": "user", "content": prompt}], "m"))
+
+    def llm_query_batched(prompts: Sequence[str]) -> Sequence[str]:
+        played.prompts.extend(prompts)
+        return [ask(prompt) for prompt in prompts] if sub is None else sub(prompts, ask)
+
+    answer = {"content": "", "ready": False}
+    namespace: dict[str, Any] = {
+        "context": example.materialise(),
+        "answer": answer,
+        "llm_query_batched": llm_query_batched,
+        "SubcallError": SubcallError,
+    }
+    played = Played("", False, 0)
+    first = f"Question: {example.question}\n\nContext: a str of {example.chars:,} characters.\n\n{_header(1, max_turns)}"
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "A REPL."},
+        {"role": "user", "content": first},
+    ]
+    for turn in range(1, max_turns + 1):
+        reply = policy(ChatRequest(messages, "m"))
+        played.replies.append(reply)
+        played.turns = turn
+        code = re.search(r"(?s)```repl\n(.*)\n```", reply)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            try:
+                exec(code[1] if code else "", namespace)
+            except Exception:
+                traceback.print_exc()
+        if answer["ready"]:
+            break
+        observation = f"Output:\n{out.getvalue()}\n\n{_header(turn + 1, max_turns)}"
+        if turn == max_turns:
+            observation = f"Output:\n{out.getvalue()}\n\nThere are no turns left, and no more code will run."
+        messages = [
+            *messages,
+            {"role": "assistant", "content": reply},
+            {"role": "user", "content": observation},
+        ]
+    else:
+        played.forced = policy(ChatRequest(messages, "m"))
+    played.answer, played.ready = str(answer["content"]), bool(answer["ready"])
+    return played
+
+
+def _header(turn: int, of: int) -> str:
+    return f"Turn {turn}/{of}" + (": the last one." if turn == of else "")
+
+
+@pytest.fixture
+def play() -> Play:
+    """Plays a policy against an example: `play(policy, example, max_turns=12, sub=None)`."""
+    return _play
+
+
+@pytest.fixture
+def failed_subcall() -> Callable[[str], str]:
+    """Makes the value that a failed query returns in the REPL."""
+    return lambda reason: SubcallError(f"Error: {reason}")
