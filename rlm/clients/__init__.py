@@ -6,8 +6,6 @@ with every OpenAI-compatible server.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import os
 from typing import Any
 
@@ -47,6 +45,8 @@ def make_client(backend: str, **backend_kwargs: Any) -> Client:
     Raises:
         ConfigError: the backend or an argument is unknown, missing, does not fit, or is not built yet.
     """
+    import inspect
+
     from rlm.clients.openai import OpenAIClient
 
     if backend in _NOT_BUILT:
@@ -96,5 +96,7 @@ _SAMPLING = {
 
 
 def _nearest(name: object, known: tuple[str, ...] | list[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
