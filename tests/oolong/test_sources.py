@@ -318,3 +318,13 @@ def test_the_extract_script_picks_what_reads_as_a_line(tmp_path: Path) -> None:
     )
     notice = (tmp_path / "wordnet.LICENSE.txt").read_text()
     assert "WordNet 3.1 Copyright 2011 by Princeton University.\nMore of the notice.\n" in notice
+
+
+def test_nothing_heavy_is_imported_to_make_examples() -> None:
+    code = (
+        "import sys, oolong.examples, oolong.scoring, oolong.bruteforce, oolong.reference, oolong.blind, oolong.published\n"
+        "oolong.examples.generate(1)\n"
+        "print(sorted({'verifiers', 'datasets', 'pyarrow', 'dateutil', 'aiohttp', 'pydantic', 'rlm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
