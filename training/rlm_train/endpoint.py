@@ -22,7 +22,8 @@ class EndpointClient:
     """
 
     def __init__(self, ctx: vf.ModelContext, endpoint: str, secret: str) -> None:
-        self._calls = OpenAIClient(ctx.model, base_url=endpoint, api_key=secret)
+        # Thinking goes back with its reply: verifiers finds the earlier turn again by the whole message.
+        self._calls = OpenAIClient(ctx.model, base_url=endpoint, api_key=secret, echo_reasoning=True)
         self._server = _server_of(ctx)
 
     @property
