@@ -61,9 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="where runs are written")
     arguments = parser.parse_args(argv)
     console = Console()
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        with model_server(os.environ) as server:
+        with _terminable(), model_server(os.environ) as server:
             _announce(console, server)
             run = arguments.output_dir / f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
             command = evaluation(server, run)
@@ -138,10 +137,14 @@ def _models(base_url: str, api_key: str | None) -> list[dict[str, Any]]:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         request = urllib.request.Request(f"{base_url}/models", headers=headers)
+    except ValueError:
+        raise ServerError(f"RLM_BASE_URL={base_url} is no URL: it starts with http:// or https://") from None
+    try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             entries = json.load(answer)["data"]
             return [entry for entry in entries if isinstance(entry, dict)]
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code in (401, 403):
             missing = (
                 "it wants a key: set RLM_API_KEY" if api_key is None else "it refuses the key in RLM_API_KEY"
@@ -217,8 +220,18 @@ def _run(command: Sequence[str], server: Server) -> int:
         raise
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end the run as Ctrl-C does."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,8 @@ class OolongConfig(vf.TasksetConfig):
 class OolongData(ContextTaskData):
     """One question. It describes its context, and does not hold it."""
 
+    id: str | None = None
+    """The example's name. A field of every task from verifiers 0.4 on."""
     answer: tuple[str, ...]
     """Right answers; any of them is right."""
     answer_type: str
