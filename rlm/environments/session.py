@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from typing import Any, Protocol, Self
 
-from rlm.environments import worker
 from rlm.environments.base import (
     AnswerState,
     CellResult,
@@ -19,6 +18,7 @@ from rlm.environments.base import (
     QueryReply,
     SessionSpec,
 )
+from rlm.environments.worker.wire import Frames, decode, encode, pack
 from rlm.errors import ConfigError, REPLError
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Wire(asyncio.Protocol):
     def __init__(self, session: Session) -> None:
         loop = asyncio.get_running_loop()
         self._session = session
-        self._frames = worker.Frames()
+        self._frames = Frames()
         self._link: Link | None = None
         self.up: asyncio.Future[dict[str, Any]] = loop.create_future()
         self.ended = loop.create_future()
@@ -78,11 +78,11 @@ class Wire(asyncio.Protocol):
 
     def send(self, kind: bytes, message: Any = None) -> None:
         if self._link is not None and not self.ended.done():
-            self._link.write(worker.pack(kind, b"" if message is None else worker.encode(message)))
+            self._link.write(pack(kind, b"" if message is None else encode(message)))
 
     def send_raw(self, kind: bytes, payload: bytes) -> None:
         if self._link is not None and not self.ended.done():
-            self._link.write(worker.pack(kind, payload))
+            self._link.write(pack(kind, payload))
 
     def attach(self, link: Link) -> None:
         self._link = link
@@ -102,7 +102,7 @@ class Wire(asyncio.Protocol):
             self.abort()
 
     def _received(self, kind: bytes, payload: bytes) -> None:
-        message = worker.decode(payload)
+        message = decode(payload)
         if kind == b"H":
             self.supervisor = int(message["pid"])
         elif kind == b"U":
@@ -240,10 +240,22 @@ class Session:
                 wire.abort()
         if queries:
             await asyncio.gather(*queries, return_exceptions=True)
+        self._spec = replace(self._spec, contexts=())  # a REPL that is kept does not keep its contexts
 
     # the start
 
     async def _launch(self) -> None:
+        for attempt in (1, 2):
+            wire = await self._connect()
+            if not wire.up.cancelled():
+                self._wire = wire
+                return
+            if wire.failure or attempt == 2:
+                raise REPLError(wire.failure or "the REPL ended while it started")
+            # What it was to be forked from may just have ended; the next attempt will see that.
+
+    async def _connect(self) -> Wire:
+        """A new supervisor that is up, or has ended."""
         spec = self._spec
         wire = Wire(self)
         size = sum(context.encoded_size for context in spec.contexts)
@@ -262,9 +274,7 @@ class Session:
         except BaseException:
             wire.abort()
             raise
-        if wire.up.cancelled():
-            raise REPLError(wire.failure or "the REPL ended while it started")
-        self._wire = wire
+        return wire
 
     def _opening(self) -> dict[str, Any]:
         spec = self._spec

@@ -17,8 +17,8 @@ from pathlib import Path
 from rlm.errors import REPLError
 
 _BOOT = (
-    "import sys, json; sys.path.append(sys.argv[1]); import warm_parent;"
-    "warm_parent.main(int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
+    "import sys, json; sys.path.append(sys.argv[1]); from worker import parent;"
+    "parent.main(int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
 )
 _KEPT_VARIABLES = (
     "PATH",

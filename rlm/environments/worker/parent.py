@@ -11,7 +11,6 @@ descriptors of the REPL's stream and of its contexts.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import select
@@ -20,12 +19,15 @@ import socket
 import struct
 import sys
 import time
-from typing import TYPE_CHECKING, Any
 
+from . import processes
+from .rehearsal import rehearse
+from .supervisor import supervise
+from .wire import encode, pack
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rlm.environments import worker
-else:
-    import worker  # this file's folder is on the path while it is imported
+    from typing import Any
 
 LENGTH = struct.Struct(">I")
 MOST_FDS = 253
@@ -34,7 +36,7 @@ MOST_FDS = 253
 
 def main(control_fd: int, host: int, settings: dict[str, Any]) -> None:
     """Serves until the host closes its end of the control stream or dies."""
-    worker.become_subreaper()
+    processes.become_subreaper()
     control = socket.socket(fileno=control_fd)
     _prepare_interpreter(settings)
     folder = os.path.join(settings["tmp"], f"rlm-{os.getpid()}-{os.urandom(4).hex()}")
@@ -42,16 +44,16 @@ def main(control_fd: int, host: int, settings: dict[str, Any]) -> None:
     try:
         Parent(control, host, folder).run()
     finally:
-        worker.remove_tree(folder)
+        processes.remove_tree(folder)
 
 
 def _prepare_interpreter(settings: dict[str, Any]) -> None:
     """What `site` would do, without running the .pth files of the host's environment."""
-    here = os.path.dirname(__file__)
+    here = os.path.dirname(os.path.dirname(__file__))
     sys.path[:] = [path for path in sys.path if path not in ("", here)] + settings["packages"]
     sys.prefix, sys.exec_prefix = settings["prefix"], settings["exec_prefix"]
-    sys.modules["_rlm_worker"] = sys.modules.pop("worker")
-    sys.modules["_rlm_warm_parent"] = sys.modules.pop("warm_parent")
+    for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
+        del sys.modules[name]  # the code is not to find us by accident
     import site
 
     site.setquit()
@@ -70,9 +72,11 @@ class Parent:
         self._streams: dict[int, int] = {}
         """Supervisors by process id, and a copy of the stream of each. It is closed when nothing of the REPL is left,
         so that this is what the end of the stream means to the host."""
+        self._folders: dict[int, str] = {}
         self._count = 0
 
     def run(self) -> None:
+        rehearse()
         wake_read, wake_write = socket.socketpair()
         wake_read.setblocking(False)
         wake_write.setblocking(False)
@@ -86,9 +90,6 @@ class Parent:
         host_fd = _watch_process(self._host)
         if host_fd is not None:
             poll.register(host_fd, select.POLLIN)
-        gc.collect()
-        gc.freeze()
-        gc.disable()
         while os.getppid() == self._host:
             ready = [fd for fd, _ in poll.poll(None if host_fd is not None else 1000)]
             if wake_read.fileno() in ready:
@@ -113,13 +114,13 @@ class Parent:
             return False
         if "kill" in message:
             if message["kill"] in self._streams:
-                worker.kill(message["kill"], signal.SIGKILL)
+                processes.kill(message["kill"], signal.SIGKILL)
             return True
         try:
             self._fork(fds)
         except OSError as error:
             reason = {"error": f"no process can be forked: {error}", "details": ""}
-            os.write(fds[0], worker.pack(b"F", worker.encode(reason)))
+            os.write(fds[0], pack(b"F", encode(reason)))
             os.close(fds[0])
         for fd in fds[1:]:
             os.close(fd)
@@ -141,13 +142,14 @@ class Parent:
         pid = os.fork()
         if pid:
             self._streams[pid] = fds[0]
+            self._folders[pid] = folder
             return
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
-            worker.die_with_parent(me, signal.SIGTERM)
-            worker.close_all_but(fds)
-            worker.supervise(fds[0], fds[0], fds[1:], folder)
+            processes.die_with_parent(me, signal.SIGTERM)
+            processes.close_all_but(fds)
+            supervise(fds[0], fds[0], fds[1:], folder)
         finally:
             os._exit(70)
 
@@ -163,21 +165,21 @@ class Parent:
                 break
             ended[pid] = status
         if any(status for status in ended.values()):
-            ended.update(worker.end_children(spare=[pid for pid in self._streams if pid not in ended]))
+            ended.update(processes.end_children(spare=[pid for pid in self._streams if pid not in ended]))
         for pid in ended:
-            stream = self._streams.pop(pid, None)
-            if stream is not None:
-                os.close(stream)
+            if pid in self._streams:
+                processes.remove_tree(self._folders.pop(pid))
+                os.close(self._streams.pop(pid))
 
     def _end(self) -> None:
         """Asks the supervisors to end, and ends those that do not."""
         for pid in self._streams:
-            worker.kill(pid, signal.SIGTERM)
+            processes.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 3.0
         while self._streams and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.002)
-        worker.end_children(known=self._streams)
+        processes.end_children(known=self._streams)
 
 
 def _watch_process(pid: int) -> int | None:

@@ -1,0 +1,284 @@
+"""The process in which the code runs."""
+
+# ruff: noqa: SIM105, SIM115 (no pathlib, no contextlib)
+
+from __future__ import annotations
+import __future__
+
+import _ast
+import builtins
+import fcntl
+import gc
+import io
+import linecache
+import os
+import signal
+import sys
+import types
+
+from .answer import Answer
+from .channel import Channel
+from .functions import make_functions
+from .processes import close_all_but, die_with_parent, libc
+from .setup import read_context, seed_random, set_limits
+from .streams import Stream
+from .texts import bounded, describe, one_line, one_line_error, trace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_HIGH_FD = 700
+"""Our own descriptors lie from here on, out of the way of code that closes those it did not open."""
+
+_FUTURES = 0
+for _name in __future__.all_feature_names:
+    _FUTURES |= getattr(__future__, _name).compiler_flag
+_ONLY_AST = 0x400
+_TOP_LEVEL_AWAIT = 0x2000
+_COROUTINE = 0x80
+_MOST_NAMES = 300
+
+
+class Worker:
+    """Runs cells in one namespace."""
+
+    def __init__(self, link: int, stdout: int, stderr: int) -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        self._spare = [_move_high(fd) for fd in (null, stdout, stderr)]
+        self._link = _move_high(link)
+        self._renew_descriptors()
+        self._make_streams()
+        self._pid = os.getpid()
+        self._channel = Channel(self._link)
+        self._armed = False
+        self._strikes = 0
+        self._flags = 0
+
+    def run(self, spec: dict[str, Any], contexts: list[int], folder: str, answer: list[Any]) -> None:
+        """Serves cells in this process, which was forked for it, until it ends.
+
+        Args:
+            spec: what the host sent to open the REPL.
+            contexts: descriptors of files with the encoded contexts.
+            folder: the directory to work in.
+            answer: content and readiness of the answer at the beginning.
+        """
+        parent = os.getppid()
+        os.setsid()
+        die_with_parent(parent, signal.SIGKILL)
+        set_limits(spec["limits"])
+        try:
+            metas = spec["contexts"]
+            values = [read_context(meta["kind"], fd) for meta, fd in zip(metas, contexts)]  # noqa: B905 (Python 3.9)
+        except MemoryError:
+            limit = spec["limits"]["memory_bytes"]
+            error = f"the contexts do not fit in the memory of a REPL, {limit:,} bytes (limits: memory_bytes)"
+            self._channel.send(b"F", {"error": error})
+            return
+        close_all_but([*self._spare, self._link])
+        os.chdir(folder)
+        os.environ["HOME"] = os.environ["TMPDIR"] = folder
+        sys.argv = [""]
+        os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
+        if spec["seed"] is not None:
+            seed_random(spec["seed"])
+        self.begin(values, spec["history"], answer)
+        gc.enable()
+        self._channel.send(b"U", {"pid": self._pid, "python": sys.version.split()[0]})
+        while True:
+            self.step()
+
+    def begin(self, contexts: list[Any], history: list[Any], answer: list[Any]) -> None:
+        """Makes the namespace."""
+        self._answer = Answer(*answer)
+        self._values: dict[str, Any] = {f"context_{number}": value for number, value in enumerate(contexts)}
+        if contexts:
+            self._values["context"] = contexts[-1]
+        self._values["history"] = history
+        self._values.update(make_functions(self._channel.ask, self._locals))
+        main = types.ModuleType("__main__")
+        sys.modules["__main__"] = main
+        self._names: dict[str, Any] = main.__dict__
+        self._names["__builtins__"] = builtins
+        self._names.update(self._values, answer=self._answer.value)
+
+    def step(self) -> None:
+        """Waits for a cell and runs it."""
+        cell = self._channel.next_cell()
+        self._channel.send(b"D", self._run_cell(cell["id"], cell["code"]))
+
+    def end(self) -> None:
+        """Gives its descriptors up."""
+        self._channel.leave()
+        for fd in self._spare:
+            os.close(fd)
+
+    def _make_streams(self) -> None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)
+        sys.stdout = self._stdout = Stream(1)
+        sys.stderr = self._stderr = Stream(2)
+        vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+
+    def _renew_descriptors(self) -> None:
+        for fd, spare in enumerate(self._spare):
+            os.dup2(spare, fd)
+
+    def _after_fork(self) -> None:
+        self._channel.leave()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_interrupt(self, *_: object) -> None:
+        """SIGINT: from the supervisor, at most twice in a cell, or raised by the code itself."""
+        if not self._armed or self._strikes >= 2:
+            return
+        if self._channel.guarded:
+            self._channel.deferred = True
+            return
+        self._strikes += 1
+        self._channel.guarded, self._channel.waiting = self._channel.waiting, False
+        raise KeyboardInterrupt
+
+    # one cell
+
+    def _run_cell(self, number: int, code: str) -> dict[str, Any]:
+        self._prepare()
+        result: dict[str, Any] = {"id": number, "status": "ok", "error": None, "value": "", "traceback": ""}
+        if not self._guard(lambda: self._perform(number, code, result)):
+            result.update(status="error", error="KeyboardInterrupt", traceback="KeyboardInterrupt\n")
+        if os.getpid() != self._pid:
+            self._end_child(result)
+        if not self._guard(lambda: self._answer.read(self._names)):
+            self._answer.report = [*self._answer.report[:2], "reading `answer` took too long"]
+        self._answer.restore(self._names)
+        self._restore()
+        result["answer"] = self._answer.report
+        result["locals"] = self._locals()
+        return result
+
+    def _guard(self, action: Callable[[], None]) -> bool:
+        """Runs code of the user, in which an interrupt may come. Returns whether it came through to us."""
+        try:
+            try:
+                self._channel.deferred = False
+                self._channel.guarded = False
+                self._armed = True
+                action()
+            finally:
+                self._armed = False
+                self._channel.guarded = True
+        except KeyboardInterrupt:
+            self._armed = False
+            self._channel.guarded = True
+            return False
+        return True
+
+    def _prepare(self) -> None:
+        """Sets right what the last cell may have bent."""
+        self._strikes = 0
+        self._renew_descriptors()
+        if self._stdout.closed or self._stderr.closed or sys.stdin is None or sys.stdin.closed:
+            self._make_streams()
+        sys.stdout, sys.stderr = self._stdout, self._stderr
+        signal.signal(signal.SIGINT, self.on_interrupt)
+        if sys.modules.get("__main__") is None or sys.modules["__main__"].__dict__ is not self._names:
+            main = types.ModuleType("__main__")
+            main.__dict__.update(self._names)
+            sys.modules["__main__"] = main
+            self._names = main.__dict__
+        self._names.update(self._values)
+
+    def _restore(self) -> None:
+        """Takes back our process after a cell."""
+        sys.settrace(None)
+        sys.setprofile(None)
+        if sys.getrecursionlimit() < 500:
+            sys.setrecursionlimit(1000)
+        self._flush()
+
+    def _flush(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                pass  # closed, or the code's own idea of a stream
+        for ours in (self._stdout, self._stderr):
+            try:
+                ours.flush_all()
+            except Exception:
+                pass  # likewise
+        if libc is not None:
+            libc.fflush(None)
+
+    def _perform(self, number: int, code: str, result: dict[str, Any]) -> None:
+        name = f"<cell {number}>"
+        linecache.cache[name] = (len(code), None, io.StringIO(code, newline=None).readlines(), name)
+        try:
+            value = self._execute(name, code)
+            if value is not None:
+                builtins._ = value  # type: ignore[attr-defined]
+                result["value"] = bounded(repr(value)) + "\n"
+        except SystemExit as stop:
+            reason = stop.code
+            result["status"] = "exit"
+            result["error"] = "SystemExit" if reason is None else f"SystemExit: {one_line(reason)}"
+            if reason is not None and not isinstance(reason, int):
+                result["traceback"] = bounded(f"{reason}\n")
+            result["code"] = 0 if reason is None else reason if isinstance(reason, int) else 1
+        except BaseException as error:
+            sys.settrace(None)
+            result["status"] = "error"
+            result["error"] = type(error).__name__
+            result["error"] = one_line_error(error)
+            result["traceback"] = bounded(trace(error))
+
+    def _execute(self, name: str, code: str) -> Any:
+        """Runs a cell; returns the value of its last expression."""
+        tree = compile(code, name, "exec", _ONLY_AST | _TOP_LEVEL_AWAIT | self._flags, True)
+        last = None
+        if tree.body and type(tree.body[-1]).__name__ == "Expr":
+            last = _ast.Expression(tree.body.pop().value)
+        if tree.body:
+            body = compile(tree, name, "exec", _TOP_LEVEL_AWAIT | self._flags, True)
+            self._flags |= body.co_flags & _FUTURES
+            self._evaluate(body)
+        if last is None:
+            return None
+        return self._evaluate(compile(last, name, "eval", _TOP_LEVEL_AWAIT | self._flags, True))
+
+    def _evaluate(self, code: types.CodeType) -> Any:
+        value = eval(code, self._names)
+        if code.co_flags & _COROUTINE:
+            import asyncio
+
+            value = asyncio.run(value)
+        return value
+
+    def _end_child(self, result: dict[str, Any]) -> None:
+        """The code forked, and its child came to the end of the cell."""
+        text = result["traceback"]
+        try:
+            sys.stderr.write(text)
+        except Exception:
+            pass
+        self._flush()
+        os._exit({"ok": 0, "exit": result.get("code", 0)}.get(result["status"], 1) & 0xFF)
+
+    def _locals(self) -> dict[str, str]:
+        names: dict[str, str] = {}
+        for name, value in list(self._names.items()):
+            if type(name) is not str or name.startswith("__") or name in self._values or name == "answer":
+                continue
+            if len(names) >= _MOST_NAMES:
+                names["..."] = f"{len(self._names) - len(self._values) - _MOST_NAMES:,} more"
+                break
+            names[name if len(name) <= 100 else name[:97] + "..."] = describe(value)
+        return names
+
+
+def _move_high(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
+    except OSError:  # a low limit of open files
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -1,0 +1,197 @@
+"""The worker's end of the link to its supervisor."""
+
+# ruff: noqa: SIM105 (no contextlib)
+
+from __future__ import annotations
+
+import _thread
+import itertools
+import os
+import select
+from collections import deque
+
+from .wire import MAX_FRAME, Frames, decode, encode, pack, write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_READ = 1 << 16
+
+
+class _Ticket:
+    """A thread that waits for a frame."""
+
+    __slots__ = ("done", "reply", "signal")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.reply: Any = None
+        self.signal = _thread.allocate_lock()
+        self.signal.acquire()
+
+    def wake(self) -> None:
+        try:
+            self.signal.release()
+        except RuntimeError:
+            pass  # it is awake
+
+
+class Channel:
+    """The worker's end of the link to its supervisor. Threads of the code share it: of those that wait, one reads
+    for all, and hands that over when it has what it wants. So there is no thread of ours.
+
+    An interrupt may come at any time, but only in the main thread, and only `Worker.on_interrupt` raises it. It does
+    not while `guarded` is set, so that no frame is ever cut; then it sets `deferred`, and the main thread raises it as
+    soon as it may.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._main = _thread.get_ident()
+        self._frames = Frames()
+        self._reading = _thread.allocate_lock()
+        self._sending = _thread.allocate_lock()
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._tickets: dict[int, _Ticket] = {}
+        self._numbers = itertools.count(1)
+        self._cells: deque[dict[str, Any]] = deque()
+        self._cell = 0
+        self._void = 0
+        """The cell that is being interrupted."""
+        self.guarded = True
+        self.waiting = False
+        """The main thread waits inside a query; an interrupt ends the wait and sets `guarded` in the same moment."""
+        self.deferred = False
+
+    def send(self, kind: bytes, message: Any) -> None:
+        """From the main thread, guarded."""
+        data = pack(kind, encode(message))
+        with self._sending:
+            write_all(self._fd, data)
+
+    def next_cell(self) -> dict[str, Any]:
+        """Waits for the next cell. From the main thread, guarded."""
+        ticket = self._tickets[0] = _Ticket()
+        self._wait(ticket, lambda: bool(self._cells), False)
+        del self._tickets[0]
+        cell = self._cells.popleft()
+        self._cell = cell["id"]
+        return cell
+
+    def ask(self, query: dict[str, Any]) -> list[Any]:
+        """Sends a query and returns its replies, each [text, failed]. From any thread.
+
+        Raises:
+            KeyboardInterrupt: the cell was interrupted.
+            ValueError: the query is too large for one frame.
+            TypeError: it holds something that is no str, number, list, dict, bool or None.
+            RuntimeError: this is a forked child process.
+        """
+        if self._fd < 0:
+            raise RuntimeError(
+                "sub-models can be asked from the REPL's own process only: use threads instead"
+            )
+        number = next(self._numbers)
+        payload = encode({"id": number, **query})
+        if len(payload) > MAX_FRAME:
+            raise ValueError(
+                f"the prompts of one call may have {MAX_FRAME >> 20} MB together, and these have "
+                f"{len(payload) >> 20} MB: send fewer at a time"
+            )
+        if self._void == self._cell:
+            raise KeyboardInterrupt("the cell was interrupted")
+        data = pack(b"Q", payload)
+        main = _thread.get_ident() == self._main
+        if main:
+            self.guarded = True
+        try:
+            ticket = self._tickets[number] = _Ticket()
+            if main and self.deferred:
+                raise KeyboardInterrupt
+            with self._sending:
+                write_all(self._fd, data)
+            self._wait(ticket, lambda: ticket.done, main)
+        finally:
+            self._tickets.pop(number, None)
+            if main:
+                self.guarded = False
+                if self.deferred:
+                    self.deferred = False
+                    raise KeyboardInterrupt
+        if ticket.reply is None:
+            raise KeyboardInterrupt("the cell was interrupted")
+        replies: list[Any] = ticket.reply
+        return replies
+
+    def _wait(self, ticket: _Ticket, done: Callable[[], bool], interruptible: bool) -> None:
+        while not done():
+            if self._reading.acquire(False):
+                try:
+                    while not done():
+                        self._read(interruptible)
+                finally:
+                    self._reading.release()
+                    for other in list(self._tickets.values()):
+                        if other is not ticket:
+                            other.wake()
+                            break
+            else:
+                self._block(ticket.signal.acquire, interruptible)
+
+    def _block(self, wait: Callable[[], Any], interruptible: bool) -> None:
+        """Waits where an interrupt does no harm."""
+        if not interruptible:
+            wait()
+            return
+        self.waiting = True
+        self.guarded = False
+        if self.deferred:
+            self.guarded = True
+            raise KeyboardInterrupt
+        wait()
+        self.guarded = True
+        self.waiting = False
+
+    def _read(self, interruptible: bool) -> None:
+        self._block(self._poll.poll, interruptible)
+        try:
+            data = os.read(self._fd, _READ)
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(71)  # the code closed our descriptor, or the supervisor is gone
+        self._frames.feed(data)
+        while True:
+            frame = self._frames.next()
+            if frame is None:
+                return
+            self._dispatch(*frame)
+
+    def _dispatch(self, kind: bytes, payload: bytes) -> None:
+        message = decode(payload)
+        if kind == b"R":
+            ticket = self._tickets.pop(message["id"], None)
+            if ticket is not None:
+                ticket.reply = message["replies"]
+                ticket.done = True
+                ticket.wake()
+        elif kind == b"X":
+            self._cells.append(message)
+            ticket = self._tickets.get(0)
+            if ticket is not None:
+                ticket.wake()
+        elif kind == b"A":
+            self._void = message["id"]
+            for number, ticket in list(self._tickets.items()):
+                if number:
+                    ticket.done = True
+                    ticket.wake()
+
+    def leave(self) -> None:
+        """In a forked child: gives the channel up."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -1,0 +1,87 @@
+"""What the code finds in its namespace."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+
+class SubcallError(str):
+    """What stands in place of an answer when a sub-call failed: a text that starts with "Error: "."""
+
+    __slots__ = ()
+    __module__ = "__main__"
+
+
+class _Shown(str):
+    """A text that looks the same whether it is printed or is the value of a cell."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def make_functions(
+    ask: Callable[[dict[str, Any]], list[Any]], describe_names: Callable[[], dict[str, str]]
+) -> dict[str, Any]:
+    """The functions of the namespace, by name.
+
+    Args:
+        ask: sends a query and returns its replies, each [text, failed].
+        describe_names: the names that the code defined, and what they are.
+    """
+
+    def query(kind: str, prompts: list[Any], model: str | None, batched: bool) -> list[str]:
+        if model is not None and not isinstance(model, str):
+            raise TypeError(f"model must be a str or None, not {type(model).__name__}")
+        if not prompts:
+            return []
+        replies = ask({"kind": kind, "prompts": prompts, "model": model, "batched": batched})
+        return [_reply(text, failed) for text, failed in replies]
+
+    def llm_query(prompt: Any, model: str | None = None) -> str:
+        """Asks a sub-model and returns its reply. A failed call returns a SubcallError (a str, "Error: ...").
+
+        prompt: text, or a list of messages. model: its name; the default sub-model if None.
+        """
+        return query("llm", [prompt], model, False)[0]
+
+    def llm_query_batched(prompts: Iterable[Any], model: str | None = None) -> list[str]:
+        """Asks a sub-model many prompts at once; returns the replies in their order. Failed ones are SubcallErrors."""
+        return query("llm", _as_list(prompts), model, True)
+
+    def rlm_query(prompt: Any, model: str | None = None) -> str:
+        """Like llm_query, but the prompt becomes the context of a child run that has a REPL of its own."""
+        return query("rlm", [prompt], model, False)[0]
+
+    def rlm_query_batched(prompts: Iterable[Any], model: str | None = None) -> list[str]:
+        """Like llm_query_batched, with one child run for each prompt."""
+        return query("rlm", _as_list(prompts), model, True)
+
+    def SHOW_VARS() -> str:  # noqa: N802
+        """Lists the names that the code has defined and what they are."""
+        names = describe_names()
+        if not names:
+            return _Shown("No names have been defined yet.")
+        return _Shown("\n".join(f"{name}: {description}" for name, description in names.items()))
+
+    functions: list[Any] = [llm_query, llm_query_batched, rlm_query, rlm_query_batched, SHOW_VARS]
+    for function in functions:
+        function.__qualname__ = function.__name__
+        function.__module__ = "__main__"
+    return {**{function.__name__: function for function in functions}, "SubcallError": SubcallError}
+
+
+def _reply(text: str, failed: bool) -> str:
+    if not failed:
+        return text
+    return SubcallError(text if text.startswith("Error: ") else "Error: " + text)
+
+
+def _as_list(prompts: Iterable[Any]) -> list[Any]:
+    if isinstance(prompts, (str, bytes, dict)):
+        raise TypeError(f"prompts must be a list of prompts, not a {type(prompts).__name__}")
+    return list(prompts)

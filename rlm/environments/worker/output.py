@@ -1,0 +1,62 @@
+"""Captured output, head and tail, in constant memory."""
+
+from __future__ import annotations
+
+import codecs
+
+
+class Output:
+    """What came out of a descriptor since the last `take`: its head and its tail, in constant memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._head_limit = limit // 2
+        self._tail_limit = limit - limit // 2
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head: list[str] = []
+        self._head_size = 0
+        self._tail: list[str] = []
+        self._tail_size = 0
+        self._total = 0
+        self._last = "\n"
+
+    def feed(self, data: bytes) -> None:
+        self.add(self._decoder.decode(data))
+
+    def add(self, text: str) -> None:
+        if not text:
+            return
+        self._total += len(text)
+        self._last = text[-1]
+        if self._head_size < self._head_limit:
+            part = text[: self._head_limit - self._head_size]
+            self._head.append(part)
+            self._head_size += len(part)
+            text = text[len(part) :]
+        if len(text) > self._tail_limit:
+            text = text[-self._tail_limit :]
+        self._tail.append(text)
+        self._tail_size += len(text)
+        if self._tail_size > 2 * self._tail_limit:
+            self._cut()
+
+    def _cut(self) -> None:
+        text = "".join(self._tail)[-self._tail_limit :] if self._tail_limit else ""
+        self._tail, self._tail_size = [text], len(text)
+
+    def add_line(self, text: str) -> None:
+        """Adds text that stands on lines of its own."""
+        if text:
+            self.add(text if self._last == "\n" else "\n" + text)
+
+    def take(self) -> str:
+        self.add(self._decoder.decode(b"", True))
+        self._cut()
+        left_out = self._total - self._head_size - self._tail_size
+        middle = f"\n... [{left_out:,} characters left out] ...\n" if left_out else ""
+        text = "".join(self._head) + middle + "".join(self._tail)
+        self._reset()
+        return text

@@ -1,0 +1,142 @@
+"""What a process must know of its children, parents and descriptors, and Python does not offer."""
+
+# Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
+# ruff: noqa: PTH101, PTH106, PTH108, PTH123, PTH208, SIM105
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+LINUX = sys.platform == "linux"
+
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+try:
+    import ctypes
+
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+except (ImportError, OSError):  # a Python built without ctypes: the REPL works, orphans of orphans may escape
+    libc = None
+
+
+def prctl(option: int, value: int) -> None:
+    if LINUX and libc is not None:
+        libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0)
+
+
+def become_subreaper() -> None:
+    """From now on the orphans among our descendants become our children, so that we can find and end them."""
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int, signum: int) -> None:
+    """Has the kernel send us a signal when our parent dies. The parent must be single-threaded: the kernel watches
+    the thread that forked us."""
+    prctl(_PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def children() -> list[int] | None:
+    """Ids of our direct children, zombies included; None where the system does not tell."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children") as listing:
+            return [int(pid) for pid in listing.read().split()]
+    except OSError:
+        pass
+    found = []
+    try:
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    with open(f"/proc/{name}/stat") as stat:
+                        if int(stat.read().rpartition(")")[2].split()[1]) == me:
+                            found.append(int(name))
+                except OSError:
+                    continue  # it ended while we looked
+    except OSError:
+        return None
+    return found
+
+
+def kill(pid: int, signum: int) -> None:
+    try:
+        os.kill(pid, signum)
+    except (ProcessLookupError, PermissionError):
+        pass  # it ended, or runs as somebody else
+
+
+def end_children(
+    spare: Iterable[int] = (), known: Iterable[int] = (), patience: float = 5.0
+) -> dict[int, int]:
+    """Kills and reaps our children, and theirs as they become ours, except `spare`. Where the system does not list
+    children, those in `known` and their process groups.
+
+    Returns:
+        Wait status by process id of those that ended, spared ones included.
+    """
+    spared = set(spare)
+    ended: dict[int, int] = {}
+    deadline = time.monotonic() + patience
+    while True:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if not pid:
+                break
+            ended[pid] = status
+        doomed = children()
+        if doomed is None:
+            doomed = [pid for pid in known if pid not in ended]
+            for pid in doomed:
+                kill(-pid, signal.SIGKILL)
+        doomed = [pid for pid in doomed if pid not in spared]
+        if not doomed or time.monotonic() > deadline:
+            return ended
+        for pid in doomed:
+            kill(pid, signal.SIGKILL)
+        time.sleep(0.0002)
+
+
+def close_all_but(fds: Iterable[int]) -> None:
+    """Closes every descriptor above 2 that is not named."""
+    start = 3
+    for fd in sorted(set(fds)):
+        if fd >= start:
+            os.closerange(start, fd)
+            start = fd + 1
+    os.closerange(start, max(start, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+
+
+def remove_tree(path: str) -> None:
+    """Removes a directory and what is in it, as far as we may. Follows no links."""
+    try:
+        os.rmdir(path)
+        return
+    except OSError:
+        pass
+    try:
+        os.chmod(path, 0o700)
+        with os.scandir(path) as entries:
+            for entry in list(entries):
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(path)
+    except (OSError, RecursionError):
+        pass  # not ours to remove, or nested beyond all sense

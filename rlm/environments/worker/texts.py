@@ -1,0 +1,89 @@
+"""Texts about values and errors, made without running code of theirs where that can be."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import traceback
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+_HERE = os.path.dirname(__file__)  # noqa: PTH120 (no pathlib)
+_SIZED: tuple[tuple[Any, str], ...] = (
+    (str, "characters"),
+    (bytes, "bytes"),
+    (bytearray, "bytes"),
+    (list, ""),
+    (tuple, ""),
+    (dict, ""),
+    (set, ""),
+    (frozenset, ""),
+    (deque, ""),
+)
+_class_attribute = type.__dict__["__name__"].__get__
+
+
+def class_name(value: Any) -> str:
+    name = str(_class_attribute(type(value)))
+    return name if len(name) <= 80 else name[:77] + "..."
+
+
+def describe(value: Any) -> str:
+    """A short description, in constant time."""
+    kind = type(value)
+    if value is None or kind is bool:
+        return repr(value)
+    if kind is float or (kind is int and value.bit_length() <= 64):
+        return f"{kind.__name__} {value!r}"
+    name = class_name(value)
+    for base, unit in _SIZED:
+        if issubclass(kind, base):  # isinstance() would ask the value for its __class__
+            return f"{name} of {base.__len__(value):,} {unit}".rstrip()
+    if issubclass(kind, type):
+        return f"class {_class_attribute(value)}"[:100]
+    return name
+
+
+def one_line(value: Any) -> str:
+    text = " ".join(str(value)[:1000].split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def one_line_error(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        text = one_line(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        text = "<its text could not be had>"
+    return f"{name}: {text}" if text else name
+
+
+def bounded(text: str, limit: int = 1 << 20) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... [{len(text) - 2 * half:,} characters left out] ...\n{text[-half:]}"
+
+
+def trace(error: BaseException) -> str:
+    """The traceback as Python shows it, without our frames."""
+    try:
+        if type(error) is SyntaxError and error.text is None and error.filename and error.lineno:
+            error.text = linecache.getline(error.filename, error.lineno)  # the compiler looks in files only
+        shown = traceback.TracebackException(type(error), error, error.__traceback__)
+        seen: list[Any] = [shown]
+        for item in seen:
+            item.stack[:] = [frame for frame in item.stack if not frame.filename.startswith(_HERE)]
+            inner = [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]
+            seen += [other for other in inner if other is not None]
+        return "".join(shown.format())
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"{type(error).__name__}: its traceback could not be shown\n"

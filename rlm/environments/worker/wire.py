@@ -1,0 +1,73 @@
+"""Frames: one byte that says what it is, four bytes of length, big-endian, and the payload."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_FRAME = 256 << 20
+"""Bytes of the largest frame: what one call of `llm_query_batched` may carry."""
+
+_HEADER = struct.Struct(">cI")
+
+
+class ProtocolError(Exception):
+    """The other side sent something that is no frame."""
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_from_json = json.JSONDecoder().decode
+
+
+def encode(message: Any) -> bytes:
+    """JSON that carries every str, lone surrogates too."""
+    return _to_json(message).encode("utf-8", "surrogatepass")
+
+
+def decode(payload: bytes) -> Any:
+    return _from_json(payload.decode("utf-8", "surrogatepass"))
+
+
+def pack(kind: bytes, payload: bytes = b"") -> bytes:
+    return _HEADER.pack(kind, len(payload)) + payload
+
+
+class Frames:
+    """Cuts a byte stream into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def next(self) -> tuple[bytes, bytes] | None:
+        """Kind and payload of the next frame; None if it is not there in full.
+
+        Raises:
+            ProtocolError: it is longer than `MAX_FRAME`.
+        """
+        buffer = self._buffer
+        if len(buffer) < _HEADER.size:
+            return None
+        kind, size = _HEADER.unpack_from(buffer)
+        if size > MAX_FRAME:
+            raise ProtocolError(f"a frame of {size} bytes")
+        end = _HEADER.size + size
+        if len(buffer) < end:
+            return None
+        payload = bytes(memoryview(buffer)[_HEADER.size : end])
+        del buffer[:end]
+        return kind, payload
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes to a blocking descriptor."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

@@ -1,0 +1,333 @@
+"""A limit that is reached stops the work, and the session goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlm.environments import REPL, Query, QueryReply
+from rlm.errors import ConfigError, REPLError
+
+OpenREPL = Callable[..., Awaitable[REPL]]
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split() if word.isdigit()]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "import time; time.sleep(1000)",
+        "import threading; threading.Event().wait()",
+        "import subprocess; subprocess.run(['sleep', '1000'])",
+        "import os; os.system('sleep 1000'); os.system('sleep 1000')",
+        "import asyncio; asyncio.run(asyncio.sleep(1000))",
+        "import asyncio; await asyncio.sleep(1000)",
+        "import multiprocessing as m, time\nwith m.get_context('fork').Pool(2) as p: p.map(time.sleep, [1000, 1000])",
+        "class Slow:\n    def __repr__(self):\n        while True: pass\nSlow()",
+        "class Slow(Exception):\n    def __str__(self):\n        while True: pass\nraise Slow",
+        "try:\n    while True: pass\nfinally:\n    while True: pass",
+        "import queue; queue.Queue().get()",
+        "import re; re.match('(a|a)*b', 'a' * 60)",
+    ],
+)  # fmt: skip
+async def test_an_interrupt_keeps_the_namespace(open_repl: OpenREPL, code: str) -> None:
+    repl = await open_repl(interrupt_grace=2.0)
+    await repl.execute("kept = 1")
+    result = await repl.execute("started = 1\n" + code, timeout=0.2)
+    assert result.status == "interrupted", result
+    assert result.error == "interrupted after 0.2 s, the time limit of a cell"
+    assert (await repl.execute("kept, started")).stdout == "(1, 1)\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sum(range(10**12))",
+        "import time\nwhile True:\n    try:\n        while True: time.sleep(0.01)\n    except BaseException: pass",
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(1000)",
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
+        "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
+    ],
+)
+async def test_a_cell_that_does_not_yield_is_killed(repl: REPL, code: str) -> None:
+    await repl.execute("gone = 1; answer['content'] = 'kept'")
+    result = await repl.execute(code, timeout=0.1)
+    assert result.status == "killed"
+    assert result.error is not None
+    assert "did not stop when it was interrupted" in result.error
+    assert result.answer.content == "kept"
+    after = await repl.execute("context, context_0, 'gone' in globals(), answer['content']")
+    assert after.stdout == "('the context', 'the context', False, 'kept')\n"
+
+
+async def test_a_kill_takes_the_whole_tree(repl: REPL) -> None:
+    started = await repl.execute(
+        "import os, subprocess, time\n"
+        "plain = subprocess.Popen(['sleep', '1000'])\n"
+        "own = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "read, write = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        "        os.setsid()\n"
+        "        if os.fork() == 0:\n"
+        "            os.write(write, str(os.getpid()).encode())\n"
+        "            while True: time.sleep(1000)\n"
+        "        os._exit(0)\n"
+        "    os._exit(0)\n"
+        "print(plain.pid, own.pid, int(os.read(read, 20)))"
+    )
+    pids = numbers(started.stdout)
+    assert len(pids) == 3, started
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    assert (await repl.execute("sum(range(10**12))", timeout=0.1)).status == "killed"
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_background_processes_live_until_close(open_repl: OpenREPL) -> None:
+    repl = await open_repl()
+    code = "import subprocess\nchild = subprocess.Popen(['sleep', '1000'], start_new_session=True)\nchild.pid"
+    (pid,) = numbers((await repl.execute(code)).stdout)
+    await repl.execute("1 / 0")
+    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    await repl.close()
+    assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import os; os._exit(5)", "ended with exit status 5"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL"),
+        ("import os; os.abort()", "ended by SIGABRT"),
+        ("import ctypes; ctypes.string_at(0)", "ended by SIGSEGV"),
+        ("import os; os.closerange(3, 65536)", "channel|descriptors|exit status 71"),
+        ("import os; os.kill(os.getppid(), 9)", "ended from outside"),
+        ("import os; os.kill(os.getppid(), 15)", "ended from outside"),
+        ("import os, signal; os.killpg(0, signal.SIGKILL)", "ended by SIGKILL"),
+        ("import os; os.fork() or os._exit(0); os._exit(6)", "ended with exit status 6"),
+        ("import os; os.execv('/bin/true', ['true'])", "ended with exit status 0"),
+    ],
+)  # fmt: skip
+async def test_a_worker_that_dies_is_replaced(repl: REPL, code: str, error: str) -> None:
+    await repl.execute("gone = 1; answer['content'] = 'kept'")
+    result = await repl.execute(code + "\nimport time; time.sleep(1000)")
+    assert result.status == "died"
+    assert result.error is not None
+    assert any(part in result.error for part in error.split("|")), result.error
+    assert "a fresh one has the contexts again" in result.error
+    assert result.answer.content == "kept"
+    after = await repl.execute("context, 'gone' in globals(), answer['content'], llm_query('x')")
+    assert after.stdout == "('the context', False, 'kept', 'llm:x')\n"
+
+
+async def test_the_death_of_the_warm_parent(repl: REPL, open_repl: OpenREPL) -> None:
+    other = await open_repl("other")
+    code = (
+        "import os\nsupervisor = os.getppid()\n"
+        "parent = int(open(f'/proc/{supervisor}/stat').read().rpartition(')')[2].split()[1])\n"
+        "os.kill(parent, 9)\nimport time; time.sleep(1000)"
+    )
+    assert (await repl.execute(code)).status == "died"
+    assert (await repl.execute("context")).stdout == "'the context'\n"
+    result = await other.execute("context")
+    if result.status == "died":  # it had not heard of it yet
+        result = await other.execute("context")
+    assert result.stdout == "'other'\n"
+
+
+async def test_a_worker_that_dies_between_cells(repl: REPL) -> None:
+    pid = numbers((await repl.execute("import os; gone = 1; os.getpid()")).stdout)[0]
+    psutil.Process(pid).kill()
+    result = await repl.execute("print('gone' in globals())")
+    if result.status == "died":
+        assert "SIGKILL" in str(result.error)
+    else:
+        assert result.stdout == "False\n"
+        assert "between the cells" in result.stderr
+        assert "SIGKILL" in result.stderr
+    assert (await repl.execute("context")).stdout == "'the context'\n"
+
+
+async def test_a_supervisor_that_is_stopped_is_ended_by_the_host(
+    open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlm.environments.session._SLACK", 0.3)
+    repl = await open_repl("x", interrupt_grace=0.1)
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGSTOP); time.sleep(1000)"
+    assert (await repl.execute(code, timeout=0.1)).status == "died"
+    assert (await repl.execute("context")).stdout == "'x'\n"
+    await repl.execute("import os, signal; os.kill(os.getppid(), signal.SIGSTOP)", timeout=0.1)
+
+
+async def test_memory_is_limited(open_repl: OpenREPL) -> None:
+    repl = await open_repl("the context", limits={"memory_bytes": 300 << 20})
+    for code in (
+        "x = bytearray(100 << 30)",
+        "x = 'a' * (1 << 34)",
+        "x = []\nwhile True: x.append(bytearray(1 << 20))",
+        "import mmap; x = mmap.mmap(-1, 100 << 30)",
+    ):
+        result = await repl.execute(code)
+        assert result.status == "error", result
+        assert result.error is not None
+        assert result.error.startswith(("MemoryError", "OSError: [Errno 12]"))
+        await repl.execute("x = None")
+    assert (await repl.execute("context")).stdout == "'the context'\n"
+
+
+async def test_threads_do_not_eat_the_memory_limit(open_repl: OpenREPL) -> None:
+    repl = await open_repl(limits={"memory_bytes": 1 << 30})
+    result = await repl.execute(
+        "from concurrent.futures import ThreadPoolExecutor\nimport threading\nmeet = threading.Barrier(64)\n"
+        "def work(i):\n    meet.wait(); return len('x' * 1000)\n"
+        "with ThreadPoolExecutor(64) as pool: print(sum(pool.map(work, range(64))))"
+    )
+    assert result.stdout == "64000\n", result.stderr
+
+
+async def test_processor_time_is_limited(open_repl: OpenREPL) -> None:
+    repl = await open_repl("the context", limits={"cpu_seconds": 1})
+    result = await repl.execute("while True: pass", timeout=30)
+    assert result.status == "died"
+    assert "processor time" in str(result.error)
+    assert (await repl.execute("context")).stdout == "'the context'\n"
+
+
+async def test_files_are_limited(open_repl: OpenREPL) -> None:
+    repl = await open_repl(limits={"file_bytes": 1 << 20, "open_files": 64})
+    assert "File too large" in str((await repl.execute("open('big', 'wb').write(bytes(2 << 20))")).error)
+    many = await repl.execute("files = [open('/dev/null') for _ in range(100)]")
+    assert "Too many open files" in str(many.error)
+    assert (await repl.execute("1")).stdout == "1\n"
+
+
+async def test_no_core_is_dumped(repl: REPL) -> None:
+    result = await repl.execute("import resource; resource.getrlimit(resource.RLIMIT_CORE)")
+    assert result.stdout == "(0, 0)\n"
+
+
+async def test_contexts_that_do_not_fit(open_repl: OpenREPL) -> None:
+    with pytest.raises(REPLError, match="memory_bytes"):
+        await open_repl("x" * (200 << 20), limits={"memory_bytes": 100 << 20})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"limits": {"memory": 1}}, "no limit 'memory'; there are memory_bytes"),
+        ({"limits": {"memory_bytes": 0}}, "must be positive"),
+        ({"cell_timeout": 0}, "cell_timeout"),
+        ({"interrupt_grace": float("nan")}, "interrupt_grace"),
+        ({"max_output_chars": 5}, "max_output_chars"),
+    ],
+)
+async def test_a_specification_that_does_not_fit(
+    open_repl: OpenREPL, spec: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        await open_repl(**spec)
+
+
+async def test_the_session_has_a_time_limit_and_a_cell_a_shorter_one(open_repl: OpenREPL) -> None:
+    repl = await open_repl(cell_timeout=0.2)
+    assert "after 0.2 s" in str((await repl.execute("while True: pass")).error)
+    assert "after 0.1 s" in str((await repl.execute("while True: pass", timeout=0.1)).error)
+    assert "after 0.2 s" in str((await repl.execute("while True: pass", timeout=100)).error)
+    endless = await open_repl(cell_timeout=None)
+    assert (await endless.execute("1")).status == "ok"
+
+
+async def test_a_cancelled_caller_stops_the_cell_first(open_repl: OpenREPL) -> None:
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def never(query: Query) -> list[QueryReply]:
+        if query.prompts == ["quick"]:
+            return [QueryReply("answered")]
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    repl = await open_repl("x", on_query=never)
+    cell = asyncio.create_task(repl.execute("kept = 1\nllm_query('x')"))
+    await asked.wait()
+    cell.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cell
+    assert cancelled.is_set()
+    assert (await repl.execute("kept, llm_query('quick')")).stdout == "(1, 'answered')\n"
+
+
+async def test_a_caller_that_is_cancelled_twice(open_repl: OpenREPL) -> None:
+    asked = asyncio.Event()
+
+    async def answer(query: Query) -> list[QueryReply]:
+        asked.set()
+        return [QueryReply("go")]
+
+    repl = await open_repl("x", on_query=answer, interrupt_grace=30.0)
+    cell = asyncio.create_task(repl.execute("llm_query('x')\nsum(range(10**12))"))
+    await asked.wait()
+    cell.cancel()
+    await asyncio.sleep(0)
+    cell.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cell
+    assert (await repl.execute("context")).stdout == "'x'\n"
+
+
+async def test_cells_run_one_at_a_time(repl: REPL) -> None:
+    results = await asyncio.gather(*(repl.execute(f"x = {n}; llm_query('w'); print(x)") for n in range(10)))
+    assert [result.stdout for result in results] == [f"{n}\n" for n in range(10)]
+
+
+async def test_close_while_a_cell_runs(open_repl: OpenREPL) -> None:
+    asked = asyncio.Event()
+
+    async def answer(query: Query) -> list[QueryReply]:
+        asked.set()
+        return [QueryReply("go")]
+
+    repl = await open_repl(on_query=answer)
+    cell = asyncio.create_task(repl.execute("llm_query('x')\nsum(range(10**12))"))
+    await asked.wait()
+    await asyncio.gather(repl.close(), repl.close())
+    result = await cell
+    assert (result.status, result.error) == ("killed", "the REPL was closed")
+    with pytest.raises(REPLError, match="closed"):
+        await repl.execute("1")
+    await repl.close()
+
+
+async def test_the_environment_is_scrubbed(open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The warm parent may have started before: what it got is what is checked.
+    repl = await open_repl()
+    result = await repl.execute("import os\nprint(*sorted(os.environ))")
+    allowed = {
+        "PATH",
+        "LANG",
+        "LANGUAGE",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "LD_LIBRARY_PATH",
+        "HOME",
+        "TMPDIR",
+        "PYTHONHASHSEED",
+    }
+    assert set(result.stdout.split()) <= allowed
+    initial = await repl.execute("print(open('/proc/self/environ').read())")
+    assert "KEY" not in initial.stdout
+    assert str(Path.home()) not in result.stdout
+    assert os.environ.get("HOME", "none") not in (await repl.execute("os.environ['HOME']")).stdout

@@ -1,0 +1,102 @@
+"""What cells, their children and C code print is captured, bounded, and never in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import psutil
+
+from rlm.environments import REPL
+
+OpenREPL = Callable[..., Awaitable[REPL]]
+
+
+async def test_output_of_children_and_of_c_code(repl: REPL) -> None:
+    result = await repl.execute(
+        "import os, sys, ctypes\nprint('python')\nos.system('echo shell; echo wrong >&2')\n"
+        "ctypes.CDLL(None).puts(b'from C')\nos.write(1, b'raw\\n')\nprint('error', file=sys.stderr)"
+    )
+    assert result.status == "ok", result.stderr
+    assert sorted(result.stdout.splitlines()) == ["from C", "python", "raw", "shell"]
+    assert sorted(result.stderr.splitlines()) == ["error", "wrong"]
+
+
+async def test_head_and_tail_are_kept_and_the_error_is_visible(repl: REPL) -> None:
+    result = await repl.execute(
+        "import sys\nfor i in range(100_000): print(i); print(i, file=sys.stderr)\n1 / 0"
+    )
+    for text in (result.stdout, result.stderr):
+        assert len(text) < 20_100
+        assert text.startswith("0\n1\n2\n")
+        assert "characters left out" in text
+    assert result.stdout.endswith("99998\n99999\n")
+    assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
+    left_out = int(result.stdout.split("... [")[1].split(" ")[0].replace(",", ""))
+    printed = sum(len(f"{i}\n") for i in range(100_000))
+    assert left_out == printed - 20_000
+
+
+async def test_the_limit_is_a_setting_and_counts_characters(open_repl: OpenREPL) -> None:
+    repl = await open_repl(max_output_chars=100)
+    assert (await repl.execute("print('中' * 99)")).stdout == "中" * 99 + "\n"
+    cut = (await repl.execute("print('中' * 150)")).stdout
+    assert cut == "中" * 50 + "\n... [51 characters left out] ...\n" + "中" * 49 + "\n"
+
+
+async def test_a_gigabyte_of_output(repl: REPL) -> None:
+    result = await repl.execute(
+        "import os\nline = b'x' * 999_999 + b'\\n'\nfor _ in range(1000): os.write(1, line)\nprint('end')"
+    )
+    assert result.stdout.startswith("xxx")
+    assert result.stdout.endswith("xxx\nend\n")
+    assert len(result.stdout) < 20_100
+    assert all(process.memory_info().rss < 100e6 for process in psutil.Process().children(recursive=True))
+
+
+async def test_bytes_that_are_no_text(repl: REPL) -> None:
+    result = await repl.execute("import os\nos.write(1, b'\\xff\\xfe ok \\xe4\\xb8')\nNone")
+    assert result.stdout == "\\xff\\xfe ok \\xe4\\xb8"
+
+
+async def test_a_daemon_that_holds_the_pipe_does_not_hold_the_cell(repl: REPL) -> None:
+    result = await repl.execute(
+        "import subprocess\nchild = subprocess.Popen(['sleep', '1000']); print('started')"
+    )
+    assert (result.status, result.stdout) == ("ok", "started\n")
+    endless = await repl.execute("noise = subprocess.Popen(['yes']); print('on')")
+    assert endless.status == "ok"
+    assert (await repl.execute("noise.kill(); child.poll() is None")).status == "ok"
+
+
+async def test_output_of_a_cell_that_dies_or_is_killed(repl: REPL) -> None:
+    died = await repl.execute("import os\nprint('last words')\nos._exit(9)")
+    assert (died.status, died.stdout) == ("died", "last words\n")
+    killed = await repl.execute("print('more words')\nsum(range(10**12))", timeout=0.1)
+    assert (killed.status, killed.stdout) == ("killed", "more words\n")
+
+
+async def test_prints_cannot_reach_the_protocol(repl: REPL) -> None:
+    await repl.execute(
+        "import os\nfor fd in (0, 1, 2):\n    try: os.write(fd, b'E\\0\\0\\0\\2{}' * 1000)\n    except OSError: pass"
+    )
+    assert (await repl.execute("1")).stdout.endswith("1\n")
+
+
+async def test_writes_to_every_descriptor_end_the_worker_at_worst(repl: REPL) -> None:
+    code = (
+        "import os\nfor fd in map(int, os.listdir('/proc/self/fd')):\n"
+        "    try: os.write(fd, b'X' * 5000)\n    except OSError: pass"
+    )
+    result = await repl.execute(code)
+    assert result.status in ("ok", "died")
+    assert (await repl.execute("context")).stdout.endswith("'the context'\n")
+
+
+async def test_threads_may_print_between_cells(repl: REPL) -> None:
+    await repl.execute(
+        "import threading\ngo = threading.Event()\n"
+        "def late():\n    go.wait(); print('late', flush=True); done.set()\n"
+        "done = threading.Event()\nthread = threading.Thread(target=late, daemon=True); thread.start()"
+    )
+    result = await repl.execute("go.set(); done.wait(); print('cell')")
+    assert sorted(result.stdout.splitlines()) == ["cell", "late"]

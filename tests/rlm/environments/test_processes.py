@@ -1,0 +1,266 @@
+"""No process, descriptor, thread or file is left, whatever ends the REPL or its host."""
+
+# Looking at files and processes blocks a loop on which nothing else runs.
+# ruff: noqa: ASYNC222, ASYNC240
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlm.context import Context
+from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environment
+from rlm.environments.warm import shared
+
+OpenREPL = Callable[..., Awaitable[REPL]]
+
+HOST = """
+import asyncio, os, sys
+from rlm.context import Context
+from rlm.environments import QueryReply, SessionSpec, make_environment
+
+async def answer(query):
+    print("ready", *query.prompts, flush=True)
+    if {stay}:
+        await asyncio.Event().wait()
+    return [QueryReply("go")]
+
+async def main():
+    environment = make_environment("local")
+    spec = SessionSpec(contexts=[Context("x" * 2_000_000)])
+    repls = [await environment.open(spec, answer) for _ in range(2)]
+    pids = []
+    for repl in repls:
+        result = await repl.execute('''
+import os, subprocess, time
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+read, write = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(write, str(os.getpid()).encode())
+        while True: time.sleep(1000)
+    os._exit(0)
+open("left.txt", "w").write("x")
+print(os.getpid(), os.getppid(), child.pid, int(os.read(read, 20)), os.getcwd())
+''')
+        pids += result.stdout.split()
+    await repls[0].execute("llm_query('" + " ".join(pids) + "')" + {code!r})
+
+asyncio.run(main())
+"""
+
+
+async def answer(query: Query) -> list[QueryReply]:
+    return [QueryReply(f"{query.kind}:{prompt}") for prompt in query.prompts]
+
+
+def start_host(
+    code: str = "", *, stay: bool = True
+) -> tuple[subprocess.Popen[str], list[psutil.Process], list[Path]]:
+    """A program that holds two REPLs in the middle of a cell; the processes of the REPLs, and their folders."""
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST.format(stay=stay, code=code)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert host.stdout is not None
+    words = host.stdout.readline().split()
+    assert words[:1] == ["ready"]
+    processes = [psutil.Process(int(word)) for word in words if word.isdigit()]
+    processes.append(psutil.Process(processes[1].ppid()))
+    assert len(processes) == 9
+    assert "parent.main" in " ".join(processes[-1].cmdline())
+    folders = [Path(word) for word in words if "/" in word]
+    assert len(folders) == 2
+    assert all(folder.is_dir() for folder in folders)
+    return host, processes, folders
+
+
+def check_gone(host: subprocess.Popen[str], processes: list[psutil.Process], folders: list[Path]) -> None:
+    host.wait()
+    assert host.stdout is not None
+    host.stdout.close()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
+    assert not any(folder.exists() or folder.parent.exists() for folder in folders)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_end_of_the_host_ends_everything(signum: signal.Signals) -> None:
+    host, processes, folders = start_host()
+    host.send_signal(signum)
+    check_gone(host, processes, folders)
+
+
+def test_a_host_that_ends_without_closing() -> None:
+    check_gone(*start_host(stay=False))
+
+
+def test_a_host_killed_while_its_cell_is_deaf() -> None:
+    host, processes, folders = start_host("\nsum(range(10**12))", stay=False)
+    host.kill()
+    check_gone(host, processes, folders)
+
+
+async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
+    await (await open_repl()).close()  # the warm parent and the context variables of asyncio are there now
+    parent = psutil.Process()
+    before = parent.num_fds(), threading.active_count(), len(parent.children(recursive=True))
+    inside = {process.pid: process.num_fds() for process in parent.children(recursive=True)}
+    for _ in range(5):
+        repl = await open_repl(["some", "context"])
+        result = await repl.execute(
+            "import os, subprocess, tempfile\nopen('file', 'w').write('x'); tempfile.mkdtemp()\n"
+            "os.symlink('/', 'link'); os.makedirs('a/b/c'); os.mkfifo('fifo')\n"
+            "child = subprocess.Popen(['sleep', '1000'], start_new_session=True)\nprint(os.getcwd())"
+        )
+        folder = Path(result.stdout.strip())
+        assert folder.is_dir()
+        assert str(folder).startswith(tempfile.gettempdir())
+        await repl.close()
+        assert not folder.exists()
+    assert Path("/usr").is_dir()
+    del repl
+    after = parent.num_fds(), threading.active_count(), len(parent.children(recursive=True))
+    assert after[1:] == before[1:]
+    assert after[0] <= before[0] + 1  # the handle of the last context
+    assert {process.pid: process.num_fds() for process in parent.children(recursive=True)} == inside
+    assert not list(Path("/dev/shm").glob("*rlm*"))
+
+
+async def test_what_a_killed_supervisor_leaves_is_ended(open_repl: OpenREPL) -> None:
+    repl = await open_repl("x")
+    result = await repl.execute(
+        "import os, subprocess\nchild = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "print(child.pid, os.getcwd())"
+    )
+    pid, folder = result.stdout.split()
+    assert (await repl.execute("os.kill(os.getppid(), 9); import time; time.sleep(1000)")).status == "died"
+    assert not psutil.pid_exists(int(pid))
+    assert not Path(folder).exists()
+
+
+async def test_the_host_is_left_as_it_was(repl: REPL, capfd: pytest.CaptureFixture[str]) -> None:
+    before = Path.cwd(), sys.stdout, signal.getsignal(signal.SIGINT), dict(os.environ)
+    await repl.execute("import os, sys; os.chdir('/'); print('x'); os.environ['A'] = 'b'; sys.exit(1)")
+    assert (Path.cwd(), sys.stdout, signal.getsignal(signal.SIGINT), dict(os.environ)) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_eight_threads_with_loops_of_their_own_do_not_mix_output() -> None:
+    wrong: list[str] = []
+
+    async def rollout(name: int) -> None:
+        environment = make_environment("local")
+        repl = await environment.open(SessionSpec(contexts=[Context(f"context {name}")]), answer)
+        for number in range(20):
+            result = await repl.execute(f"print({name}, {number}, context)\nllm_query('{name}.{number}')")
+            if result.stdout != f"{name} {number} context {name}\n'llm:{name}.{number}'\n":
+                wrong.append(result.stdout)
+        await repl.close()
+
+    threads = [threading.Thread(target=lambda n=n: asyncio.run(rollout(n))) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+async def test_many_at_once_on_one_loop() -> None:
+    environment = make_environment("local")
+    context = Context("shared " * 1000)
+
+    async def rollout(name: int) -> str:
+        repl = await environment.open(SessionSpec(contexts=[context]), answer)
+        try:
+            await repl.execute(f"x = {name}")
+            return (await repl.execute("x, len(context)")).stdout
+        finally:
+            await repl.close()
+
+    outputs = await asyncio.gather(*(rollout(name) for name in range(48)))
+    assert outputs == [f"({name}, 7000)\n" for name in range(48)]
+
+
+def run_elsewhere(queue: multiprocessing.SimpleQueue[str]) -> None:
+    """In another process: one cell in one REPL."""
+
+    async def run() -> str:
+        repl = await make_environment("local").open(SessionSpec(contexts=[Context("there")]), answer)
+        try:
+            return (await repl.execute("context + llm_query('x')")).stdout
+        finally:
+            await repl.close()
+
+    queue.put(asyncio.run(run()))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+async def test_hosts_that_are_forked_or_spawned(open_repl: OpenREPL, method: str) -> None:
+    repl = await open_repl("here")
+    await repl.execute("kept = 1")
+    processes = multiprocessing.get_context(method)
+    queue = processes.SimpleQueue()
+    child: multiprocessing.Process = processes.Process(  # type: ignore[attr-defined]
+        target=run_elsewhere, args=(queue,)
+    )
+    child.start()
+    assert await asyncio.to_thread(queue.get) == "'therellm:x'\n"
+    await asyncio.to_thread(child.join)
+    assert child.exitcode == 0
+    queue.close()
+    assert (await repl.execute("kept, context")).stdout == "(1, 'here')\n"
+
+
+async def test_a_forked_child_of_the_host_does_not_keep_a_repl_alive(open_repl: OpenREPL) -> None:
+    repl = await open_repl()
+    pid = int((await repl.execute("import os; os.getpid()")).stdout)
+    read, write = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        os.read(read, 1)
+        os._exit(0)
+    try:
+        await repl.close()
+        assert not psutil.pid_exists(pid)
+    finally:
+        os.write(write, b"x")
+        os.waitpid(holder, 0)
+        os.close(read)
+        os.close(write)
+
+
+async def test_the_warm_parent_starts_anew_after_it_was_closed(open_repl: OpenREPL) -> None:
+    await (await open_repl()).close()
+    shared.close()
+    assert not shared.running
+    assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"
+
+
+async def test_a_warm_parent_that_was_killed_is_started_anew(open_repl: OpenREPL) -> None:
+    await open_repl()
+    for child in psutil.Process().children():
+        if "parent.main" in " ".join(child.cmdline()):
+            child.kill()
+    assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"
+
+
+async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: REPL) -> None:
+    result = await repl.execute("import psutil, sys\nprint(psutil.__name__, '' in sys.path, *sys.path)")
+    assert result.status == "ok", result.stderr
+    assert result.stdout.startswith("psutil False ")
+    assert str(Path(__file__).parents[3]) + " " not in result.stdout + " "
+    assert (await repl.execute("import worker")).status == "error"

@@ -1,0 +1,215 @@
+"""The host's side against supervisors that are elsewhere, or lie."""
+
+# ruff: noqa: ASYNC240 (looking at a file blocks a loop on which nothing else runs)
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm.context import Context
+from rlm.environments import Query, QueryReply, SessionSpec, worker
+from rlm.environments.session import Link, Session
+from rlm.environments.worker import wire
+from rlm.errors import REPLError
+
+
+async def answer(query: Query) -> list[QueryReply]:
+    return [QueryReply(f"{query.kind}:{prompt}") for prompt in query.prompts]
+
+
+class Pipes(asyncio.SubprocessProtocol):
+    """Makes the two pipes of a process look like one stream."""
+
+    def __init__(self, inner: asyncio.Protocol) -> None:
+        self._inner = inner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def process_exited(self) -> None:
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def write(self, data: bytes) -> None:
+        pipe = self._transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        pipe.write(data)
+
+    def abort(self) -> None:
+        self._transport.close()
+
+
+class Program:
+    """A place that starts the worker from one file and speaks over its stdin and stdout, as a container would."""
+
+    inline_contexts = True
+
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        self._python = python
+        self._archive = folder / "worker.pyz"
+        with zipfile.ZipFile(self._archive, "w") as archive:
+            archive.writestr("__main__.py", "from worker.__main__ import main\n\nmain()\n")
+            for file in Path(worker.__file__).parent.glob("*.py"):
+                archive.write(file, f"worker/{file.name}")
+
+    async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
+        _, pipes = await asyncio.get_running_loop().subprocess_exec(
+            lambda: Pipes(protocol), self._python, "-S", str(self._archive), stderr=None
+        )
+        return pipes
+
+    def kill(self, supervisor: int) -> None:
+        raise AssertionError("nothing here should need that")
+
+
+async def test_the_same_worker_over_stdin_and_stdout(tmp_path: Path) -> None:
+    folders = set(Path(tempfile.gettempdir()).glob("rlm-*"))
+    contexts = ["first " * 500_000, {"a": [1, ("\udc80", None)]}, "", "last"]
+    spec = SessionSpec(contexts=[Context(value) for value in contexts], interrupt_grace=0.2)
+    session = await Session.open(Program(tmp_path), spec, answer)
+    try:
+        result = await session.execute("print(len(context_0), context_2 == '', context)\nascii(context_1)")
+        assert result.stdout == f"3000000 True last\n{ascii(contexts[1])!a}\n"
+        asked = await session.execute(
+            "import os\nos.system('echo shell; cat')\nprint(llm_query_batched(['a', 'b']))"
+        )
+        assert asked.stdout == "shell\n['llm:a', 'llm:b']\n"
+        assert (await session.execute("while True: pass", timeout=0.1)).status == "interrupted"
+        assert (await session.execute("sum(range(10**12))", timeout=0.1)).status == "killed"
+        assert (await session.execute("len(context_0)")).stdout == "3000000\n"
+    finally:
+        await session.close()
+    assert set(Path(tempfile.gettempdir()).glob("rlm-*")) <= folders
+
+
+class Liar:
+    """A place whose supervisors say what they like."""
+
+    inline_contexts = True
+
+    def __init__(self, *frames: bytes) -> None:
+        self._frames = frames
+        self.killed: list[int] = []
+
+    async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
+        return LyingLink(protocol, self._frames)
+
+    def kill(self, supervisor: int) -> None:
+        self.killed.append(supervisor)
+
+
+class LyingLink:
+    """Says that it is up, then answers the first cell with these bytes."""
+
+    def __init__(self, protocol: asyncio.Protocol, frames: tuple[bytes, ...]) -> None:
+        self._protocol = protocol
+        self._frames = frames
+        self._received = wire.Frames()
+        self._loop = asyncio.get_running_loop()
+        self._lost = False
+
+    def write(self, data: bytes) -> None:
+        self._received.feed(data)
+        while (frame := self._received.next()) is not None:
+            if frame[0] == b"O":
+                self._say(wire.pack(b"H", b'{"pid": 1}') + wire.pack(b"U", b"{}"))
+            elif frame[0] == b"X":
+                for lie in self._frames:
+                    self._say(lie)
+            elif frame[0] == b"Z":
+                self.abort()
+
+    def _say(self, data: bytes) -> None:
+        self._loop.call_soon(self._protocol.data_received, data)
+
+    def abort(self) -> None:
+        if not self._lost:
+            self._lost = True
+            self._loop.call_soon(self._protocol.connection_lost, None)
+
+
+def end(**changes: Any) -> bytes:
+    result = {
+        "id": 1, "status": "ok", "error": None, "stdout": "", "stderr": "",
+        "answer": ["", False, None], "locals": {},
+    }  # fmt: skip
+    return wire.pack(b"E", wire.encode({**result, **changes}))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"garbage" * 100,
+        wire.pack(b"E", b"no json"),
+        wire.pack(b"E", b"[]"),
+        wire.pack(b"E", b"{}"),
+        wire.pack(b"?", b"{}"),
+        wire.pack(b"Q", b'{"id": 1}'),
+        wire.pack(b"Q", b'{"id": "x", "kind": "llm", "prompts": [], "model": null, "batched": true}'),
+        wire.pack(b"Q", b'{"id": 1, "kind": "shell", "prompts": [], "model": null, "batched": true}'),
+        wire.pack(b"Q", b'{"id": 1, "kind": "llm", "prompts": 5, "model": null, "batched": true}'),
+        wire.pack(b"Q", b'{"id": 1, "kind": "llm", "prompts": [], "model": {}, "batched": true}'),
+        end(status="wonderful"),
+        end(answer="short"),
+        end(locals=[]),
+        b"E\xff\xff\xff\xff",
+        wire.pack(b"E", b"[" * 100_000),
+    ],
+)
+async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: bytes) -> None:
+    session = await Session.open(Liar(frame), SessionSpec(), answer)
+    result = await session.execute("1")
+    assert result.status == "died"
+    assert result.error is not None
+    assert "disturbed" in result.error
+    await session.close()
+
+
+async def test_lies_of_the_right_form_are_only_text() -> None:
+    frame = end(stdout=5, stderr=None, error={"a": 1}, answer=[[1], 1, {}], locals={"x": [1]})
+    session = await Session.open(Liar(frame), SessionSpec(), answer)
+    result = await session.execute("1")
+    assert (result.stdout, result.stderr, result.error) == ("5", "None", "{'a': 1}")
+    assert (result.answer.content, result.answer.ready, result.answer.note) == ("[1]", False, "{}")
+    assert result.locals == {"x": "[1]"}
+    await session.close()
+
+
+async def test_an_end_that_nobody_waits_for_is_ignored() -> None:
+    session = await Session.open(Liar(end() + end(stdout="second")), SessionSpec(), answer)
+    assert (await session.execute("1")).stdout == ""
+    await session.close()
+
+
+async def test_a_place_that_fails() -> None:
+    class Nowhere(Liar):
+        async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
+            raise REPLError("no such place")
+
+    with pytest.raises(REPLError, match="no such place"):
+        await Session.open(Nowhere(), SessionSpec(), answer)
+
+
+async def test_a_supervisor_that_ends_before_it_is_up() -> None:
+    class Short(Liar):
+        async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
+            link = LyingLink(protocol, ())
+            protocol.data_received(wire.pack(b"F", b'{"error": "no room", "details": "at all"}'))
+            link.abort()
+            return link
+
+    with pytest.raises(REPLError, match="no room\nat all"):
+        await Session.open(Short(), SessionSpec(), answer)
