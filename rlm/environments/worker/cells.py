@@ -1,27 +1,27 @@
 """The process in which the code runs."""
 
-# ruff: noqa: SIM105, SIM115 (no pathlib, no contextlib)
+# ruff: noqa: SIM105 (no pathlib, no contextlib)
 
 from __future__ import annotations
 import __future__
 
 import _ast
+import _signal  # type: ignore[import-not-found]
 import builtins
 import fcntl
 import gc
 import io
 import linecache
 import os
-import signal
 import sys
 import types
 
+from . import streams
 from .answer import Answer
 from .channel import Channel
 from .functions import make_functions
 from .processes import close_all_but, die_with_parent, libc
 from .setup import read_context, seed_random, set_limits
-from .streams import Stream
 from .texts import bounded, describe, one_line, one_line_error, trace
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ class Worker:
         self._spare = [_move_high(fd) for fd in (null, stdout, stderr)]
         self._link = _move_high(link)
         self._renew_descriptors()
-        self._make_streams()
+        streams.renew()
         self._pid = os.getpid()
         self._channel = Channel(self._link)
         self._armed = False
@@ -67,7 +67,7 @@ class Worker:
         """
         parent = os.getppid()
         os.setsid()
-        die_with_parent(parent, signal.SIGKILL)
+        die_with_parent(parent, _signal.SIGKILL)
         set_limits(spec["limits"])
         try:
             metas = spec["contexts"]
@@ -115,19 +115,13 @@ class Worker:
         for fd in self._spare:
             os.close(fd)
 
-    def _make_streams(self) -> None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
-        sys.stdout = self._stdout = Stream(1)
-        sys.stderr = self._stderr = Stream(2)
-        vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
-
     def _renew_descriptors(self) -> None:
         for fd, spare in enumerate(self._spare):
             os.dup2(spare, fd)
 
     def _after_fork(self) -> None:
         self._channel.leave()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
     def on_interrupt(self, *_: object) -> None:
         """SIGINT: from the supervisor, at most twice in a cell, or raised by the code itself."""
@@ -178,10 +172,8 @@ class Worker:
         """Sets right what the last cell may have bent."""
         self._strikes = 0
         self._renew_descriptors()
-        if self._stdout.closed or self._stderr.closed or sys.stdin is None or sys.stdin.closed:
-            self._make_streams()
-        sys.stdout, sys.stderr = self._stdout, self._stderr
-        signal.signal(signal.SIGINT, self.on_interrupt)
+        streams.renew()
+        _signal.signal(_signal.SIGINT, self.on_interrupt)
         if sys.modules.get("__main__") is None or sys.modules["__main__"].__dict__ is not self._names:
             main = types.ModuleType("__main__")
             main.__dict__.update(self._names)
@@ -203,11 +195,7 @@ class Worker:
                 stream.flush()
             except Exception:
                 pass  # closed, or the code's own idea of a stream
-        for ours in (self._stdout, self._stderr):
-            try:
-                ours.flush_all()
-            except Exception:
-                pass  # likewise
+        streams.flush()
         if libc is not None:
             libc.fflush(None)
 

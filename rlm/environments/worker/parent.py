@@ -11,6 +11,7 @@ descriptors of the REPL's stream and of its contexts.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import json
 import os
 import select
@@ -145,9 +146,9 @@ class Parent:
             self._folders[pid] = folder
             return
         try:
-            signal.set_wakeup_fd(-1)
+            _signal.set_wakeup_fd(-1)
             os.setsid()
-            processes.die_with_parent(me, signal.SIGTERM)
+            processes.die_with_parent(me, _signal.SIGTERM)
             processes.close_all_but(fds)
             supervise(fds[0], fds[0], fds[1:], folder)
         finally:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import resource
-import signal
 import sys
 import time
 
@@ -103,12 +103,12 @@ def end_children(
         if doomed is None:
             doomed = [pid for pid in known if pid not in ended]
             for pid in doomed:
-                kill(-pid, signal.SIGKILL)
+                kill(-pid, _signal.SIGKILL)
         doomed = [pid for pid in doomed if pid not in spared]
         if not doomed or time.monotonic() > deadline:
             return ended
         for pid in doomed:
-            kill(pid, signal.SIGKILL)
+            kill(pid, _signal.SIGKILL)
         time.sleep(0.0002)
 
 

@@ -6,10 +6,10 @@ and memory.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import builtins
 import gc
 import linecache
-import signal
 import socket
 
 from .cells import Worker
@@ -63,7 +63,7 @@ def rehearse() -> None:
     host.close()
     end.close()
     vars(builtins).pop("_", None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -1,8 +1,11 @@
-"""The worker's stdout and stderr."""
+"""The worker's stdin, stdout and stderr."""
+
+# ruff: noqa: SIM115 (no contextlib)
 
 from __future__ import annotations
 
 import io
+import sys
 import time
 
 TYPE_CHECKING = False
@@ -34,7 +37,7 @@ class _Pipe(io.BufferedWriter):
         super().flush()
 
 
-class Stream(io.TextIOWrapper):
+class _Stream(io.TextIOWrapper):
     """Text to a descriptor, whatever the characters; lone surrogates as escapes."""
 
     def __init__(self, fd: int) -> None:
@@ -42,6 +45,34 @@ class Stream(io.TextIOWrapper):
         super().__init__(self._pipe, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
     def flush_all(self) -> None:
-        """Writes everything out: the end of a cell."""
         self.flush()
         self._pipe.flush_all()
+
+
+_stdin: io.TextIOWrapper | None = None
+_stdout: _Stream | None = None
+_stderr: _Stream | None = None
+
+
+def renew() -> None:
+    """Makes the streams of `sys` those of descriptors 0, 1 and 2 again. Objects that are whole are kept, also over a
+    fork: what stands behind the numbers may change."""
+    global _stdin, _stdout, _stderr
+    if _stdin is None or _stdin.closed:
+        _stdin = open(0, encoding="utf-8", closefd=False)
+    if _stdout is None or _stdout.closed:
+        _stdout = _Stream(1)
+    if _stderr is None or _stderr.closed:
+        _stderr = _Stream(2)
+    sys.stdin, sys.stdout, sys.stderr = _stdin, _stdout, _stderr
+    vars(sys).update(__stdin__=_stdin, __stdout__=_stdout, __stderr__=_stderr)
+
+
+def flush() -> None:
+    """Writes everything out: the end of a cell."""
+    for stream in (_stdout, _stderr):
+        try:
+            if stream is not None:
+                stream.flush_all()
+        except Exception:
+            pass  # the code closed it, or what is behind it

@@ -309,3 +309,8 @@ async def test_a_worker_has_a_folder_of_its_own(run: Run) -> None:
         "print(folder == tempfile.gettempdir() == str(pathlib.Path.home()), os.listdir())"
     )
     assert result.stdout == "True ['note.txt']\n"
+
+
+async def test_a_stdin_of_the_code_lasts_for_its_cell(run: Run) -> None:
+    await check(run, "import io, sys\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'typed'))\ninput()", expect="'typed'\n")
+    assert (await run("input()")).error == "EOFError: EOF when reading a line"
