@@ -71,12 +71,12 @@ class Program:
 
     def end(self) -> None:
         """Kills what still runs."""
-        if self._process.poll() is not None:
-            return
-        for child in psutil.Process(self._process.pid).children(recursive=True):
-            child.kill()
-        self._process.kill()
-        self._process.communicate()
+        if self._process.poll() is None:
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                child.kill()
+            self._process.kill()
+        if self._process.stdout is not None and not self._process.stdout.closed:
+            self._process.communicate()
 
 
 @pytest.fixture
@@ -96,13 +96,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 
 @pytest.fixture
-def verifiers_command() -> Callable[[str], list[str]]:
+def verifiers_command() -> Callable[..., list[str]]:
     """A command of verifiers by its name in 0.4: `vf-eval` was called `eval` before, and ran rollouts in worker processes
     unless told otherwise."""
     old = importlib.metadata.version("verifiers").startswith("0.3")
 
-    def command(name: str) -> list[str]:
+    def command(name: str, *arguments: str) -> list[str]:
         program = str(Path(sys.executable).with_name(name.removeprefix("vf-") if old else name))
-        return [program, *(["--no-serve"] if old and name == "vf-eval" else [])]
+        in_process = ["--no-serve"] if old and name == "vf-eval" and "--resume" not in arguments else []
+        return [program, *arguments, *in_process]
 
     return command

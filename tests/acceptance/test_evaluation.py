@@ -44,7 +44,7 @@ def traces(path: Path) -> list[dict[str, Any]]:
 
 
 def test_an_evaluation_that_was_killed_goes_on(
-    start: Callable[..., Any], verifiers_command: Callable[[str], list[str]], tmp_path: Path
+    start: Callable[..., Any], verifiers_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     gate = Gate(hold=2)
     with serve(gate, models=["scripted"]) as server:
@@ -52,7 +52,7 @@ def test_an_evaluation_that_was_killed_goes_on(
         place = ["--output-dir", "outputs", "--run.name", "run", "--no-push"]
         client = ["-m", "scripted", "--client.base-url", server.base_url, "--client.api-key-var", "KEY"]
         local = ["--env.agent.runtime.type", "subprocess"]
-        first = start(*verifiers_command("vf-eval"), "oolong", *settings, *client, *local, *place)
+        first = start(*verifiers_command("vf-eval", "oolong", *settings, *client, *local, *place))
         assert gate.reached.wait(120)
         first.send_signal(signal.SIGKILL)
         code, left = first.wait()
@@ -64,7 +64,7 @@ def test_an_evaluation_that_was_killed_goes_on(
 
     with serve(PERFECT, models=["scripted"], port=server.port) as server:
         saved = run / "configs" / "resolved" / "eval.json"
-        second = start(*verifiers_command("vf-eval")[:1], "@", str(saved), "--resume")
+        second = start(*verifiers_command("vf-eval", "@", str(saved), "--resume"))
         code, left = second.wait()
     assert code == 0, second.output
     assert left == []
@@ -77,12 +77,13 @@ def test_an_evaluation_that_was_killed_goes_on(
 
 
 def test_validation_finds_every_task_valid(
-    start: Callable[..., Any], verifiers_command: Callable[[str], list[str]], tmp_path: Path
+    start: Callable[..., Any], verifiers_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     program = start(
-        *verifiers_command("vf-validate"),
-        *("oolong", "--taskset.num-tasks", "24", "--taskset.sizes", "[6000,20000]"),
-        *("--runtime.type", "subprocess", "--output-dir", "outputs"),
+        *verifiers_command(
+            *("vf-validate", "oolong", "--taskset.num-tasks", "24", "--taskset.sizes", "[6000,20000]"),
+            *("--runtime.type", "subprocess", "--output-dir", "outputs"),
+        )
     )
     code, left = program.wait()
     assert code == 0, program.output
