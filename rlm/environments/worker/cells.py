@@ -68,6 +68,7 @@ class Worker:
         parent = os.getppid()
         os.setsid()
         die_with_parent(parent, _signal.SIGKILL)
+        close_all_but([*self._spare, self._link, *contexts])
         set_limits(spec["limits"])
         try:
             metas = spec["contexts"]
@@ -77,7 +78,8 @@ class Worker:
             error = f"the contexts do not fit in the memory of a REPL, {limit:,} bytes (limits: memory_bytes)"
             self._channel.send(b"F", {"error": error})
             return
-        close_all_but([*self._spare, self._link])
+        for fd in contexts:
+            os.close(fd)
         os.chdir(folder)
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
         sys.argv = [""]

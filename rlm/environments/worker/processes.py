@@ -119,7 +119,8 @@ def close_all_but(fds: Iterable[int]) -> None:
         if fd >= start:
             os.closerange(start, fd)
             start = fd + 1
-    os.closerange(start, max(start, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    os.closerange(start, max(start, 1 << 20 if limit == resource.RLIM_INFINITY else limit))
 
 
 def remove_tree(path: str) -> None:

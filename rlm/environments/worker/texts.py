@@ -86,4 +86,16 @@ def trace(error: BaseException) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException:
-        return f"{type(error).__name__}: its traceback could not be shown\n"
+        return _plain_trace(error)
+
+
+def _plain_trace(error: BaseException) -> str:
+    """For errors that the `traceback` module cannot show, or code that broke the module."""
+    lines = ["Traceback (most recent call last):"]
+    step = error.__traceback__
+    while step is not None and len(lines) < 50:
+        code = step.tb_frame.f_code
+        if not code.co_filename.startswith(_HERE):
+            lines.append(f'  File "{code.co_filename}", line {step.tb_lineno}, in {code.co_name}')
+        step = step.tb_next
+    return "\n".join([*lines, one_line_error(error), ""])
