@@ -1,0 +1,26 @@
+"""The launch files for verifiers' evaluation command."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs" / "eval").glob("*.toml"))
+
+
+def test_there_are_some() -> None:
+    assert "oolong.toml" in [file.name for file in FILES]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_an_evaluation_file_is_complete(file: Path) -> None:
+    config_type = importlib.import_module("verifiers.v1.configs.cli.eval").EvalConfig
+    config = config_type.model_validate(tomllib.loads(file.read_text()))
+    assert config.push is False
+    assert config.env.taskset.id == config.env.agent.harness.id == "oolong"
+    assert config.env.agent.runtime.type == "subprocess"
+    assert type(config.env.agent.harness).__name__ == "RLMHarnessConfig"
