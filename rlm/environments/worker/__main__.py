@@ -14,7 +14,8 @@ def main() -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
-    supervise(source, sink, None, f"{tempfile.gettempdir()}/rlm-{os.getpid()}-{os.urandom(4).hex()}")
+    folder = f"{tempfile.gettempdir()}/rlm-{os.getpid()}-{os.urandom(4).hex()}"
+    os._exit(supervise(source, sink, None, folder))
 
 
 if __name__ == "__main__":

@@ -145,14 +145,19 @@ class Parent:
             self._streams[pid] = fds[0]
             self._folders[pid] = folder
             return
+        status = 70
         try:
             _signal.set_wakeup_fd(-1)
             os.setsid()
             processes.die_with_parent(me, _signal.SIGTERM)
             processes.close_all_but(fds)
-            supervise(fds[0], fds[0], fds[1:], folder)
+            status = supervise(fds[0], fds[0], fds[1:], folder)
+            if os.getppid() != me:
+                processes.remove_tree(
+                    self._folder
+                )  # the warm parent was killed, and this may be the last who knows
         finally:
-            os._exit(70)
+            os._exit(status)
 
     def _reap(self) -> None:
         """Buries supervisors, and what a supervisor that was killed left behind."""

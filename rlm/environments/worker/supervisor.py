@@ -449,6 +449,8 @@ class Supervisor:
 
     def _replace(self, why: str, status: str = "died") -> None:
         """Ends the worker with all its children and forks a fresh one."""
+        if self._ended:
+            return  # it said why it cannot go on
         self._watch(self._link, 0)
         self._end_worker()
         os.close(self._link)
@@ -501,20 +503,22 @@ def _unnamed_file() -> int:
         return os.dup(file.fileno())
 
 
-def supervise(source: int, sink: int, contexts: list[int] | None, folder: str) -> None:
-    """Runs a supervisor and ends the process."""
+def supervise(source: int, sink: int, contexts: list[int] | None, folder: str) -> int:
+    """Runs a supervisor, for which this process was made. The arguments are those of `Supervisor`.
+
+    Returns:
+        The exit status for the process.
+    """
     become_subreaper()
     try:
         os.mkdir(folder, 0o700)
         Supervisor(source, sink, contexts, folder).run()
     except BaseException:
+        message = {"error": "the supervisor failed", "details": traceback.format_exc()}
         try:
             os.set_blocking(sink, True)
-            write_all(
-                sink,
-                pack(b"F", encode({"error": "the supervisor failed", "details": traceback.format_exc()})),
-            )
+            write_all(sink, pack(b"F", encode(message)))
         except OSError:
-            pass
-        os._exit(70)
-    os._exit(0)
+            pass  # the host is gone
+        return 70
+    return 0

@@ -312,5 +312,7 @@ async def test_a_worker_has_a_folder_of_its_own(run: Run) -> None:
 
 
 async def test_a_stdin_of_the_code_lasts_for_its_cell(run: Run) -> None:
-    await check(run, "import io, sys\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'typed'))\ninput()", expect="'typed'\n")
+    await check(
+        run, "import io, sys\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'typed'))\ninput()", expect="'typed'\n"
+    )
     assert (await run("input()")).error == "EOFError: EOF when reading a line"

@@ -1,5 +1,7 @@
 """A limit that is reached stops the work, and the session goes on."""
 
+# ruff: noqa: ASYNC240 (looking at a file blocks a loop on which nothing else runs)
+
 from __future__ import annotations
 
 import asyncio
@@ -136,12 +138,15 @@ async def test_the_death_of_the_warm_parent(repl: REPL, open_repl: OpenREPL) -> 
         "parent = int(open(f'/proc/{supervisor}/stat').read().rpartition(')')[2].split()[1])\n"
         "os.kill(parent, 9)\nimport time; time.sleep(1000)"
     )
+    folder = Path((await other.execute("import os; print(os.path.dirname(os.getcwd()))")).stdout.strip())
+    assert folder.is_dir()
     assert (await repl.execute(code)).status == "died"
     assert (await repl.execute("context")).stdout == "'the context'\n"
     result = await other.execute("context")
     if result.status == "died":  # it had not heard of it yet
         result = await other.execute("context")
     assert result.stdout == "'other'\n"
+    assert not folder.exists()
 
 
 async def test_a_worker_that_dies_between_cells(repl: REPL) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,6 @@ class Program:
 
 
 async def test_the_same_worker_over_stdin_and_stdout(tmp_path: Path) -> None:
-    folders = set(Path(tempfile.gettempdir()).glob("rlm-*"))
     contexts = ["first " * 500_000, {"a": [1, ("\udc80", None)]}, "", "last"]
     spec = SessionSpec(contexts=[Context(value) for value in contexts], interrupt_grace=0.2)
     session = await Session.open(Program(tmp_path), spec, answer)
@@ -90,9 +88,11 @@ async def test_the_same_worker_over_stdin_and_stdout(tmp_path: Path) -> None:
         assert (await session.execute("while True: pass", timeout=0.1)).status == "interrupted"
         assert (await session.execute("sum(range(10**12))", timeout=0.1)).status == "killed"
         assert (await session.execute("len(context_0)")).stdout == "3000000\n"
+        folder = Path((await session.execute("import os; print(os.getcwd())")).stdout.strip())
+        assert folder.is_dir()
     finally:
         await session.close()
-    assert set(Path(tempfile.gettempdir()).glob("rlm-*")) <= folders
+    assert not folder.exists()
 
 
 class Liar:
