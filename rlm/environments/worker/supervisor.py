@@ -1,6 +1,6 @@
 """The process between the host and the worker."""
 
-# ruff: noqa: PTH102 (no pathlib, no contextlib)
+# ruff: noqa: PTH103 (no pathlib, no contextlib)
 
 from __future__ import annotations
 
@@ -279,7 +279,10 @@ class Supervisor:
                 worker.run(decode(self._open), self._context_fds or [], self._folder, self._answer)
             except BaseException:
                 traceback.print_exc()
-            os._exit(70)
+            finally:
+                # Whatever happens, even to the line above once the code closed its descriptors: the worker must not
+                # return into what is its supervisor's to do.
+                os._exit(70)
         theirs.close()
         self._adopt(ours.detach())
 
@@ -511,7 +514,7 @@ def supervise(source: int, sink: int, contexts: list[int] | None, folder: str) -
     """
     become_subreaper()
     try:
-        os.mkdir(folder, 0o700)
+        os.makedirs(folder, 0o700)  # whoever cleans up old files may have taken the one that it is in
         Supervisor(source, sink, contexts, folder).run()
     except BaseException:
         message = {"error": "the supervisor failed", "details": traceback.format_exc()}
