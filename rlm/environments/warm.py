@@ -6,6 +6,8 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -39,6 +41,7 @@ class WarmParent:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._folder = Path()
 
     @property
     def running(self) -> bool:
@@ -97,12 +100,13 @@ class WarmParent:
         ours, theirs = socket.socketpair()
         ours.settimeout(10.0)
         here = str(Path(__file__).parent)
+        self._folder = folder = Path(tempfile.gettempdir(), f"rlm-{os.getpid()}-{secrets.token_hex(4)}")
         packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
         settings = {
             "packages": packages,
             "prefix": sys.prefix,
             "exec_prefix": sys.exec_prefix,
-            "tmp": tempfile.gettempdir(),
+            "folder": str(folder),
         }
         variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         variables.setdefault("LANG", "C.UTF-8")
@@ -136,6 +140,8 @@ class WarmParent:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if self._folder.exists():  # it was killed
+                shutil.rmtree(self._folder, ignore_errors=True)
 
 
 shared = WarmParent()

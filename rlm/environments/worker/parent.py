@@ -40,7 +40,7 @@ def main(control_fd: int, host: int, settings: dict[str, Any]) -> None:
     processes.become_subreaper()
     control = socket.socket(fileno=control_fd)
     _prepare_interpreter(settings)
-    folder = os.path.join(settings["tmp"], f"rlm-{os.getpid()}-{os.urandom(4).hex()}")
+    folder = settings["folder"]
     os.mkdir(folder, 0o700)
     try:
         Parent(control, host, folder).run()

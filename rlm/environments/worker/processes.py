@@ -124,7 +124,7 @@ def close_all_but(fds: Iterable[int]) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Removes a directory and what is in it, as far as we may. Follows no links."""
+    """Removes a directory and what is in it, as far as we may. Follows no links; others may be at it too."""
     try:
         os.rmdir(path)
         return
@@ -133,11 +133,18 @@ def remove_tree(path: str) -> None:
     try:
         os.chmod(path, 0o700)
         with os.scandir(path) as entries:
-            for entry in list(entries):
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(entry.path)
-                else:
-                    os.unlink(entry.path)
+            found = list(entries)
+    except OSError:
+        return
+    for entry in found:
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(entry.path)
+            else:
+                os.unlink(entry.path)
+        except (OSError, RecursionError):
+            pass  # not ours to remove, gone already, or nested beyond all sense
+    try:
         os.rmdir(path)
-    except (OSError, RecursionError):
-        pass  # not ours to remove, or nested beyond all sense
+    except OSError:
+        pass

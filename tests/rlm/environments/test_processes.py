@@ -251,11 +251,15 @@ async def test_the_warm_parent_starts_anew_after_it_was_closed(open_repl: OpenRE
 
 
 async def test_a_warm_parent_that_was_killed_is_started_anew(open_repl: OpenREPL) -> None:
-    await open_repl()
+    repl = await open_repl()
+    folder = Path((await repl.execute("import os; print(os.path.dirname(os.getcwd()))")).stdout.strip())
+    await repl.close()
+    assert folder.is_dir()
     for child in psutil.Process().children():
         if "parent.main" in " ".join(child.cmdline()):
             child.kill()
     assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"
+    assert not folder.exists()
 
 
 async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: REPL) -> None:
@@ -264,3 +268,11 @@ async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: RE
     assert result.stdout.startswith("psutil False ")
     assert str(Path(__file__).parents[3]) + " " not in result.stdout + " "
     assert (await repl.execute("import worker")).status == "error"
+
+
+async def test_a_cleaned_folder_of_temporary_files_does_no_harm(open_repl: OpenREPL) -> None:
+    repl = await open_repl()
+    folder = Path((await repl.execute("import os; print(os.path.dirname(os.getcwd()))")).stdout.strip())
+    await repl.close()
+    folder.rmdir()
+    assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"
