@@ -7,6 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import verifiers.v1 as vf
+from oolong.taskset import OolongConfig
+from rlm_train import RLMHarnessConfig
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "eval").glob("*.toml"))
@@ -24,3 +27,12 @@ def test_an_evaluation_file_is_complete(file: Path) -> None:
     assert config.env.taskset.id == config.env.agent.harness.id == "oolong"
     assert config.env.agent.runtime.type == "subprocess"
     assert type(config.env.agent.harness).__name__ == "RLMHarnessConfig"
+
+
+@pytest.mark.parametrize(
+    ("config", "base"), [(OolongConfig, vf.TasksetConfig), (RLMHarnessConfig, vf.HarnessConfig)]
+)
+def test_the_document_names_every_setting(config: type[vf.BaseConfig], base: type[vf.BaseConfig]) -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    ours = set(config.model_fields) - set(base.model_fields)
+    assert [name for name in sorted(ours) if f"`{name}" not in text] == []
