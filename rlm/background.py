@@ -29,9 +29,6 @@ class BackgroundLoop:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
-            done = threading.Event()
-            future.add_done_callback(lambda _: done.set())
-            done.wait()
             self._settle()
             raise
 
@@ -58,7 +55,8 @@ class BackgroundLoop:
             return self._loop
 
     def _settle(self) -> None:
-        """Waits until what the loop has cancelled so far has cleaned up after itself."""
+        """Waits until what was cancelled so far has cleaned up after itself: a future is done as soon as it is
+        cancelled, its task only later."""
 
         async def others() -> None:
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

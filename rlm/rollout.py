@@ -95,16 +95,18 @@ class Rollout:
         Raises:
             asyncio.CancelledError: the caller was cancelled. The REPL is gone by then.
         """
-        messages = self._state.history.messages
-        self.emit(
-            "run_start",
-            model=self._model.name,
-            question=self._question,
-            context=self._context.describe(),
-            system_prompt=messages[0]["content"],
-            first_message=messages[1]["content"],
-            max_iterations=self._tree.settings.max_iterations,
-        )
+        if self.observed:
+            messages = self._state.history.messages
+            self.emit(
+                "run_start",
+                model=self._model.name,
+                question=self._question,
+                # In a thread: the hash of 100 MB takes a tenth of a second.
+                context=await asyncio.to_thread(self._context.describe),
+                system_prompt=messages[0]["content"],
+                first_message=messages[1]["content"],
+                max_iterations=self._tree.settings.max_iterations,
+            )
         response, stop, error = "", StopReason.CANCELLED, None
         try:
             response, stop, error = await self._run()

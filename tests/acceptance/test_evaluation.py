@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oolong.reference import ReferencePolicy, is_root
-from rlm_train import report
 
+from oolong.reference import ReferencePolicy, is_root
 from rlm.testing import ChatRequest, Reply, serve
+from rlm_train import report
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from oolong.examples import Example
 
+from oolong.examples import Example
 from rlm.testing import ChatRequest
 
 

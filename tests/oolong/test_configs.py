@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import verifiers.v1 as vf
+
 from oolong.taskset import OolongConfig
 from rlm_train import RLMHarnessConfig
 

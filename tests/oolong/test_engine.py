@@ -9,7 +9,6 @@ from oolong.examples import Example, generate
 from oolong.questions import CELLS
 from oolong.reference import ReferencePolicy
 from oolong.scoring import score
-
 from rlm import RLM
 from rlm.testing import ModelServer, serve
 

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from oolong.bruteforce import GoldError, verify
 from oolong.examples import Example, generate
 from oolong.official_tasks import Compat, kept_questions, window_questions

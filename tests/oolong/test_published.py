@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from oolong.examples import Example, generate
 from oolong.published import PublishedRow, labels_in, load_published, parse_answer
 from oolong.scoring import score

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from oolong.bruteforce import GoldError, answers, parse, verify
 from oolong.examples import Example, generate
 from oolong.questions import ANSWER_TYPES, CELLS

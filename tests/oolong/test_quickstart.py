@@ -6,9 +6,9 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from oolong import quickstart
 from oolong.quickstart import ServerError, model_server, named_server
-
 from rlm.testing import ModelServer, serve
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from oolong.blind import BlindPolicy, Strategy
 from oolong.examples import Example, generate
 from oolong.labeller import Labeller
@@ -19,7 +20,6 @@ from oolong.reference import ReferencePolicy, is_root, policy
 from oolong.scoring import score
 from oolong.sources import open_source
 from oolong.window import Layout, WindowSpec, build
-
 from rlm.testing import ChatRequest, ScriptedClient
 
 Play = Callable[..., Any]

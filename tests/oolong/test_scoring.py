@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from oolong.scoring import MAX_ANSWER_CHARS, official, official_parse, score, strict
 
 LABELS = ("ham", "spam", "human being", "description and abstract concept")

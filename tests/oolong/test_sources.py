@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from oolong import local
 from oolong.sources import Row, SourceError, TextSource, clean, open_source, split_of, wordnet
 

@@ -9,13 +9,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import oolong
 import pytest
 import verifiers.v1 as vf
+from pydantic import ValidationError
+
+import oolong
 from oolong import examples
 from oolong.official_tasks import Compat
 from oolong.taskset import CompatConfig, OolongConfig, OolongData, OolongTask, OolongTaskset
-from pydantic import ValidationError
 
 
 def config(**settings: Any) -> OolongConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+
 from oolong import official
 from oolong.examples import ContextChangedError, Example, generate, materialise, text_sha256
 from oolong.sources import SourceError, open_source

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pytest
 import verifiers.v1 as vf
-from rlm_train import ContextTaskData
 
 from rlm.testing import ChatRequest, ModelServer, Policy
+from rlm_train import ContextTaskData
 
 if TYPE_CHECKING:
     from aiohttp import web

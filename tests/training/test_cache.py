@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from rlm_train import ContextTaskData
 from rlm_train.cache import ContextCache, shared_cache
 from rlm_train.task import ContextMismatchError

@@ -12,11 +12,11 @@ import psutil
 import pytest
 import verifiers.v1 as vf
 from pydantic import ValidationError
-from rlm_train import RLMHarnessConfig
 
 from rlm import RLM, prompts
 from rlm.errors import REPLError
 from rlm.testing import ChatRequest, Fault, ModelServer, Reply, Script
+from rlm_train import RLMHarnessConfig
 
 ANSWER = """```repl
 answer["content"] = str(len(context.split()))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+
 from rlm_train import report
 
 

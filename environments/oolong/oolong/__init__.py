@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlm_train.harness import RLMHarness as RLMHarness
-
     from oolong.taskset import OolongTaskset as OolongTaskset
+    from rlm_train.harness import RLMHarness as RLMHarness
 
 __all__ = ["OolongTaskset", "RLMHarness"]
 

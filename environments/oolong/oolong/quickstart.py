@@ -26,9 +26,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rlm_train import report
 
 from rlm.testing.server import OWNER
+from rlm_train import report
 
 TASKS = 8
 ROLLOUTS = 2

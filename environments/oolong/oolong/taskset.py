@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import verifiers.v1 as vf
 from pydantic import Field, model_validator
-from rlm_train.task import ContextTaskData
 
 from oolong import bruteforce, examples, local, scoring, sources
 from oolong.official_tasks import Compat
 from oolong.questions import ANSWER_TYPES, GROUPS
+from rlm_train.task import ContextTaskData
 
 if TYPE_CHECKING:
     from rlm_train.credit import AnyTrace

@@ -1,0 +1,66 @@
+"""The engine in programs of its own: what it leaves behind, and what it loads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+SCRIPT = """
+import sys
+from rlm import RLM
+from rlm.testing import ScriptedClient
+sleep = "with open(context, 'w') as fifo: print('cell runs', file=fifo)\\nimport time; time.sleep(600)"
+code = "print(1)" if sys.argv[1] == "answer" else sleep
+def policy(request):
+    if request.turn:
+        return "```repl\\nanswer.update(content='done', ready=True)\\n```"
+    return f"```repl\\n{code}\\n```"
+try:
+    with RLM(client=ScriptedClient(policy)) as rlm:
+        print(rlm.completion(sys.argv[2], "What?").response, flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def start(what: str, argument: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, what, argument]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_a_script_ends_by_itself_and_leaves_nothing() -> None:
+    with start("answer", "some text") as process:
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_script_leaves_no_process(signum: signal.Signals, tmp_path: Path) -> None:
+    fifo = tmp_path / "runs"
+    os.mkfifo(fifo)
+    with start("sleep", str(fifo)) as process:
+        assert fifo.read_text() == "cell runs\n"
+        children = family(process)
+        assert children
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=30)
+    if signum == signal.SIGINT:
+        assert (process.returncode, out, err) == (0, "interrupted\n", "")
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+def test_importing_the_engine_loads_nothing_heavy() -> None:
+    code = "import sys, rlm; print([m for m in ('aiohttp', 'rich', 'pydantic', 'verifiers', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
