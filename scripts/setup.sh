@@ -20,6 +20,9 @@ fi
 
 if command -v uv >/dev/null 2>&1; then
     uv=$(command -v uv)
+elif ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 && ! "$venv/bin/python" -m ensurepip >/dev/null 2>&1; then
+    echo "setup: $venv has no pip, and uv is not on the PATH: remove $venv (make clean), or install uv" >&2
+    exit 1
 elif "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv 2>/dev/null; then
     uv=$venv/bin/uv
 else
