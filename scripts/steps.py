@@ -135,7 +135,8 @@ def watch(
                 progress.end("ready")
                 return None
             progress.show(last_words(log))
-            time.sleep(0.3)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.3)
     except BaseException:
         progress.end("interrupted")
         stop(process)

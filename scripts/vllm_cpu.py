@@ -78,13 +78,18 @@ def best_dtype() -> str:
     return "bfloat16" if flags and fast & set(flags[1].split()) else "float32"
 
 
+def available_memory() -> int:
+    """Bytes that a new process can take without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
 def check_memory(name: str, dtype: str) -> None:
     """
     Raises:
         SetupError: the machine has too little memory free to serve the model.
     """
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    (available,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    available = available_memory()
     needed = MODELS[name].memory(dtype)
     if available < needed:
         fitting = [other for other, model in MODELS.items() if model.memory(dtype) <= available]
