@@ -47,10 +47,10 @@ oolong-sources: $(READY) ## the TREC and SMS texts, into a cache outside the che
 	@$(BIN)/python scripts/fetch_oolong_sources.py
 
 vllm-cpu: ## a real vLLM server on the CPU with a small model (own environment, about 12 GB)
-	@$(PYTHON) scripts/vllm_cpu.py
+	@$(PYTHON) -m scripts.vllm_cpu $(ARGS)
 
 e2e-vllm: $(READY) ## OOLONG rollouts through that server
-	@$(BIN)/python scripts/e2e_vllm.py
+	@$(BIN)/python -m scripts.e2e_vllm $(ARGS)
 
 lock: ## resolve the dependencies anew (needs uv)
 	uv lock --upgrade
