@@ -1,0 +1,76 @@
+"""The prompt for small models: the rollout that it shows works, on lines as OOLONG's windows have them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from oolong.window import WindowSpec, build
+from rlm import RLM
+from rlm.testing import ChatRequest, Script, ScriptedClient
+
+PROMPT = (Path(__file__).parents[2] / "configs" / "eval" / "small-model-prompt.txt").read_text(
+    encoding="utf-8"
+)
+CELLS = re.findall(r"^```repl\n.*?^```$", PROMPT, re.MULTILINE | re.DOTALL)
+
+
+def label(request: ChatRequest) -> str:
+    """Finds a text positive if the number of its letters is even."""
+    text = request.text.split("\n")[0].removeprefix("Review of a film: ")
+    return " Positive." if len(text) % 2 == 0 else "negative"
+
+
+async def run(*cells: str) -> str:
+    window = build(WindowSpec(rows=30, split="eval"))
+    rlm = RLM(client=ScriptedClient(Script(cells)), other_clients=[ScriptedClient(label)])
+    try:
+        done = await rlm.acompletion(window.text)
+    finally:
+        await rlm.aclose()
+    assert done.stats.cell_errors == 0, done.messages
+    return done.response
+
+
+async def test_the_rollout_that_it_shows() -> None:
+    look, count, answer = CELLS
+    window = build(WindowSpec(rows=30, split="eval"))
+    expected = sum(len(entry.text) % 2 == 0 for entry in window.entries)
+    assert await run(look, count, answer) == f"Answer: {expected}"
+
+
+@pytest.mark.parametrize("wanted", ["max", "min"])
+async def test_the_recipes_for_labels(wanted: str) -> None:
+    _, count, _ = CELLS
+    recipe = re.search(rf"`({wanted}\(.*?\))`", PROMPT)
+    assert recipe is not None
+    window = build(WindowSpec(rows=30, split="eval"))
+    positive = sum(len(entry.text) % 2 == 0 for entry in window.entries)
+    assert positive * 2 != len(window.entries)
+    expected = "positive" if (positive * 2 > len(window.entries)) == (wanted == "max") else "negative"
+    answer = f'```repl\nanswer["content"], answer["ready"] = {recipe[1]}, True\n```'
+    assert await run(count, answer) == expected
+
+
+async def test_the_recipe_for_users() -> None:
+    _, count, _ = CELLS
+    recipe = re.search(r"`(Counter\(row\[1\].*?)`", PROMPT)
+    assert recipe is not None
+    window = build(WindowSpec(rows=30, split="eval"))
+    users = [entry.user for entry in window.entries]
+    answer = f'```repl\nanswer["content"], answer["ready"] = {recipe[1]}, True\n```'
+    assert users.count(int(await run(count, answer))) == max(map(users.count, users))
+
+
+async def test_the_recipe_for_the_lines_of_some_users() -> None:
+    _, count, _ = CELLS
+    window = build(WindowSpec(rows=30, split="eval"))
+    user = window.entries[0].user
+    recipe = re.search(r"`(rows = \[row for row in rows.*?\])`", PROMPT)
+    assert recipe is not None
+    code = recipe[1].replace('"22222"', f'"{user}"')
+    answer = f'```repl\n{code}\nanswer["content"], answer["ready"] = str(len(rows)), True\n```'
+    expected = sum(entry.user in (user, 33333) for entry in window.entries)
+    assert await run(count, answer) == str(expected)
