@@ -13,7 +13,7 @@ What they say to each other, in frames (`wire.py`), JSON but for B:
     supervisor to host    H  hello   U  the worker is up   Q  a query   N  the running cell is being interrupted
                           E  the end of the cell   F  the REPL cannot go on
     worker to supervisor  U, Q, F as above   D  the cell is done
-    supervisor to worker  X, R as above   A  the queries of the interrupted cell are void
+    supervisor to worker  O, X, R as above   A  the queries of the interrupted cell are void
 
 The host trusts nothing that comes from here, and the supervisor nothing that comes from the worker.
 """

@@ -56,19 +56,22 @@ class Worker:
         self._strikes = 0
         self._flags = 0
 
-    def run(self, spec: dict[str, Any], contexts: list[int], folder: str, answer: list[Any]) -> None:
+    def run(self, contexts: list[int], folder: str) -> None:
         """Serves cells in this process, which was forked for it, until it ends.
 
         Args:
-            spec: what the host sent to open the REPL.
             contexts: descriptors of files with the encoded contexts.
             folder: the directory to work in.
-            answer: content and readiness of the answer at the beginning.
         """
         parent = os.getppid()
         os.setsid()
         die_with_parent(parent, _signal.SIGKILL)
         close_all_but([*self._spare, self._link, *contexts])
+        os.chdir(folder)
+        os.environ["HOME"] = os.environ["TMPDIR"] = folder
+        sys.argv = [""]
+        os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
+        spec = self.receive()
         set_limits(spec["limits"])
         try:
             metas = spec["contexts"]
@@ -80,13 +83,9 @@ class Worker:
             return
         for fd in contexts:
             os.close(fd)
-        os.chdir(folder)
-        os.environ["HOME"] = os.environ["TMPDIR"] = folder
-        sys.argv = [""]
-        os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
         if spec["seed"] is not None:
             seed_random(spec["seed"])
-        self.begin(values, spec["history"], answer)
+        self.begin(values, spec["history"], spec["answer"])
         gc.enable()
         self._channel.send(b"U", {"pid": self._pid, "python": sys.version.split()[0]})
         while True:
@@ -106,9 +105,13 @@ class Worker:
         self._names["__builtins__"] = builtins
         self._names.update(self._values, answer=self._answer.value)
 
+    def receive(self) -> dict[str, Any]:
+        """Waits for what is to be done next: the namespace, then cell after cell."""
+        return self._channel.next()
+
     def step(self) -> None:
         """Waits for a cell and runs it."""
-        cell = self._channel.next_cell()
+        cell = self.receive()
         self._channel.send(b"D", self._run_cell(cell["id"], cell["code"]))
 
     def end(self) -> None:

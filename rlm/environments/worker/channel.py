@@ -57,7 +57,7 @@ class Channel:
         self._poll.register(fd, select.POLLIN)
         self._tickets: dict[int, _Ticket] = {}
         self._numbers = itertools.count(1)
-        self._cells: deque[dict[str, Any]] = deque()
+        self._tasks: deque[dict[str, Any]] = deque()
         self._cell = 0
         self._void = 0
         """The cell that is being interrupted."""
@@ -72,14 +72,14 @@ class Channel:
         with self._sending:
             write_all(self._fd, data)
 
-    def next_cell(self) -> dict[str, Any]:
-        """Waits for the next cell. From the main thread, guarded."""
+    def next(self) -> dict[str, Any]:
+        """Waits for what is to be done next: the namespace, then cells. From the main thread, guarded."""
         ticket = self._tickets[0] = _Ticket()
-        self._wait(ticket, lambda: bool(self._cells), False)
+        self._wait(ticket, lambda: bool(self._tasks), False)
         del self._tickets[0]
-        cell = self._cells.popleft()
-        self._cell = cell["id"]
-        return cell
+        task = self._tasks.popleft()
+        self._cell = task.get("id", 0)
+        return task
 
     def ask(self, query: dict[str, Any]) -> list[Any]:
         """Sends a query and returns its replies, each [text, failed]. From any thread.
@@ -178,8 +178,8 @@ class Channel:
                 ticket.reply = message["replies"]
                 ticket.done = True
                 ticket.wake()
-        elif kind == b"X":
-            self._cells.append(message)
+        elif kind == b"X" or kind == b"O":
+            self._tasks.append(message)
             ticket = self._tickets.get(0)
             if ticket is not None:
                 ticket.wake()

@@ -34,7 +34,6 @@ class _Rehearsed(Supervisor):
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         self.worker = Worker(theirs.fileno(), self._stdout_in, self._stderr_in)
-        self.worker.begin(["text"], [], ["", False])
         theirs.close()
         self._adopt(ours.detach())
 
@@ -44,9 +43,11 @@ def rehearse() -> None:
     host, end = socket.socketpair()
     supervisor = _Rehearsed(end.fileno(), end.fileno(), [], "")
     supervisor.prepare()
-    opening = {"contexts": [], "answer": ["", False], "max_output": 100}
+    opening = {"contexts": [], "history": [], "answer": ["", False], "max_output": 100}
     write_all(host.fileno(), pack(b"O", encode(opening)))
     supervisor.turn()
+    spec = supervisor.worker.receive()
+    supervisor.worker.begin(["text"], spec["history"], spec["answer"])
     frames = Frames()
     for number in range(1, _ROUNDS + 1):
         code = _CELLS[number % len(_CELLS)]

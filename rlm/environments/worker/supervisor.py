@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _READ = 1 << 16
+_OUTPUT = 20_000
+"""Characters that are kept of what a worker prints before the host has said how many."""
 # Plain numbers and the bare module: the enumerations of `signal` cost each process 200 KB.
 _SIGINT, _SIGTERM, _SIGHUP = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP)
 _SIGNALS = (int(signal.SIGCHLD), _SIGTERM, _SIGHUP)
@@ -90,7 +92,14 @@ class Supervisor:
             self._flush_host()
 
     def prepare(self) -> None:
-        """Makes what the loop needs, and says hello."""
+        """Makes what the loop needs, and a worker if it needs no more than we have."""
+        self._stdout, self._stdout_in = os.pipe()
+        self._stderr, self._stderr_in = os.pipe()
+        if self._context_fds is not None:
+            self._spawn()  # first of all, as pages that are changed before a fork are copied once more after it
+        os.set_blocking(self._stdout, False)
+        os.set_blocking(self._stderr, False)
+        self._output = {fd: Output(_OUTPUT) for fd in (self._stdout, self._stderr)}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -100,13 +109,9 @@ class Supervisor:
         _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         os.set_blocking(self._source, False)
         os.set_blocking(self._sink, False)
-        self._stdout, self._stdout_in = os.pipe()
-        self._stderr, self._stderr_in = os.pipe()
-        os.set_blocking(self._stdout, False)
-        os.set_blocking(self._stderr, False)
         self._watch(self._wake_read, select.POLLIN)
         self._watch(self._source, select.POLLIN)
-        self._send(b"H", {"pid": os.getpid()})
+        self._out += pack(b"H", encode({"pid": os.getpid()}))  # goes with the next frame: nobody waits for it
 
     def turn(self) -> None:
         """Waits for something to happen and sees to it."""
@@ -240,10 +245,7 @@ class Supervisor:
         self._open = payload
         self._metas = message["contexts"]
         self._answer = message["answer"]
-        self._output = {
-            self._stdout: Output(message["max_output"]),
-            self._stderr: Output(message["max_output"]),
-        }
+        self._output = {fd: Output(message["max_output"]) for fd in self._output}
         self._watch(self._stdout, select.POLLIN)
         self._watch(self._stderr, select.POLLIN)
         if self._context_fds is None:
@@ -262,9 +264,16 @@ class Supervisor:
         while self._arriving and self._arriving[0][1] <= 0:
             del self._arriving[0]
         if not self._arriving:
-            self._spawn()
+            self._start()
 
     # the worker
+
+    def _start(self) -> None:
+        """Has a worker make its namespace."""
+        assert self._open is not None
+        if not self._pid:
+            self._spawn()
+        self._to_worker(b"O", self._open)
 
     def _spawn(self) -> None:
         ours, theirs = _socket.socketpair()
@@ -274,9 +283,8 @@ class Supervisor:
                 _signal.set_wakeup_fd(-1)
                 for signum in _SIGNALS:
                     _signal.signal(signum, _signal.SIG_DFL)
-                assert self._open is not None
                 worker = Worker(theirs.detach(), self._stdout_in, self._stderr_in)
-                worker.run(decode(self._open), self._context_fds or [], self._folder, self._answer)
+                worker.run(self._context_fds or [], self._folder)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -469,15 +477,16 @@ class Supervisor:
             self._finish(status, why, None, {})
         else:
             self._notice = f"note: between the cells {why}; the names defined before are gone"
-        self._spawn()
+        assert self._open is not None
+        self._open = encode({**decode(self._open), "answer": self._answer})
+        self._start()
 
     def _end_worker(self) -> None:
         end_children(known=[self._pid] if self._pid else [])
         self._pid = 0
 
     def _fail(self, error: str) -> None:
-        printed = self._output[self._stderr].take() if self._open else ""
-        self._send(b"F", {"error": error, "details": printed})
+        self._send(b"F", {"error": error, "details": self._output[self._stderr].take()})
         self._ended = True
 
 
@@ -514,7 +523,10 @@ def supervise(source: int, sink: int, contexts: list[int] | None, folder: str) -
     """
     become_subreaper()
     try:
-        os.makedirs(folder, 0o700)  # whoever cleans up old files may have taken the one that it is in
+        try:
+            os.mkdir(folder, 0o700)
+        except FileNotFoundError:  # whoever cleans up old files may have taken the one that it is in
+            os.makedirs(folder, 0o700)
         Supervisor(source, sink, contexts, folder).run()
     except BaseException:
         message = {"error": "the supervisor failed", "details": traceback.format_exc()}
