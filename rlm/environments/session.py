@@ -190,17 +190,18 @@ class Session:
                 timeout + self._spec.interrupt_grace + _SLACK, self._kill, wire
             )
         try:
-            await asyncio.wait([cell])
+            return await cell
         except asyncio.CancelledError:
-            await self._stop(wire, cell)
+            if self._cell is cell:
+                await self._stop(wire)
             raise
         finally:
             if backstop is not None:
                 backstop.cancel()
-        return cell.result()
 
-    async def _stop(self, wire: Wire, cell: asyncio.Future[CellResult]) -> None:
+    async def _stop(self, wire: Wire) -> None:
         """Ends the running cell for a caller that was cancelled."""
+        cell = self._cell = asyncio.get_running_loop().create_future()
         wire.send(b"I", {"reason": "the caller was cancelled"})
         try:
             done, _ = await asyncio.wait([cell], timeout=self._spec.interrupt_grace + _SLACK)

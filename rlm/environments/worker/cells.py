@@ -195,11 +195,6 @@ class Worker:
         self._flush()
 
     def _flush(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except Exception:
-                pass  # closed, or the code's own idea of a stream
         streams.flush()
         if libc is not None:
             libc.fflush(None)

@@ -22,13 +22,16 @@ class Output:
         self._tail_size = 0
         self._total = 0
         self._last = "\n"
+        self._fed = False
 
     def feed(self, data: bytes) -> None:
+        self._fed = True
         self.add(self._decoder.decode(data))
 
     def add(self, text: str) -> None:
         if not text:
             return
+        self._fed = True
         self._total += len(text)
         self._last = text[-1]
         if self._head_size < self._head_limit:
@@ -53,6 +56,8 @@ class Output:
             self.add(text if self._last == "\n" else "\n" + text)
 
     def take(self) -> str:
+        if not self._fed:
+            return ""
         self.add(self._decoder.decode(b"", True))
         self._cut()
         left_out = self._total - self._head_size - self._tail_size

@@ -32,10 +32,6 @@ class _Pipe(io.BufferedWriter):
             self.due = now + 0.01
         super().flush()
 
-    def flush_all(self) -> None:
-        self.lines = 0
-        super().flush()
-
 
 class _Stream(io.TextIOWrapper):
     """Text to a descriptor, whatever the characters; lone surrogates as escapes."""
@@ -45,8 +41,8 @@ class _Stream(io.TextIOWrapper):
         super().__init__(self._pipe, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
     def flush_all(self) -> None:
+        self._pipe.lines = 0
         self.flush()
-        self._pipe.flush_all()
 
 
 _stdin: io.TextIOWrapper | None = None
@@ -70,6 +66,12 @@ def renew() -> None:
 
 def flush() -> None:
     """Writes everything out: the end of a cell."""
+    for other in (sys.stdout, sys.stderr):
+        if other is not _stdout and other is not _stderr:
+            try:
+                other.flush()
+            except Exception:
+                pass  # closed, or the code's own idea of a stream
     for stream in (_stdout, _stderr):
         try:
             if stream is not None:
