@@ -156,7 +156,8 @@ class Channel:
         self.waiting = False
 
     def _read(self, interruptible: bool) -> None:
-        self._block(self._poll.poll, interruptible)
+        if interruptible:
+            self._block(self._poll.poll, True)
         try:
             data = os.read(self._fd, _READ)
         except OSError:

@@ -1,6 +1,6 @@
 """The worker's stdin, stdout and stderr."""
 
-# ruff: noqa: SIM115 (no contextlib)
+# ruff: noqa: SIM105, SIM115 (no contextlib)
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The process between the host and the worker."""
 
-# ruff: noqa: PTH103 (no pathlib, no contextlib)
+# ruff: noqa: PTH102, PTH103 (no pathlib, no contextlib)
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ class Supervisor:
                 return None
             if pid:
                 return status
-            time.sleep(0.001)
+            time.sleep(0.0002)
         return None
 
     def _from_worker(self, kind: bytes, payload: bytes) -> None:
@@ -482,6 +482,9 @@ class Supervisor:
         self._start()
 
     def _end_worker(self) -> None:
+        if self._pid and self._status is None:
+            kill(self._pid, _signal.SIGKILL)
+            self._await_end(0.1)  # mostly there is nobody else, and then nobody has to be looked for
         end_children(known=[self._pid] if self._pid else [])
         self._pid = 0
 
