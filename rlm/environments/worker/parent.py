@@ -161,15 +161,7 @@ class Parent:
 
     def _reap(self) -> None:
         """Buries supervisors, and what a supervisor that was killed left behind."""
-        ended: dict[int, int] = {}
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if not pid:
-                break
-            ended[pid] = status
+        ended = processes.reap()
         if any(status for status in ended.values()):
             ended.update(processes.end_children(spare=[pid for pid in self._streams if pid not in ended]))
         for pid in ended:

@@ -48,6 +48,19 @@ def die_with_parent(parent: int, signum: int) -> None:
         os._exit(0)
 
 
+def reap() -> dict[int, int]:
+    """Buries the children that have ended. Returns their statuses, as waitpid gives them, by process id."""
+    ended: dict[int, int] = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if not pid:
+            return ended
+        ended[pid] = status
+
+
 def children() -> list[int] | None:
     """Ids of our direct children, zombies included; None where the system does not tell."""
     me = os.getpid()

@@ -15,7 +15,7 @@ import traceback
 
 from .cells import Worker
 from .output import Output
-from .processes import LINUX, become_subreaper, end_children, kill, remove_tree
+from .processes import LINUX, become_subreaper, end_children, kill, reap, remove_tree
 from .wire import Frames, ProtocolError, decode, encode, pack, write_all
 
 TYPE_CHECKING = False
@@ -168,15 +168,7 @@ class Supervisor:
         signals = _read(self._wake_read) or b""
         if _SIGTERM in signals or _SIGHUP in signals:
             self._ended = True
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if not pid:
-                break
-            if pid == self._pid:
-                self._status = status
+        self._status = reap().get(self._pid, self._status)
         if self._status is not None and not self._ended:
             self._read_link()
             if self._status is not None:
