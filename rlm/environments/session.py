@@ -75,6 +75,8 @@ class Wire(asyncio.Protocol):
         self.supervisor = 0
         self.failure = ""
         """Why it could not go on, if it said so."""
+        self.condemned = False
+        """Its end has been asked for, and it is not to be used any more."""
 
     def send(self, kind: bytes, message: Any = None) -> None:
         if self._link is not None and not self.ended.done():
@@ -153,8 +155,8 @@ class Session:
 
     async def execute(self, code: str, *, timeout: float | None = None) -> CellResult:
         """See `REPL.execute`. A second call waits for the first."""
-        while self._cell is not None:
-            await asyncio.wait([self._cell])
+        while (busy := self._busy()) is not None:
+            await asyncio.wait([busy])
         if self._closing is not None:
             raise REPLError("the REPL is closed")
         cell = self._cell = asyncio.get_running_loop().create_future()
@@ -166,6 +168,13 @@ class Session:
             cell.cancel()
             raise
         return await self._run(code, self._time_limit(timeout), cell)
+
+    def _busy(self) -> asyncio.Future[Any] | None:
+        """What the next cell has to wait for: the one that runs, or the end of a supervisor that is being killed, which
+        would take a cell with it that is none of its business."""
+        if self._cell is not None:
+            return self._cell
+        return self._wire.ended if self._wire is not None and self._wire.condemned else None
 
     def _time_limit(self, timeout: float | None) -> float | None:
         limits = [limit for limit in (timeout, self._spec.cell_timeout) if limit is not None]
@@ -211,6 +220,8 @@ class Session:
             self._kill(wire)
 
     def _kill(self, wire: Wire) -> None:
+        wire.condemned = True
+        wire.failure = wire.failure or "an abandoned cell did not stop in time and was killed"
         if wire.supervisor:
             self._place.kill(wire.supervisor)
         else:
