@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 from rlm import prompts
@@ -84,7 +84,7 @@ class Rollout:
             "run": self.id,
             "parent": parent,
             "depth": self.depth,
-            **data,
+            **{name: _plain(value) for name, value in data.items()},
         }
         for listener in self._tree.listeners:
             listener(event)
@@ -117,7 +117,7 @@ class Rollout:
                 stop=stop.value,
                 response=response,
                 error=None if error is None else f"{type(error).__name__}: {error}",
-                stats=asdict(outcome.stats),
+                stats=outcome.stats,
                 usage=self._tree.ledger.summary.to_dict() if self._parent is None else None,
             )
         return outcome
@@ -200,7 +200,7 @@ class Rollout:
             content=reply.content,
             reasoning=reply.reasoning,
             finish_reason=reply.finish_reason,
-            usage=asdict(reply.usage),
+            usage=reply.usage,
             retries=reply.retries,
             seconds=seconds,
         )
@@ -232,7 +232,7 @@ class Rollout:
                 stderr=cell.stderr,
                 error=cell.error,
                 locals=cell.locals,
-                answer=asdict(cell.answer),
+                answer=cell.answer,
                 seconds=cell.seconds,
             )
             if _is_answered(cell.answer) or cell.status in ("interrupted", "killed", "died") or ledger.error:
@@ -280,6 +280,10 @@ class Rollout:
             state.stats.sub_input_tokens = ledger.sub.input_tokens
             state.stats.sub_output_tokens = ledger.sub.output_tokens
         return Outcome(response, stop, error, state.stats, state.history.messages, state.iterations)
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _is_answered(answer: AnswerState) -> bool:

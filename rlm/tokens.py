@@ -35,7 +35,7 @@ class Window:
 
     def observe(self, messages: Sequence[Message], tokens: int) -> None:
         """Learns from a prompt that the server counted."""
-        if tokens > 0:
+        if tokens > 0 and self._size is not None:
             self._ratio = min(1.2, max(0.5, tokens / estimate_tokens(messages)))
 
     async def check(self, messages: Sequence[Message]) -> None:
