@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -22,6 +23,8 @@ from rlm.parsing import ParsedReply, answer_text, parse_reply
 from rlm.subcalls import Subcalls
 from rlm.tree import Outcome, Tree, stop_reason
 from rlm.types import CodeBlock, Iteration, RunStats, StopReason
+
+_log = logging.getLogger(__name__)
 
 # Seconds that a cell gets when the reply that holds it has already used up the tokens of the run: enough to set an answer.
 _LAST_CELL_SECONDS = 5.0
@@ -87,7 +90,10 @@ class Rollout:
             **{name: _plain(value) for name, value in data.items()},
         }
         for listener in self._tree.listeners:
-            listener(event)
+            try:
+                listener(event)
+            except Exception:  # a full disk under the log, a closed terminal: nothing flows back into the run
+                _log.exception("an event of run %s was lost", self.id)
 
     async def run(self) -> Outcome:
         """Runs to the end. Errors of the run are part of the outcome.

@@ -133,6 +133,16 @@ async def test_a_run_that_fails_has_its_end_in_the_log(tmp_path: Path) -> None:
     assert caught.value.completion.metadata is not None
 
 
+async def test_a_log_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = RLMLogger(log_dir=tmp_path / "logs")
+    (tmp_path / "logs").rmdir()
+    async with RLM(client=ScriptedClient(policy), logger=logger) as rlm:
+        assert (await rlm.acompletion("x", "What?")).response == "done"
+    assert "was lost" in caplog.text
+
+
 def test_the_console_is_plain_when_piped(capfd: pytest.CaptureFixture[str]) -> None:
     with RLM(client=ScriptedClient(policy), verbose=True) as rlm:
         rlm.completion(CONTEXT, "What?")
