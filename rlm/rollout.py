@@ -297,10 +297,15 @@ def _is_answered(answer: AnswerState) -> bool:
 
 
 async def _close(repl: REPL) -> None:
-    """Closes the REPL to the end, also when the caller is cancelled meanwhile."""
+    """Closes the REPL to the end, however often the caller is cancelled meanwhile: a limit and the end of the cell above
+    may both do so."""
     closing = asyncio.ensure_future(repl.close())
-    try:
-        await asyncio.shield(closing)
-    except asyncio.CancelledError:
-        await closing
-        raise
+    interrupted: asyncio.CancelledError | None = None
+    while not closing.done():
+        try:
+            await asyncio.wait([closing])
+        except asyncio.CancelledError as error:
+            interrupted = error
+    closing.result()
+    if interrupted is not None:
+        raise interrupted
