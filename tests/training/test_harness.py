@@ -265,7 +265,6 @@ async def test_an_event_log_is_written_where_asked(run: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("train_subcalls", "direct", "not built yet"),
         ("train_subcalls", "masked", "'masked'"),
         ("train_subcalls", 0, "no effect"),
         ("train_subcalls", 1.5, r"\(0, 1\]"),

@@ -55,7 +55,7 @@ def assign(trace: AnyTrace, roots: set[int], train_subcalls: str | float) -> int
 
     Args:
         roots: what `root_nodes` found.
-        train_subcalls: "mask": not trained, still in the trace. "train": trained with the root's advantage. A
+        train_subcalls: "mask" or "direct": not trained, still in the trace. "train": trained with the root's advantage. A
             weight in (0, 1]: trained with that weight in the RL loss.
 
     Returns:
@@ -63,11 +63,52 @@ def assign(trace: AnyTrace, roots: set[int], train_subcalls: str | float) -> int
     """
     below = [node for number, node in enumerate(trace.nodes) if node.sampled and number not in roots]
     for node in below:
-        if train_subcalls == "mask":
-            _mask(node)
-        elif train_subcalls != "train":
-            node.loss_weights = {"rl": [float(train_subcalls)] * len(node.token_ids)}
+        _mark(node, train_subcalls)
     return len(below)
+
+
+# Says of a call that it is not the root's, in a header that verifiers puts into the call's record and sends no further.
+BELOW_HEADERS = {"X-ACP-Model-Request-ID": "rlm-below-root"}
+
+
+def streams(trace: AnyTrace) -> bool:
+    """Whether somebody gets the nodes of this trace as they come: the environment server of verifiers 0.4 sends each
+    node once, right after its call, and what is changed on it later stays behind in the worker."""
+    return getattr(trace, "_on_change", None) is not None
+
+
+def mark_as_they_come(trace: AnyTrace, train_subcalls: str | float) -> None:
+    """Does for a trace that `streams` what `assign` does at the end, for calls made with `BELOW_HEADERS`, before their
+    nodes are sent.
+
+    A masked reply cannot be extended without rendering it again, which costs a child run some time and nothing else.
+    """
+    send = trace._on_change
+    seen = 0
+
+    def changed(trace: AnyTrace) -> None:
+        nonlocal seen
+        for call in trace.calls[seen:]:
+            if (
+                call.node is not None
+                and call.acp is not None
+                and call.acp.request_id in BELOW_HEADERS.values()
+            ):
+                _mark(trace.nodes[call.node], train_subcalls)
+        seen = len(trace.calls)
+        if send is not None:
+            send(trace)
+
+    trace.watch(changed)
+
+
+def _mark(node: MessageNode, train_subcalls: str | float) -> None:
+    if train_subcalls == "train":
+        return
+    if train_subcalls in ("mask", "direct"):
+        _mask(node)
+    else:
+        node.loss_weights = {"rl": [float(train_subcalls)] * len(node.token_ids)}
 
 
 def _mask(node: MessageNode) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 
 import verifiers.v1 as vf
 from verifiers.v1.clients.base import join_url
@@ -21,10 +22,23 @@ class EndpointClient:
     whole rollout. The engine refuses such a prompt before it is sent, if it knows the window.
     """
 
-    def __init__(self, ctx: vf.ModelContext, endpoint: str, secret: str) -> None:
+    def __init__(
+        self, ctx: vf.ModelContext, endpoint: str, secret: str, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """
+        Args:
+            ctx: whose model and server the endpoint stands for.
+            endpoint: the URL before `/chat/completions`, as `Harness.launch` gets it.
+            secret: the bearer token of this rollout.
+            headers: sent with every call.
+        """
         # Thinking goes back with its reply: verifiers finds the earlier turn again by the whole message.
-        self._calls = OpenAIClient(ctx.model, base_url=endpoint, api_key=secret, echo_reasoning=True)
-        self._server = _server_of(ctx)
+        self._calls = OpenAIClient(
+            ctx.model, base_url=endpoint, api_key=secret, echo_reasoning=True, default_headers=headers
+        )
+        self._server: OpenAIClient | None = None
+        with contextlib.suppress(ConfigError):  # the calls themselves will say what is wrong with the URL
+            self._server = server_client(ctx)
 
     @property
     def model(self) -> str:
@@ -43,18 +57,27 @@ class EndpointClient:
         return None if self._server is None else await self._server.context_length(model)
 
 
-def _server_of(ctx: vf.ModelContext) -> OpenAIClient | None:
-    """A client for the server behind the endpoint; only its list of models is used."""
+def server_client(ctx: vf.ModelContext, sampling: SamplingArgs | None = None) -> OpenAIClient:
+    """A client for the model server behind the endpoint.
+
+    `ctx.model` is the name that the trainer gave this rollout when it began, such as the LoRA adapter's; the endpoint
+    writes the same name into every call of the rollout.
+
+    Args:
+        sampling: fields of every request.
+
+    Raises:
+        ConfigError: the URL cannot be one of a model server.
+    """
     config = ctx.client
-    try:
-        return OpenAIClient(
-            ctx.model,
-            base_url=join_url(config.base_url, "/v1/models").removesuffix("/models"),
-            api_key=client_config.resolve_api_key(config),
-            default_headers=_headers(config),
-        )
-    except ConfigError:
-        return None  # the model calls themselves will say what is wrong with the URL
+    return OpenAIClient(
+        ctx.model,
+        base_url=join_url(config.base_url, "/v1/models").removesuffix("/models"),
+        api_key=client_config.resolve_api_key(config),
+        default_headers=_headers(config),
+        sampling_args=sampling,
+        echo_reasoning=True,
+    )
 
 
 def _headers(config: vf.BaseClientConfig) -> dict[str, str]:

@@ -13,6 +13,7 @@ import verifiers.v1 as vf
 from pydantic import Field, field_validator, model_validator
 
 from rlm import RLM, prompts
+from rlm.clients.base import Client
 from rlm.context import Context
 from rlm.errors import (
     ConfigError,
@@ -26,6 +27,7 @@ from rlm.logger import RLMLogger
 from rlm.types import Message, RLMChatCompletion, RunStats, StopReason
 from rlm_train import credit
 from rlm_train.cache import DEFAULT_CAPACITY, shared_cache
+from rlm_train.direct import DirectClient, DirectUsage
 from rlm_train.endpoint import EndpointClient
 from rlm_train.task import ContextTaskData
 
@@ -73,7 +75,9 @@ class RLMHarnessConfig(vf.HarnessConfig):
     """File whose text replaces the engine's system prompt."""
     train_subcalls: str | float = "mask"
     """What a trainer does with the tokens of sub-calls and child runs. "mask": nothing, they only stay in the trace.
-    "train": they get the root's advantage. A number above 0, up to 1: the same, with that weight."""
+    "train": they get the root's advantage. A number above 0, up to 1: the same, with that weight. "direct": they go
+    straight to the model server and are in no trace, only summed up in `trace.info`. That is much faster where there are
+    many; the agent's own limits (`max_turns`, ...) then see the root alone, and `max_tokens` here still counts all."""
     log_dir: Path | None = None
     """Folder for an event log of each rollout, named by the trace's id; none is written if unset."""
     context_cache_bytes: int = Field(default=DEFAULT_CAPACITY, ge=0)
@@ -82,14 +86,14 @@ class RLMHarnessConfig(vf.HarnessConfig):
     @field_validator("train_subcalls")
     @classmethod
     def _check_train_subcalls(cls, value: str | float) -> str | float:
-        if value in ("mask", "train"):
+        if value in ("mask", "train", "direct"):
             return value
-        if value == "direct":
-            raise ValueError('train_subcalls = "direct" is not built yet: use "mask", "train" or a weight')
         try:
             weight = float(value)
         except ValueError:
-            raise ValueError(f'train_subcalls is "mask", "train" or a weight, and not {value!r}') from None
+            raise ValueError(
+                f'train_subcalls is "mask", "train", "direct" or a weight, and not {value!r}'
+            ) from None
         if weight == 0:
             # A stream of zeros would be taken for no stream at all, which is weight 1.
             raise ValueError('a weight of 0 has no effect in the trainer: use train_subcalls = "mask"')
@@ -128,6 +132,8 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
     - `failure`: None, or `where` ("context", "repl", "model", "limit", "config", "engine", "cancelled"), `type` and
       `message`;
     - `stats` and `usage`: counts of the run (`rlm.types.RunStats`, `UsageSummary`), `seconds`;
+    - `idle_turns`: root turns in whose reply there was no code that could run;
+    - `direct`: with `train_subcalls = "direct"`, the model calls below the root (`rlm_train.direct.DirectUsage`);
     - `root_nodes`: ids of the trace's nodes that are the root's own; the others are of sub-calls and child runs.
 
     A rollout in which something failed is scored with the answer that it has.
@@ -156,19 +162,21 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         data: vf.TaskData,
     ) -> vf.ProgramResult:
         completion: RLMChatCompletion | None = None
+        usage = DirectUsage() if self.config.train_subcalls == "direct" else None
         try:
+            clients = await self._clients(ctx, trace, endpoint, secret, usage)
             context, question = await self._input(data)
-            completion = await self._run(ctx, trace, endpoint, secret, data, context, question)
+            completion = await self._run(clients, trace, data, context, question)
             failure = None
         except asyncio.CancelledError as error:
-            self._record(trace, None, _failure(error))
+            self._record(trace, None, _failure(error), usage)
             raise
         except Exception as error:  # a failure of any kind is data on the trace
             failure = _failure(error)
             completion = error.completion if isinstance(error, RLMError) else None
             log = logger.exception if failure["where"] == "engine" else logger.info
             log("rollout %s: %s: %s", trace.id, failure["type"], failure["message"])
-        self._record(trace, completion, failure)
+        self._record(trace, completion, failure, usage)
         return self._end(trace, completion)
 
     async def cleanup(self, trace: AnyTrace, runtime: vf.Runtime) -> None:
@@ -201,19 +209,37 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         messages = [message.model_dump(exclude_none=True) for message in data.prompt or ()]
         return Context.of(messages), None
 
-    async def _run(
+    async def _clients(
         self,
         ctx: vf.ModelContext,
         trace: AnyTrace,
         endpoint: str,
         secret: str,
+        usage: DirectUsage | None,
+    ) -> tuple[Client, Client]:
+        """The root's model, and that of all below it."""
+        root = EndpointClient(ctx, endpoint, secret)
+        if usage is not None:
+            direct = DirectClient(ctx, usage)
+            await direct.check()
+            return root, direct
+        if not credit.streams(trace):
+            return root, root
+        credit.mark_as_they_come(trace, self.config.train_subcalls)
+        return root, EndpointClient(ctx, endpoint, secret, headers=credit.BELOW_HEADERS)
+
+    async def _run(
+        self,
+        clients: tuple[Client, Client],
+        trace: AnyTrace,
         data: vf.TaskData,
         context: Context,
         question: str | None,
     ) -> RLMChatCompletion:
         config = self.config
         rlm = RLM(
-            client=EndpointClient(ctx, endpoint, secret),
+            client=clients[0],
+            other_clients=clients[1:],
             environment="local",
             environment_kwargs={"cell_timeout": config.cell_timeout},
             max_depth=config.max_depth,
@@ -251,7 +277,11 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         return None if folder is None else RLMLogger(folder, file_name=trace.id)
 
     def _record(
-        self, trace: AnyTrace, completion: RLMChatCompletion | None, failure: dict[str, str] | None
+        self,
+        trace: AnyTrace,
+        completion: RLMChatCompletion | None,
+        failure: dict[str, str] | None,
+        direct: DirectUsage | None,
     ) -> None:
         self._histories[trace.id] = list(completion.messages) if completion is not None else []
         trace.info[INFO_KEY] = {
@@ -261,7 +291,12 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             "stats": dataclasses.asdict(completion.stats if completion is not None else RunStats()),
             "usage": completion.usage_summary.to_dict() if completion is not None else None,
             "seconds": completion.execution_time if completion is not None else 0.0,
+            "idle_turns": sum(not turn.code_blocks for turn in completion.iterations) if completion else 0,
         }
+        if direct is not None:
+            trace.info[INFO_KEY]["direct"] = dataclasses.asdict(direct)
+            # Where verifiers counts what was spent outside of the trace's own messages.
+            trace.extra_usage.append(direct.as_verifiers())
         if "root_reply" in type(trace).model_fields:  # from 0.4 on: what judges see as the agent's reply
             trace.root_reply = completion.response if completion is not None else ""
 

@@ -1,0 +1,216 @@
+"""`train_subcalls = "direct"`: sub-calls go to the model server itself, and the root's calls through the endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import verifiers.v1 as vf
+
+from rlm.clients.pool import open_pools
+from rlm.testing import ChatRequest, Fault, ModelServer, Reply
+from rlm_train.direct import DirectClient
+
+ASK = '```repl\nreplies = llm_query_batched(["one", "two", "one"])\nprint(replies)\n```'
+ASK_CHILD = '```repl\nprint(rlm_query("count the letters"))\n```'
+CHILD = '```repl\nanswer["content"], answer["ready"] = "7", True\n```'
+ANSWER = '```repl\nanswer["content"], answer["ready"] = str(len(context.split())), True\n```'
+
+
+def policy(request: ChatRequest) -> Any:
+    if request.messages[0]["role"] != "system":
+        return Fault(400, "no") if request.text == "break" else f"echo {request.text}"
+    if "of 17 characters" in request.messages[1]["content"]:
+        return CHILD
+    return [ASK, ASK_CHILD, ANSWER][request.turn]
+
+
+def is_root(request: ChatRequest) -> bool:
+    return request.messages[0]["role"] == "system" and "How many fruits" in request.messages[1]["content"]
+
+
+async def test_only_the_root_is_in_the_trace(run: Any) -> None:
+    server = ModelServer(policy)
+    trace = await run(policy, server=server, train_subcalls="direct", max_depth=2)
+    assert trace.ok
+    assert trace.reward == 1.0
+    assert [node.message.content for node in trace.nodes if node.sampled] == [ASK, ASK_CHILD, ANSWER]
+    assert len(trace.calls) == 3
+    assert trace.info["rlm"]["root_nodes"] == list(range(len(trace.nodes)))
+    assert "echo two" in trace.nodes[3].message.content
+    # verifiers sends its own calls with the id of the trace, and only those.
+    passed = {is_root(request): "x-session-id" in request.headers for request in server.requests}
+    assert passed == {True: True, False: False}
+
+
+async def test_what_went_past_the_endpoint_is_summed_up(run: Any) -> None:
+    trace = await run(policy, train_subcalls="direct", max_depth=2)
+    direct, stats = trace.info["rlm"]["direct"], trace.info["rlm"]["stats"]
+    assert (direct["calls"], direct["failures"], direct["retries"]) == (4, 0, 0)
+    assert direct["input_tokens"] == stats["sub_input_tokens"] > 0
+    assert direct["output_tokens"] == stats["sub_output_tokens"] > 0
+    assert direct["seconds"] > 0
+    assert stats["subcalls"] == 4
+    [usage] = trace.extra_usage
+    assert usage.input_tokens == direct["input_tokens"]
+    assert usage.completion_tokens == direct["output_tokens"]
+
+
+async def test_other_settings_have_no_such_sum(run: Any) -> None:
+    trace = await run(policy, max_depth=2)
+    assert "direct" not in trace.info["rlm"]
+    assert trace.extra_usage == []
+
+
+async def test_one_branch_and_only_the_roots_tokens_are_trained(train_run: Any, token_server: Any) -> None:
+    server = token_server(policy)
+    trace = await train_run(policy, server=server, train_subcalls="direct", max_depth=2)
+    assert trace.reward == 1.0
+    [branch] = trace.branches
+    sampled = [node for node in branch.nodes if node.sampled]
+    assert [node.message.content for node in sampled] == [ASK, ASK_CHILD, ANSWER]
+    assert all(sum(node.mask) == len(node.logprobs) > 0 for node in sampled)
+    assert all(node.loss_weights is None for node in branch.nodes)
+    # The chat route of the training server got the sub-calls, and none of the root's turns.
+    assert sorted(request.turn for request in server.requests) == [0] * 4
+    assert not any(is_root(request) for request in server.requests)
+
+
+async def test_sub_calls_are_asked_as_the_run_says(token_server: Any, token_client: Any, task: Any) -> None:
+    """The trainer names the adapter and samples; the renderer's way of thinking becomes the chat template's."""
+    server = token_server(policy)
+    server._scripted.models = ("base", "adapter-7")
+    async with server:
+        agent = vf.Agent(
+            vf.AgentConfig.model_validate(
+                {
+                    "model": "adapter-7",
+                    "client": {
+                        **token_client,
+                        "base_url": server.base_url,
+                        "headers": {"X-Team": "blue"},
+                        "api_key_var": "RLM_TEST_KEY",
+                    },
+                    "sampling": {
+                        "temperature": 0.7,
+                        "max_completion_tokens": 500,
+                        "logprobs": True,
+                        "extra_body": {"top_k": 20, "cache_salt": "3", "return_token_ids": True},
+                    },
+                    "harness": {"id": "rlm-train", "train_subcalls": "direct"},
+                    "runtime": {"type": "subprocess"},
+                }
+            )
+        )
+        async with agent:
+            trace = await agent.run(task())
+    assert trace.reward == 1.0
+    assert len(server.requests) == 4
+    for request in server.requests:
+        assert request.model == "adapter-7"
+        assert request.headers["x-team"] == "blue"
+        assert request.sampling == {
+            "temperature": 0.7,
+            "max_tokens": 500,
+            "top_k": 20,
+            "cache_salt": "3",
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+
+
+async def test_a_failed_sub_call_is_one_failed_item(run: Any) -> None:
+    code = '```repl\nreply = llm_query("break")\nassert isinstance(reply, SubcallError)\n```'
+    trace = await run(
+        lambda request: [code, ANSWER][request.turn] if is_root(request) else policy(request),
+        train_subcalls="direct",
+    )
+    assert trace.reward == 1.0
+    assert trace.info["rlm"]["direct"]["failures"] == 1
+    assert trace.metrics["subcall_failures"] == 1
+    assert not any(call.error for call in trace.calls)
+
+
+async def test_limits_count_what_went_past_the_endpoint(run: Any) -> None:
+    trace = await run(policy, train_subcalls="direct", max_tokens=1000)
+    assert trace.info["rlm"]["stop"] == "token_limit"
+    assert trace.stop_condition == "max_total_tokens"
+
+
+async def test_a_prompt_over_the_servers_window_is_not_sent(run: Any) -> None:
+    code = '```repl\nreply = llm_query("long " * 10_000)\nassert isinstance(reply, SubcallError)\n```'
+    server = ModelServer(
+        lambda request: [code, ANSWER][request.turn] if is_root(request) else "no", max_model_len=8_000
+    )
+    trace = await run(None, server=server, train_subcalls="direct")
+    assert trace.reward == 1.0
+    assert trace.metrics["subcall_failures"] == 1
+    assert all(is_root(request) for request in server.requests)
+
+
+class TokensOnly(ModelServer):
+    """A server without chat completions."""
+
+    def routes(self) -> list[Any]:
+        return [route for route in super().routes() if route[1] != "/v1/chat/completions"]
+
+
+async def test_a_server_without_chat_is_named_as_the_problem(run: Any) -> None:
+    trace = await run(None, server=TokensOnly(policy), train_subcalls="direct")
+    failure = trace.info["rlm"]["failure"]
+    assert trace.ok
+    assert trace.rewards["correct"].score == 0.0
+    assert (failure["where"], failure["type"]) == ("config", "ConfigError")
+    assert 'train_subcalls = "direct" needs chat completions at http://' in failure["message"]
+
+
+def context(url: str, **sampling: Any) -> vf.ModelContext:
+    client = vf.EvalClientConfig.model_validate({"base_url": url, "api_key_var": "RLM_TEST_KEY"})
+    return vf.ModelContext(
+        model="scripted", client=client, sampling=vf.SamplingConfig.model_validate(sampling)
+    )
+
+
+async def test_a_server_is_asked_once_whether_it_can_chat() -> None:
+    async with TokensOnly(policy) as server:
+        before = server.connections
+        clients = [DirectClient(context(server.base_url)) for _ in range(8)]
+        results = await asyncio.gather(*(client.check() for client in clients), return_exceptions=True)
+        assert len({str(result) for result in results}) == 1
+        assert server.connections - before == 1
+
+
+async def test_a_server_that_does_not_answer_is_not_judged() -> None:
+    server = ModelServer(policy)
+    async with server:
+        url = server.base_url
+    client = DirectClient(context(url))
+    await client.check()
+    server = ModelServer(policy, port=server.port)
+    async with server:
+        await client.check()
+        assert (await client.complete([{"role": "user", "content": "one"}])).content == "echo one"
+
+
+async def test_rollouts_share_the_connections_to_the_server() -> None:
+    async with ModelServer(lambda request: Reply("ok", delay=0.01)) as server:
+        before = open_pools()
+        clients = [DirectClient(context(server.base_url)) for _ in range(5)]
+        for client in clients:
+            await client.complete([{"role": "user", "content": "one"}])
+        assert open_pools() - before == 1
+        assert server.connections == 1
+    assert [client.usage.calls for client in clients] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("url", "sampling", "words"),
+    [
+        ("ftp://host/v1", {}, "http"),
+        ("http://host/v1", {"n": 2}, "n must be 1"),
+    ],
+)
+def test_what_cannot_work_is_refused(url: str, sampling: dict[str, Any], words: str) -> None:
+    ctx = context(url, **sampling)
+    with pytest.raises(ValueError, match=words):
+        DirectClient(ctx)
