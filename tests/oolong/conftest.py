@@ -1,19 +1,21 @@
-"""Plays a policy against an example in a plain namespace, without the engine: what the policies write is tested by itself."""
+"""Plays a policy against an example: in a plain namespace, without the engine, so that what the policies write is tested by
+itself; and as rollouts of the whole environment."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from oolong.examples import Example
-from rlm.testing import ChatRequest
+from rlm.testing import ChatRequest, ModelServer, Policy
 
 
 class SubcallError(str):
@@ -105,3 +107,38 @@ def play() -> Play:
 def failed_subcall() -> Callable[[str], str]:
     """Makes the value that a failed query returns in the REPL."""
     return lambda reason: SubcallError(f"Error: {reason}")
+
+
+class Episodes(Protocol):
+    """Runs one episode of each task with a policy as the model, and returns their traces in the order of the tasks."""
+
+    async def __call__(
+        self,
+        policy: Policy,
+        taskset: dict[str, Any],
+        *,
+        harness: dict[str, Any] | None = None,
+        **env: Any,
+    ) -> list[list[Any]]: ...
+
+
+async def _episodes(
+    policy: Policy, taskset: dict[str, Any], *, harness: dict[str, Any] | None = None, **env: Any
+) -> list[list[Any]]:
+    import verifiers.v1 as vf
+
+    agent = {"harness": {"id": "oolong", **(harness or {})}, "runtime": {"type": "subprocess"}}
+    config = vf.resolve_env_config({"taskset": {"id": "oolong", **taskset}, "agent": agent, **env})
+    environment = vf.load_environment(config)
+    async with ModelServer(policy) as server, environment.serving():
+        client = vf.EvalClientConfig(base_url=server.base_url, api_key_var="RLM_TEST_KEY")
+        model = vf.ModelContext(model=server.model, client=client)
+        runs = [environment.run_episode(task, model) for task in environment.taskset]
+        done = await asyncio.gather(*runs)
+    assert [error for episode in done for error in episode.errors] == []
+    return [list(episode.traces) for episode in done]
+
+
+@pytest.fixture
+def episodes() -> Episodes:
+    return _episodes

@@ -1,6 +1,7 @@
 """The RLM engine inside verifiers: rollouts that can be evaluated and trained on.
 
-`RLMHarness` is the one harness that `__all__` names, so `rlm-train` is a harness id for any taskset.
+`RLMHarness` and `RLMGroup` are the one harness and the one environment that `__all__` names, so `rlm-train` is the id of both,
+for any taskset.
 """
 
 from __future__ import annotations
@@ -8,16 +9,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlm_train.group import RLMGroup as RLMGroup
+    from rlm_train.group import RLMGroupConfig as RLMGroupConfig
     from rlm_train.harness import RLMHarness as RLMHarness
     from rlm_train.harness import RLMHarnessConfig as RLMHarnessConfig
+    from rlm_train.rewards import RLMTask as RLMTask
+    from rlm_train.rewards import RLMTaskConfig as RLMTaskConfig
     from rlm_train.task import ContextTaskData as ContextTaskData
 
-__all__ = ["ContextTaskData", "RLMHarness", "RLMHarnessConfig"]
+__all__ = [
+    "ContextTaskData",
+    "RLMGroup",
+    "RLMGroupConfig",
+    "RLMHarness",
+    "RLMHarnessConfig",
+    "RLMTask",
+    "RLMTaskConfig",
+]
 
 _MODULES = {
     "ContextTaskData": "rlm_train.task",
+    "RLMGroup": "rlm_train.group",
+    "RLMGroupConfig": "rlm_train.group",
     "RLMHarness": "rlm_train.harness",
     "RLMHarnessConfig": "rlm_train.harness",
+    "RLMTask": "rlm_train.rewards",
+    "RLMTaskConfig": "rlm_train.rewards",
 }
 
 

@@ -116,6 +116,28 @@ def strict(output: object, example: Scored) -> float:
     return best
 
 
+def nearness(output: object, example: Scored, tolerance: float) -> float:
+    """How near a number is to the right one, as a share of it: max(0, 1 - |d| / (tolerance * right)).
+
+    Counts grow with the context, and 0.75**d falls to nothing within a dozen whatever the count: on long contexts it tells
+    a careful count from a careless one no more. This does. Answers that are not numbers, read as `strict` reads them, are
+    not near, and nothing but 0 is near to 0.
+
+    Args:
+        tolerance: the share by which an answer may be off before it is worth nothing, above 0.
+    """
+    if example.answer_type != "NUMERIC" or not isinstance(output, str) or len(output) > MAX_ANSWER_CHARS:
+        return 0.0
+    read = [_read_number(text, example) for text in _undressed(output, "NUMERIC", boxed=False)]
+    values = [int(text) for text in read if text is not None]
+    golds = [int(text) for gold in example.answer if (text := _read_number(gold, example)) is not None]
+    return max((_nearness(value, gold, tolerance) for value in values for gold in golds), default=0.0)
+
+
+def _nearness(value: int, gold: int, tolerance: float) -> float:
+    return max(0.0, 1 - abs(value - gold) / (tolerance * gold)) if gold else float(value == 0)
+
+
 def _undressed(text: str, answer_type: str, boxed: bool) -> list[str]:
     """The text as it is, and with what is forgiven around it taken off, step by step."""
     word = PREFIXES.get(answer_type)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import verifiers.v1 as vf
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from pydantic import Field, model_validator
 from oolong import bruteforce, examples, local, scoring, sources
 from oolong.official_tasks import Compat
 from oolong.questions import ANSWER_TYPES, GROUPS
+from rlm_train.rewards import RLMTask, RLMTaskConfig, answer_of
 from rlm_train.task import ContextTaskData
 
 if TYPE_CHECKING:
@@ -74,6 +76,13 @@ class CompatConfig(vf.BaseConfig):
     """Some loops run in random order."""
 
 
+class OolongTaskConfig(RLMTaskConfig):
+    """How answers are rewarded: see `rlm_train.rewards`."""
+
+    numeric_tolerance: float = Field(default=0.1, gt=0, le=1)
+    """Of the reward `numeric`: the share of the right number by which an answer may be off before it earns nothing."""
+
+
 class OolongConfig(vf.TasksetConfig):
     """Which questions are asked, over which text."""
 
@@ -98,12 +107,17 @@ class OolongConfig(vf.TasksetConfig):
     """Only these types of answers; all if empty. LIST and TEXT occur in oolong-real alone."""
     num_tasks: int = Field(default=50, ge=1)
     """Questions. More of them leave the first ones as they are, in mode "fixed"."""
+    order: Literal["mixed", "short_first"] = "mixed"
+    """"mixed": sizes and types of questions take turns. "short_first": by size of the context, for trainers that take
+    tasks in order."""
     seed: int = Field(default=0, ge=0)
     """Another seed, other contexts and questions."""
     questions_per_window: int = Field(default=1, ge=1)
     """Questions that share a context, in mode "fixed"."""
     scorer: scoring.Scorer = "strict"
     """"strict" takes the whole answer and cannot be talked into points; "official" is the published rule."""
+    task: OolongTaskConfig = OolongTaskConfig()
+    """Weights of rewards, and gates."""
     compat: CompatConfig = CompatConfig()
     """Defects of the published generator, in mode "official"."""
     published: PublishedConfig = PublishedConfig()
@@ -111,6 +125,7 @@ class OolongConfig(vf.TasksetConfig):
 
     @model_validator(mode="after")
     def _check(self) -> OolongConfig:
+        OolongTask.check(self.task)
         if any(size < 1 for size in self.sizes):
             raise ValueError(f"sizes are numbers of {self.unit} from 1 up, not {self.sizes}")
         published = self.mode == "published"
@@ -159,7 +174,10 @@ class OolongData(ContextTaskData):
     seed: int
     scorer: scoring.Scorer
     labels: tuple[str, ...]
+    num_labels: int
+    """Labels of the context; 0 where they are not known."""
     input_subset: bool
+    """Whether the question is about a part of the lines."""
     n_rows: int
     """Lines of the context."""
     compat: tuple[str, ...] = ()
@@ -179,6 +197,7 @@ class OolongData(ContextTaskData):
             context_size=data.pop("chars"),
             context_sha256=data.pop("sha256"),
             task_type=data.pop("task"),
+            num_labels=len(example.labels),
             **{name: value for name, value in data.items() if name != "id"},
         )
 
@@ -214,18 +233,42 @@ class OolongData(ContextTaskData):
         return examples.materialise(self.context)
 
 
-class OolongTask(vf.Task[OolongData]):
+class OolongTask(RLMTask[OolongData, OolongTaskConfig]):
     """Scores the answer that the RLM set, and nothing else of what it wrote."""
+
+    OPTIONAL: ClassVar[frozenset[str]] = RLMTask.OPTIONAL | {"numeric"}
+
+    @property
+    def key(self) -> str:
+        """The same for a question wherever it stands in the taskset, so that what a trainer knows of a task stays true when
+        the taskset is made longer, or put in another order."""
+        digest = hashlib.sha256(f"{self.data.context_sha256}\n{self.data.question}".encode()).hexdigest()
+        return f"{self.data.id}-{digest[:12]}"
 
     @vf.reward
     async def correct(self, task: OolongData, trace: AnyTrace) -> float:
         """From 0 to 1, by the task's scorer; see `oolong.scoring`."""
-        return scoring.score(_answer(trace), task, task.scorer)
+        return scoring.score(answer_of(trace), task, task.scorer)
+
+    @vf.reward(weight=0.0)
+    async def numeric(self, task: OolongData, trace: AnyTrace) -> float:
+        """What `oolong.scoring.nearness` gives to a number beyond what `correct` gives."""
+        near = scoring.nearness(answer_of(trace), task, self.config.numeric_tolerance)
+        return max(0.0, near - scoring.score(answer_of(trace), task, task.scorer))
 
     @vf.metric
     async def exact(self, task: OolongData, trace: AnyTrace) -> float:
         """1 if the score is full; a number that is near scores a part."""
-        return float(scoring.score(_answer(trace), task, task.scorer) == 1.0)
+        return float(scoring.score(answer_of(trace), task, task.scorer) == 1.0)
+
+    @vf.metric
+    async def curriculum(self, task: OolongData) -> dict[str, float]:
+        """The figures by which tasks differ in difficulty: their means tell what a curriculum is choosing."""
+        return {
+            "context_size": float(task.context_size),
+            "n_rows": float(task.n_rows),
+            "num_labels": float(task.num_labels),
+        }
 
     async def validate(self, runtime: vf.Runtime) -> bool | None:
         """Counts the right answers again from the labelled text, and has the scorer take them. None for the published
@@ -240,11 +283,6 @@ class OolongTask(vf.Task[OolongData]):
         return scoring.score(self.data.answer[0], self.data, self.data.scorer) == 1.0
 
 
-def _answer(trace: AnyTrace) -> str:
-    answer = (trace.info.get("rlm") or {}).get("answer")
-    return answer if isinstance(answer, str) else ""
-
-
 class OolongTaskset(vf.Taskset[OolongTask, OolongConfig]):
     """Questions about long lists of labelled lines whose labels are not shown."""
 
@@ -254,8 +292,11 @@ class OolongTaskset(vf.Taskset[OolongTask, OolongConfig]):
             SourceError: the text cannot be had.
             ValueError: nothing can be asked about contexts of this size.
         """
+        chosen = self._examples()
+        if self.config.order == "short_first":
+            chosen = sorted(chosen, key=lambda example: example.chars)
         scorer = self.config.scorer
-        return [OolongTask(OolongData.of(example, scorer), self.config.task) for example in self._examples()]
+        return [OolongTask(OolongData.of(example, scorer), self.config.task) for example in chosen]
 
     def _examples(self) -> list[examples.Example]:
         config = self.config

@@ -1,0 +1,194 @@
+"""Rewards of RLM rollouts: what a task gives for being right, what a configuration takes away, and gates.
+
+A task derives from `RLMTask` and has a reward named `correct`, from 0 to 1. Everything else is off until the task's
+configuration, `taskset.task`, gives it a weight or a bound; `docs/rewards.md` lists it. Shaping only takes away, so that
+nothing but a right answer earns anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
+
+import verifiers.v1 as vf
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypeVar
+
+from rlm.types import StopReason
+from rlm_train.harness import INFO_KEY
+
+if TYPE_CHECKING:
+    from rlm_train.credit import AnyTrace
+
+CORRECT = "correct"
+"""Name of the reward for a right answer."""
+
+_CUT_SHORT = {
+    StopReason.MAX_ITERATIONS,
+    StopReason.TIMEOUT,
+    StopReason.TOKEN_LIMIT,
+    StopReason.CONTEXT_LENGTH,
+}
+
+
+class GatesConfig(vf.BaseConfig):
+    """What a rollout must have done for its reward to count. A rollout that does not pass keeps its penalties, and gets 0
+    for all else. The metric `gated` is 1 then, and so is `gate_<name>` of each bound that it missed; `ungated_reward` is
+    what it would have got."""
+
+    min_iterations: int | None = Field(default=None, ge=1)
+    """Turns of the root."""
+    min_subcalls: int | None = Field(default=None, ge=1)
+    """Sub-calls and child runs, at every depth, that were answered: as the engine counted them, not as the code says."""
+    min_reward: FiniteFloat | None = Field(default=None, gt=0)
+    """Sum of the weighted rewards."""
+
+
+class RLMTaskConfig(vf.TaskConfig):
+    """Settings of a task's rewards. `rewards.<name>.weight` is verifiers' own; `gates` is ours."""
+
+    gates: GatesConfig = GatesConfig()
+    """Bounds below which a rollout gets nothing; none is set."""
+
+
+DataT = TypeVar("DataT", bound=vf.TaskData)
+ConfigT = TypeVar("ConfigT", bound=RLMTaskConfig, default=RLMTaskConfig)
+
+
+class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
+    """A task whose rewards a configuration can change. A subclass adds the reward `correct`, and others of its own.
+
+    The optional rewards of `OPTIONAL` have the weight 0, and are not even recorded, until the configuration gives them a
+    weight up to 1.
+    """
+
+    OPTIONAL: ClassVar[frozenset[str]] = frozenset({"format", "no_answer", "truncated"})
+    """Rewards that are off by default. A subclass that has more adds their names."""
+
+    config: ConfigT
+
+    def __init__(self, data: DataT, config: ConfigT | None = None) -> None:
+        """
+        Raises:
+            ValueError: the configuration names a reward, metric or stop that there is not, or weighs one wrongly.
+        """
+        kind = type(self).config_type()
+        if not isinstance(config, kind):  # None, or verifiers' own, of a taskset that does not name ours
+            config = cast(ConfigT, kind.model_validate({} if config is None else config.model_dump()))
+        super().__init__(data, config)
+        self.check(config)
+
+    @classmethod
+    def config_type(cls) -> type[RLMTaskConfig]:
+        found = super().config_type()
+        return found if issubclass(found, RLMTaskConfig) else RLMTaskConfig
+
+    @classmethod
+    def check(cls, config: vf.TaskConfig) -> None:
+        """Refuses what would otherwise fail, or do harm, in the middle of a run. A taskset's configuration calls it in a
+        validator, so that a wrong file is refused as it is read.
+
+        Raises:
+            ValueError: as for the constructor.
+        """
+        from verifiers.v1.utils.loaders import plugged_fn
+
+        for kind, entries in (
+            ("reward", config.rewards),
+            ("metric", config.metrics),
+            ("stop", config.stops),
+        ):
+            for name, entry in entries.items():
+                if entry.fn is not None:
+                    try:
+                        plugged_fn(entry.fn)
+                    except (ImportError, TypeError, ValueError, OSError) as error:
+                        raise ValueError(f"{kind} {name!r}: {error}") from error
+                elif name not in (known := cls._names(kind)):
+                    raise ValueError(
+                        f"there is no {kind} {name!r}: there is {', '.join(known) or 'none'}; another one needs an fn"
+                    )
+        for name, reward in config.rewards.items():
+            weight = reward.weight
+            if reward.fn is None and name in cls.OPTIONAL and weight is not None and not 0 <= weight <= 1:
+                raise ValueError(f"the weight of {name!r} must be from 0 to 1, and is {weight:g}")
+
+    @classmethod
+    def _names(cls, kind: str) -> list[str]:
+        return [name for name in dir(cls) if getattr(getattr(cls, name), kind, None) is True]
+
+    def hooks(self, attr: str) -> list[Callable[..., Any]]:
+        """verifiers' list of rewards, metrics or stops, without the rewards that are off."""
+        found: list[Callable[..., Any]] = super().hooks(attr)
+        if attr != "reward":
+            return found
+        return [hook for hook in found if hook.__name__ not in self.OPTIONAL or _weight(hook) != 0]
+
+    async def score(self, trace: AnyTrace, runtime: vf.Runtime | None = None) -> None:
+        await super().score(trace, runtime)
+        if not getattr(self, "scoring_deferred", False):  # from 0.4 on
+            apply_gates(self.config.gates, trace)
+
+    @vf.reward(weight=0.0)
+    async def format(self, trace: AnyTrace) -> float:
+        """Minus the share of root turns in whose reply there was no code that could run."""
+        turns = stats_of(trace).get("turns", 0)
+        return -info_of(trace).get("idle_turns", 0) / turns if turns else 0.0
+
+    @vf.reward(weight=0.0)
+    async def no_answer(self, trace: AnyTrace) -> float:
+        """-1 if the rollout ended without an answer, unless something broke that was not its doing."""
+        failure = info_of(trace).get("failure")
+        broken = failure is not None and failure["where"] != "limit"
+        return -1.0 if not answer_of(trace) and not broken else 0.0
+
+    @vf.reward(weight=0.0)
+    async def truncated(self, trace: AnyTrace) -> float:
+        """-1 if a root reply was cut by the token limit of a call, or turns, time, tokens or the window ran out."""
+        cut = stats_of(trace).get("truncated", 0) > 0 or info_of(trace).get("stop") in _CUT_SHORT
+        return -float(cut)
+
+
+def _weight(hook: Callable[..., Any]) -> float:
+    return float(getattr(hook, "_vf_weight", 1.0))
+
+
+def info_of(trace: AnyTrace) -> Mapping[str, Any]:
+    """What the harness wrote of a rollout, see `rlm_train.RLMHarness`; empty if another harness ran."""
+    return trace.info.get(INFO_KEY) or {}
+
+
+def stats_of(trace: AnyTrace) -> Mapping[str, float]:
+    """`rlm.types.RunStats` of a rollout by name; empty if another harness ran."""
+    return info_of(trace).get("stats") or {}
+
+
+def answer_of(trace: AnyTrace) -> str:
+    """The answer that the RLM set: the only text that a reward should read. Empty if there is none."""
+    answer = info_of(trace).get("answer")
+    return answer if isinstance(answer, str) else ""
+
+
+def apply_gates(gates: GatesConfig, trace: AnyTrace) -> None:
+    """Takes away what a scored trace earned if it does not pass, and records the metrics that `GatesConfig` names.
+
+    Penalties stay, so that failing a gate is never a way out of them. Without any bound nothing is changed or recorded.
+    """
+    stats = stats_of(trace)
+    reached = {
+        "min_iterations": stats.get("turns", 0),
+        "min_subcalls": stats.get("subcalls", 0) - stats.get("subcall_failures", 0),
+        "min_reward": trace.reward,
+    }
+    bounds = {name: bound for name, bound in gates if bound is not None}
+    if not bounds:
+        return
+    missed = {name: reached[name] < bound for name, bound in bounds.items()}
+    trace.record_metric("ungated_reward", trace.reward)
+    trace.record_metric("gated", float(any(missed.values())))
+    for name, miss in missed.items():
+        trace.record_metric(f"gate_{name}", float(miss))
+    if any(missed.values()):
+        for name, reward in trace.rewards.items():
+            if reward is not None and reward.value > 0:
+                trace.record_reward(name, 0.0, reward.weight)
