@@ -23,7 +23,7 @@ from rlm.testing.policy import (
     Script,
     ScriptExhaustedError,
 )
-from rlm.testing.server import ModelServer, serve
+from rlm.testing.server import ModelServer, in_background, serve
 from rlm.testing.tokens import count_tokens
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "ScriptExhaustedError",
     "ScriptedClient",
     "count_tokens",
+    "in_background",
     "serve",
 ]

@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,18 +61,29 @@ class ScriptedModel:
 
     async def answer(self, request: ChatRequest) -> Completion | Fault:
         """What the model says to a request. Never raises but for cancellation."""
+        with self._counted(request):
+            return await self._answer(request)
+
+    async def ask(self, request: ChatRequest) -> Reply | Fault:
+        """What the policy says to a request, whole: model names, window and token limit are the caller's to keep, by a
+        measure of its own. Never raises but for cancellation."""
+        with self._counted(request):
+            return await self._ask(request)
+
+    @contextmanager
+    def _counted(self, request: ChatRequest) -> Iterator[None]:
         if self.record:
             self.requests.append(request)
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         try:
-            return await self._answer(request)
+            yield
         finally:
             self.in_flight -= 1
 
     async def _answer(self, request: ChatRequest) -> Completion | Fault:
         if self.models is not None and request.model not in self.models:
-            return error(404, f"The model `{request.model}` does not exist.", "NotFoundError", "model")
+            return unknown_model(request.model)
         prompt = render(request.messages)
         size = count_tokens(prompt)
         wanted = request.sampling.get("max_completion_tokens") or request.sampling.get("max_tokens")
@@ -79,10 +91,19 @@ class ScriptedModel:
             return error(
                 400, f"max_tokens must be at least 1, got {wanted!r}.", "BadRequestError", "max_tokens"
             )
-        refused = self._too_long(size, wanted)
+        refused = too_long(size, wanted, self.max_model_len)
         if refused is not None:
             return refused
         cached = self._cache.lookup(prompt)
+        reply = await self._ask(request)
+        if isinstance(reply, Fault):
+            return reply
+        limits = [limit for limit in (wanted, self._room(size)) if limit is not None]
+        completion = _cut(reply, min(limits, default=None), size, cached)
+        self._cache.store(f"{prompt}{completion.reasoning or ''}{completion.content or ''}</>")
+        return completion
+
+    async def _ask(self, request: ChatRequest) -> Reply | Fault:
         if self.latency:
             await asyncio.sleep(self.latency)
         try:
@@ -102,32 +123,40 @@ class ScriptedModel:
             await asyncio.sleep(reply.delay)
         if isinstance(reply, Fault):
             return reply if reply.body is not None or reply.drop else error_of(reply)
-        limits = [limit for limit in (wanted, self._room(size)) if limit is not None]
-        completion = _cut(reply, min(limits, default=None), size, cached)
-        self._cache.store(f"{prompt}{completion.reasoning or ''}{completion.content or ''}</>")
-        return completion
+        return reply
 
     def _room(self, size: int) -> int | None:
         return None if self.max_model_len is None else self.max_model_len - size
 
-    def _too_long(self, size: int, wanted: int | None) -> Fault | None:
-        """vLLM's refusal of what does not fit into the window, in its words."""
-        window = self.max_model_len
-        if window is None:
-            return None
-        if size >= window:
-            text = (
-                f"This model's maximum context length is {window} tokens. However, your request has {size} input "
-                "tokens. Please reduce the length of the input messages."
-            )
-            return error(400, text, "BadRequestError", "input_tokens")
-        if wanted is not None and size + wanted > window:
-            text = (
-                f"'max_tokens' or 'max_completion_tokens' is too large: {wanted}. This model's maximum context length "
-                f"is {window} tokens and your request has {size} input tokens ({wanted} > {window} - {size})."
-            )
-            return error(400, text, "BadRequestError", "max_tokens")
+
+def unknown_model(name: str) -> Fault:
+    """vLLM's refusal of a model that it does not serve."""
+    return error(404, f"The model `{name}` does not exist.", "NotFoundError", "model")
+
+
+def too_long(size: int, wanted: int | None, window: int | None) -> Fault | None:
+    """vLLM's refusal of what does not fit into the window, in its words; None if it fits.
+
+    Args:
+        size: tokens of the prompt.
+        wanted: tokens that are asked for, if the request says.
+        window: tokens of the model's window; None: there is no limit.
+    """
+    if window is None:
         return None
+    if size >= window:
+        text = (
+            f"This model's maximum context length is {window} tokens. However, your request has {size} input "
+            "tokens. Please reduce the length of the input messages."
+        )
+        return error(400, text, "BadRequestError", "input_tokens")
+    if wanted is not None and size + wanted > window:
+        text = (
+            f"'max_tokens' or 'max_completion_tokens' is too large: {wanted}. This model's maximum context length "
+            f"is {window} tokens and your request has {size} input tokens ({wanted} > {window} - {size})."
+        )
+        return error(400, text, "BadRequestError", "max_tokens")
+    return None
 
 
 def error(status: int, message: str, kind: str, param: str | None = None) -> Fault:

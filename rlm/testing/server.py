@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rlm.testing.model import ScriptedModel, body_bytes, chat_completion, error
 from rlm.testing.policy import ChatRequest, Fault, Policy
@@ -24,6 +24,9 @@ _MAX_BODY = 2**30
 _BACKLOG = 4096
 
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
+
+
+Server = TypeVar("Server", bound="ModelServer")
 
 
 class ModelServer:
@@ -184,7 +187,7 @@ class ModelServer:
         )
         answer = await self._scripted.answer(parsed) if isinstance(parsed, ChatRequest) else parsed
         if isinstance(answer, Fault):
-            return await _send_fault(request, answer)
+            return await send_fault(request, answer)
         assert isinstance(parsed, ChatRequest)
         self._number += 1
         body = json.dumps(chat_completion(answer, parsed.model, self._number)).encode()
@@ -222,7 +225,13 @@ def serve(policy: Policy, **options: Any) -> Iterator[ModelServer]:
     Args:
         options: those of `ModelServer`.
     """
-    server = ModelServer(policy, **options)
+    with in_background(ModelServer(policy, **options)) as server:
+        yield server
+
+
+@contextmanager
+def in_background(server: Server) -> Iterator[Server]:
+    """Runs a server that was not started, of any subclass, as `serve` does."""
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def run() -> None:
@@ -272,7 +281,8 @@ def _parse(body: bytes, headers: dict[str, str]) -> ChatRequest | Fault:
     return ChatRequest(messages, model, data, headers)
 
 
-async def _send_fault(request: web.Request, fault: Fault) -> web.StreamResponse:
+async def send_fault(request: web.Request, fault: Fault) -> web.StreamResponse:
+    """The response that a fault amounts to; drops the connection if it says so."""
     from aiohttp import web
 
     body = body_bytes(fault)
