@@ -110,7 +110,23 @@ def run() -> Run:
 
 
 @pytest.fixture
-def train_run(tokenizer_path: Path) -> Run:
+def token_client(tokenizer_path: Path) -> dict[str, Any]:
+    """The settings of a training client, but for the server's URL."""
+    return {
+        "type": "train",
+        "renderer": {"name": "qwen3", "enable_thinking": False},
+        "renderer_model_name": str(tokenizer_path),
+    }
+
+
+@pytest.fixture
+def token_server(tokenizer_path: Path) -> Callable[[Policy], ModelServer]:
+    """Makes a server that speaks tokens and chat, over a policy."""
+    return lambda policy: GenerateServer(policy, tokenizer_path)
+
+
+@pytest.fixture
+def train_run(tokenizer_path: Path, token_client: dict[str, Any]) -> Run:
     """Through the training client, which renders prompts to tokens and asks for tokens."""
 
     async def run(
@@ -122,12 +138,7 @@ def train_run(tokenizer_path: Path) -> Run:
         **harness: Any,
     ) -> AnyTrace:
         async with server or GenerateServer(policy, tokenizer_path) as running:
-            client = {
-                "type": "train",
-                "base_url": running.base_url,
-                "renderer": {"name": "qwen3", "enable_thinking": False},
-                "renderer_model_name": str(tokenizer_path),
-            }
+            client = {**token_client, "base_url": running.base_url}
             config = agent_config(client, running.model, timeout, **harness)
             async with vf.Agent(config) as agent:
                 return await agent.run(task or make_task())

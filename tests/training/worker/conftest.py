@@ -1,0 +1,232 @@
+"""verifiers' own environment workers, as processes of their own, and what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import psutil
+import pytest
+import verifiers.v1 as vf
+from verifiers.v1.serve.client import EnvClient
+from verifiers.v1.serve.server import EnvServer
+from verifiers.v1.utils.loaders import resolve_env_config
+
+from rlm.testing import ChatRequest, ModelServer
+
+if TYPE_CHECKING:
+    AnyTrace: TypeAlias = vf.Trace[Any, Any, Any]
+
+# What `env-server` of prime-rl and `vf-eval --serve` run. Orphans of its workers become children of this process, so
+# that a test sees them.
+_SERVE = """
+import ctypes, json, os, sys
+from verifiers.v1.serve import serve_env
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    serve_env(**json.loads(sys.argv[1]))
+"""
+
+ANSWER = '```repl\nanswer["content"], answer["ready"] = f"{context.split()[1]} x {len(context.splitlines())}", True\n```'
+ASK = '```repl\nnumber = llm_query("repeat: " + context.split()[1])\n```'
+"""The root's replies: ask for the number, or give the answer that earns the reward."""
+
+
+def play(request: ChatRequest, turns: Sequence[str] = (ASK, ANSWER)) -> str:
+    """Plays the root by its turns, and repeats what a sub-call says."""
+    if request.messages[0]["role"] == "system":
+        return turns[request.turn]
+    return request.text.removeprefix("repeat: ")
+
+
+class Trainer:
+    """Asks an environment server for rollouts."""
+
+    def __init__(self, address: str, tallies: ModuleType) -> None:
+        self.client = EnvClient(address)
+        self._tallies = tallies
+
+    async def run(
+        self,
+        server: ModelServer,
+        number: int = 0,
+        *,
+        lines: int = 100,
+        model: str | None = None,
+        client: dict[str, Any] | None = None,
+        **sampling: Any,
+    ) -> AnyTrace:
+        """One rollout of task `number`."""
+        given = {"type": "eval", "base_url": server.base_url, "api_key_var": "RLM_TEST_KEY", **(client or {})}
+        kind = vf.TrainClientConfig if given["type"] == "train" else vf.EvalClientConfig
+        episode = await self.client.run(
+            client=kind.model_validate(given),
+            model=model or server.model,
+            sampling=vf.SamplingConfig.model_validate(sampling),
+            task_data=self._tallies.data_of(number, lines).model_dump(mode="json"),
+        )
+        return episode.traces[0]
+
+
+class Worker:
+    """An environment server of verifiers: one worker, or a broker over several."""
+
+    def __init__(self, folder: Path, tallies: ModuleType, workers: int, harness: dict[str, Any]) -> None:
+        self.folder = folder
+        self._tallies = tallies
+        # The path of a socket is limited to 108 bytes, and pytest's folders are deep.
+        self._sockets = tempfile.TemporaryDirectory(prefix="rlm-test-")
+        self.address = f"ipc://{self._sockets.name}/server"
+        self.home, self.temporary = folder / "home", folder / "tmp"
+        for path in (self.home, self.temporary):
+            path.mkdir()
+        options = {
+            "max_workers": workers,
+            "elastic": False,
+            "address": self.address,
+            "config_data": config_of(harness),
+        }
+        script = folder / "serve.py"  # a file, which the broker's workers import again
+        script.write_text(_SERVE)
+        self._log = (folder / "worker.log").open("w+")
+        self.process = psutil.Popen(
+            [sys.executable, str(script), json.dumps(options)],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).parent),
+                "HOME": str(self.home),
+                "TMPDIR": str(self.temporary),
+                "RLM_TEST_KEY": "none",
+            },
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        self._trainer: Trainer | None = None
+
+    @property
+    def log(self) -> str:
+        return Path(self._log.name).read_text()
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        """All processes below the server."""
+        return self.process.children(recursive=True)
+
+    async def ready(self) -> Trainer:
+        """A client of the server, once that answers."""
+        if self._trainer is None:
+            self._trainer = Trainer(self.address, self._tallies)
+            while not await self._trainer.client.health(timeout=0.5):
+                if not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE:
+                    pytest.fail(f"the worker did not start:\n{self.log[-3000:]}")
+        return self._trainer
+
+    async def run(self, server: ModelServer, number: int = 0, **options: Any) -> AnyTrace:
+        """One rollout; see `Trainer.run`."""
+        return await (await self.ready()).run(server, number, **options)
+
+    async def close(self) -> None:
+        """Closes the client; before the test's event loop ends."""
+        if self._trainer is not None:
+            await self._trainer.client.close()
+            self._trainer = None
+
+    def end(self) -> None:
+        """Ends the server as its starter would, and everything that it should have ended itself."""
+        left: list[psutil.Process] = []
+        try:
+            if self.process.is_running():
+                left = self.children
+                self.process.terminate()
+                self.process.wait(30)
+        finally:
+            _, alive = psutil.wait_procs(left, timeout=10)
+            for process in alive:
+                process.kill()
+            if self.process.is_running():
+                self.process.kill()
+            self._log.close()
+            self._sockets.cleanup()
+        assert not alive, f"the worker left {alive}:\n{self.log[-3000:]}"
+
+
+async def gone(processes: Sequence[psutil.Process], seconds: float = 20.0) -> list[psutil.Process]:
+    """Waits until none of the processes runs; those that still do."""
+    _, alive = await asyncio.to_thread(psutil.wait_procs, list(processes), timeout=seconds)
+    return alive
+
+
+def config_of(harness: dict[str, Any]) -> dict[str, Any]:
+    agent = {"harness": {"id": "rlm-train", **harness}, "runtime": {"type": "subprocess"}}
+    return {"taskset": {"id": "tallies"}, "agent": agent}
+
+
+class StartWorker(Protocol):
+    def __call__(self, workers: int = 1, **harness: Any) -> Worker: ...
+
+
+@pytest.fixture(scope="session")
+def tallies() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tallies", Path(__file__).with_name("tallies.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tallies"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path, tallies: ModuleType) -> Iterator[StartWorker]:
+    """Starts an environment server; what still runs of it at the end of the test fails the test."""
+    started: list[Worker] = []
+
+    def start(workers: int = 1, **harness: Any) -> Worker:
+        folder = tmp_path / f"worker-{len(started)}"
+        folder.mkdir()
+        started.append(Worker(folder, tallies, workers, harness))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.end()
+
+
+@pytest.fixture
+async def serve_here(tallies: ModuleType) -> AsyncIterator[Callable[..., Trainer]]:
+    """Runs an environment server on the test's own event loop, which takes no time to start."""
+    with tempfile.TemporaryDirectory(prefix="rlm-test-") as sockets:
+        started: list[tuple[Trainer, asyncio.Task[None]]] = []
+
+        def serve(**harness: Any) -> Trainer:
+            address = f"ipc://{sockets}/{len(started)}"
+            server = EnvServer(resolve_env_config(config_of(harness)), address)
+            started.append((Trainer(address, tallies), asyncio.create_task(server.run())))
+            return started[-1][0]
+
+        yield serve
+        for trainer, server in started:
+            await trainer.client.close()
+            server.cancel()
+            await server
+
+
+@pytest.fixture
+def policy() -> Callable[..., str]:
+    return play
+
+
+@pytest.fixture
+def turns() -> tuple[str, str]:
+    """The root's two turns: one that asks a sub-model, and one that answers."""
+    return ASK, ANSWER
