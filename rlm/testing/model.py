@@ -61,19 +61,19 @@ class ScriptedModel:
 
     async def answer(self, request: ChatRequest) -> Completion | Fault:
         """What the model says to a request. Never raises but for cancellation."""
-        with self._counted(request):
+        if self.record:
+            self.requests.append(request)
+        with self._counted():
             return await self._answer(request)
 
     async def ask(self, request: ChatRequest) -> Reply | Fault:
-        """What the policy says to a request, whole: model names, window and token limit are the caller's to keep, by a
-        measure of its own. Never raises but for cancellation."""
-        with self._counted(request):
+        """What the policy says to a request, whole: names, window, token limit and records are the caller's to keep, by
+        a measure of its own. Never raises but for cancellation."""
+        with self._counted():
             return await self._ask(request)
 
     @contextmanager
-    def _counted(self, request: ChatRequest) -> Iterator[None]:
-        if self.record:
-            self.requests.append(request)
+    def _counted(self) -> Iterator[None]:
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         try:

@@ -3,7 +3,6 @@ client with real tokens."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import pytest
 import verifiers.v1 as vf
 
-from rlm.testing import ChatRequest, ModelServer, Policy
+from rlm.testing import ModelServer, Policy
 from rlm_train import ContextTaskData
+from rlm_train.testing import InferenceServer, build_tokenizer
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     AnyTrace: TypeAlias = vf.Trace[Any, Any, Any]
 
 CONTEXT = "apple\npear\nplum\n"
@@ -122,7 +120,7 @@ def token_client(tokenizer_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def token_server(tokenizer_path: Path) -> Callable[[Policy], ModelServer]:
     """Makes a server that speaks tokens and chat, over a policy."""
-    return lambda policy: GenerateServer(policy, tokenizer_path)
+    return lambda policy: InferenceServer(policy, tokenizer_path)
 
 
 @pytest.fixture
@@ -137,7 +135,7 @@ def train_run(tokenizer_path: Path, token_client: dict[str, Any]) -> Run:
         timeout: float | None = None,
         **harness: Any,
     ) -> AnyTrace:
-        async with server or GenerateServer(policy, tokenizer_path) as running:
+        async with server or InferenceServer(policy, tokenizer_path) as running:
             client = {**token_client, "base_url": running.base_url}
             config = agent_config(client, running.model, timeout, **harness)
             async with vf.Agent(config) as agent:
@@ -148,51 +146,4 @@ def train_run(tokenizer_path: Path, token_client: dict[str, Any]) -> Run:
 
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer of single bytes with the special tokens of Qwen3's chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]})
-    fast.add_tokens(
-        ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
-    )
-    path = tmp_path_factory.mktemp("tokenizer")
-    fast.save_pretrained(str(path))
-    return path
-
-
-class GenerateServer(ModelServer):
-    """A policy behind vLLM's `/inference/v1/generate`: token ids in, token ids and log-probabilities out."""
-
-    def __init__(self, policy: Policy, tokenizer_path: Path) -> None:
-        from transformers import AutoTokenizer
-
-        super().__init__(policy)
-        self._policy = policy
-        self._tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_path))
-
-    def routes(self) -> list[Any]:
-        return [*super().routes(), ("POST", "/inference/v1/generate", self._generate)]
-
-    async def _generate(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
-        body = await request.json()
-        prompt = str(self._tokenizer.decode(body["token_ids"]))
-        messages = [
-            {"role": role, "content": text.removeprefix("<think>\n\n</think>\n\n")}
-            for role, text in re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", prompt, re.DOTALL)
-        ]
-        answer = self._policy(ChatRequest(messages, body["model"]))
-        assert isinstance(answer, str)
-        ids = [*self._tokenizer.encode(answer), self._tokenizer.convert_tokens_to_ids("<|im_end|>")]
-        content = [{"token": f"token_id:{number}", "logprob": -0.5} for number in ids]
-        choice = {"token_ids": ids, "finish_reason": "stop", "logprobs": {"content": content}}
-        return web.json_response({"request_id": "r", "choices": [choice]})
+    return build_tokenizer(tmp_path_factory.mktemp("tokenizer"))

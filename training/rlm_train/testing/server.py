@@ -1,0 +1,263 @@
+"""A policy behind the endpoints of vLLM that training uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlm.testing import ChatRequest, Fault, ModelServer, Policy
+from rlm.testing.model import error, too_long, unknown_model
+from rlm.testing.server import Handler, send_fault
+from rlm_train.testing.chat import ChatFormat, NotAChatError
+from rlm_train.testing.samples import Generation
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+_GENERATE_FIELDS = {"model", "token_ids", "sampling_params", "cache_salt", "priority"}
+_SAMPLING_FIELDS = {
+    *("temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "n", "repetition_penalty"),
+    *("presence_penalty", "frequency_penalty", "logprobs", "stop_token_ids", "skip_special_tokens"),
+    # What verifiers and prime-rl send along.
+    *("return_token_ids", "cache_salt", "routed_experts_prompt_start", "extra_args", "min_tokens"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that steers the server, as opposed to those that ask the model."""
+
+    path: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of the query and the body."""
+
+
+class InferenceServer(ModelServer):
+    """A `ModelServer` that also takes and gives tokens, and whose weights can be exchanged.
+
+    Beside the endpoints of `ModelServer`: POST /inference/v1/generate, /pause, /resume, /update_weights and
+    /load_lora_adapter, GET /metrics. Requests are checked strictly: a field that vLLM or prime-rl's server would not
+    know is refused with 400, so that a test sees it. New weights change no answers: the policy stays the same, and
+    `version` counts.
+
+    A reply's log-probabilities differ from token to token, so that a sample with a shifted one can be told.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        tokenizer: Path | str,
+        *,
+        spell: bool = False,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            policy: answers the requests, whether they come as messages or as tokens.
+            tokenizer: a folder that transformers loads; prompts must come from a renderer of the Qwen3 family.
+            spell: write replies in single characters, as a model may and a tokenizer never would: a sample that was
+                tokenized again is then told from one that was kept.
+            options: those of `ModelServer`. `max_model_len` counts the tokenizer's tokens in calls for tokens, and
+                four characters as one in chats.
+        """
+        super().__init__(policy, **options)
+        self._format = ChatFormat(tokenizer, spell)
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+        self.version = 0
+        """How often weights or an adapter were loaded."""
+        self.calls: list[Call] = []
+        """Of the steering endpoints, in their order."""
+        self.generations: list[Generation] = []
+        """Answered calls for tokens, in the order of their answers; empty without `record`."""
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        return [
+            *super().routes(),
+            ("POST", "/inference/v1/generate", self._generate),
+            ("GET", "/metrics", self._metrics),
+            ("POST", "/pause", self._pause),
+            ("POST", "/resume", self._resume),
+            ("POST", "/update_weights", self._update_weights),
+            ("POST", "/load_lora_adapter", self._load_lora_adapter),
+        ]
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        from aiohttp import web
+
+        if not self.authorized(request):
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        body = await _json(request)
+        asked = self._parse(body) if isinstance(body, dict) else body
+        if isinstance(asked, Fault):
+            return await send_fault(request, asked)
+        await self._unpaused.wait()
+        version = self.version
+        reply = await self._scripted.ask(asked.chat)
+        if isinstance(reply, Fault):
+            return await send_fault(request, reply)
+        window = self._scripted.max_model_len
+        limits = [n for n in (asked.wanted, window and window - len(asked.prompt_ids)) if n is not None]
+        ids, finish_reason = self._format.completion(reply, min(limits, default=None))
+        logprobs = [_logprob(len(asked.prompt_ids) + place, token) for place, token in enumerate(ids)]
+        await self._unpaused.wait()  # vLLM keeps what is in flight, and goes on with it
+        if self._scripted.record:
+            self.generations.append(
+                Generation(
+                    prompt_ids=tuple(asked.prompt_ids),
+                    completion_ids=tuple(ids),
+                    logprobs=tuple(logprobs),
+                    model=asked.chat.model,
+                    session=request.headers.get("X-Session-ID"),
+                    cache_salt=asked.cache_salt,
+                    versions=(version, self.version),
+                    request=asked.chat,
+                )
+            )
+        self._number += 1
+        content = [
+            {"token": f"token_id:{token}", "logprob": value}
+            for token, value in zip(ids, logprobs, strict=True)
+        ]
+        choice = {
+            "index": 0,
+            "token_ids": ids,
+            "finish_reason": finish_reason,
+            "logprobs": {"content": content},
+        }
+        return web.json_response({"request_id": f"generate-{self._number}", "choices": [choice]})
+
+    def _parse(self, body: dict[str, Any]) -> _Asked | Fault:
+        """The request, or what is wrong with it."""
+        model, ids, sampling = body.get("model"), body.get("token_ids"), body.get("sampling_params")
+        if unknown := sorted(body.keys() - _GENERATE_FIELDS):
+            return _bad(f"unknown fields: {', '.join(unknown)}")
+        if not isinstance(model, str):
+            return _bad("model must be a string")
+        if model not in self.models:
+            return unknown_model(model)
+        if not isinstance(sampling, dict):
+            return _bad("sampling_params must be an object")
+        if unknown := sorted(sampling.keys() - _SAMPLING_FIELDS):
+            return _bad(f"unknown sampling parameters: {', '.join(unknown)}")
+        if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
+            return _bad("token_ids must be a list of at least one number")
+        if sampling.get("n") not in (None, 1) or sampling.get("logprobs") != 1:
+            return _bad("only one reply with the log-probabilities of its own tokens can be had")
+        if self._format.end not in (sampling.get("stop_token_ids") or ()):
+            return _bad("the token that ends a turn is not among stop_token_ids")
+        wanted = sampling.get("max_tokens")
+        if wanted is not None and (type(wanted) is not int or wanted < 1):
+            return _bad(f"max_tokens must be at least 1, got {wanted!r}.")
+        refused = too_long(len(ids), wanted, self._scripted.max_model_len)
+        if refused is not None:
+            return refused
+        try:
+            messages = self._format.messages(ids)
+        except NotAChatError as exc:
+            return _bad(str(exc))
+        salt = body.get("cache_salt") or sampling.get("cache_salt")
+        return _Asked(ids, ChatRequest(messages, model, sampling), wanted, salt)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        """The figures by which prime-rl sets its concurrency."""
+        from aiohttp import web
+
+        labels = f'engine="0",model_name="{self.model}"'
+        figures = (
+            ("gauge", "num_requests_running", "", float(self._scripted.in_flight)),
+            ("gauge", "num_requests_waiting", "", 0.0),
+            ("gauge", "kv_cache_usage_perc", "", 0.0),
+            ("counter", "num_preemptions_total", "", 0.0),
+            ("gauge", "cache_config_info", ',block_size="16",kv_cache_size_tokens="4194304"', 1.0),
+        )
+        lines = []
+        for kind, name, more, value in figures:
+            lines += [
+                f"# TYPE vllm:{name.removesuffix('_total')} {kind}",
+                f"vllm:{name}{{{labels}{more}}} {value}",
+            ]
+        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
+
+    async def _pause(self, request: web.Request) -> web.StreamResponse:
+        """Holds requests until /resume: those in flight are kept, as with vLLM's mode "keep"."""
+        query = dict(request.query)
+        if query.pop("mode", "keep") != "keep" or query.pop("clear_cache", "false") != "false" or query:
+            return await send_fault(request, _bad("only mode=keep and clear_cache=false can be had"))
+        self._unpaused.clear()
+        return self._done("/pause", dict(request.query))
+
+    async def _resume(self, request: web.Request) -> web.StreamResponse:
+        self._unpaused.set()
+        return self._done("/resume", {})
+
+    async def _update_weights(self, request: web.Request) -> web.StreamResponse:
+        body = await _json(request, weight_dir=str)
+        if isinstance(body, Fault):
+            return await send_fault(request, body)
+        if self._unpaused.is_set():
+            return await send_fault(request, error(409, "the engine runs: pause it first", "Conflict"))
+        if not _is_folder(body["weight_dir"]):
+            return await send_fault(request, _missing(body["weight_dir"]))
+        self.version += 1
+        return self._done("/update_weights", body)
+
+    async def _load_lora_adapter(self, request: web.Request) -> web.StreamResponse:
+        body = await _json(request, lora_name=str, lora_path=str)
+        if isinstance(body, Fault):
+            return await send_fault(request, body)
+        if not _is_folder(body["lora_path"]):
+            return await send_fault(request, _missing(body["lora_path"]))
+        if body["lora_name"] not in self.models:
+            self._scripted.models = (*self.models, body["lora_name"])
+        self.version += 1
+        return self._done("/load_lora_adapter", body)
+
+    def _done(self, path: str, arguments: dict[str, Any]) -> web.StreamResponse:
+        from aiohttp import web
+
+        self.calls.append(Call(path, arguments))
+        return web.json_response({"status": "ok"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    prompt_ids: list[int]
+    chat: ChatRequest
+    wanted: int | None
+    cache_salt: str | None
+
+
+async def _json(request: web.Request, **fields: type) -> dict[str, Any] | Fault:
+    """The body; with `fields`, it must have just these, of these types."""
+    try:
+        body = await request.json()
+    except ValueError as exc:
+        return _bad(f"the body is no JSON: {exc}")
+    if not isinstance(body, dict):
+        return _bad("the body must be a JSON object")
+    if fields and (
+        body.keys() != fields.keys() or not all(isinstance(body[name], kind) for name, kind in fields.items())
+    ):
+        return _bad(f"the body must have {', '.join(sorted(fields))}, and nothing else")
+    return body
+
+
+def _is_folder(path: str) -> bool:
+    return Path(path).is_dir()
+
+
+def _bad(message: str) -> Fault:
+    return error(400, message, "BadRequestError")
+
+
+def _missing(path: str) -> Fault:
+    return error(404, f"there is no folder {path}", "NotFoundError")
+
+
+def _logprob(place: int, token: int) -> float:
+    """Of no model: a figure from -1 to 0 that tells place and token."""
+    return -((place * 31 + token * 17) % 997 + 1) / 1000
