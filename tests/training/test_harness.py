@@ -117,6 +117,24 @@ async def test_an_answer_that_was_not_ready_is_scored_when_the_model_fails(run: 
     assert trace.metrics["answered"] == 0
 
 
+async def test_no_answer_keeps_a_trace_from_being_sent(run: Any) -> None:
+    """A policy that could do so could withdraw its bad rollouts from their groups."""
+    for answer, kept in [
+        ("'3\\ud800'", "3\ufffd"),
+        ("'\\ud83d\\ude00'", "\U0001f600"),
+        ("'9' * 5_000_000", "9" * 1_000_000),
+    ]:
+        trace = await run(Script([f'```repl\nanswer["content"], answer["ready"] = {answer}, True\n```']))
+        assert trace.info["rlm"]["answer"] == kept
+        assert len(trace.model_dump_json()) < 2_500_000
+
+
+async def test_no_failure_keeps_a_trace_from_being_sent(run: Any) -> None:
+    trace = await run(Script(['```repl\nraise ValueError("\\ud800")\n```']), max_errors=1)
+    assert trace.info["rlm"]["stop"] == "error_threshold"
+    assert trace.model_dump_json()
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [("gone", "OSError", "the disk is gone"), ("changed", "ContextMismatchError", "the generator changed")],

@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 INFO_KEY = "rlm"
 """`trace.info[INFO_KEY]` holds what a rollout came to: see `RLMHarness`."""
 
+MAX_ANSWER_CHARS = 1_000_000
+"""What is longer is cut: an answer travels in its trace through queues and files."""
+
 # How a run that did not end by itself is called on the trace. The names that verifiers has for these events are used.
 _STOP_CONDITIONS = {
     StopReason.TIMEOUT: "agent_timeout",
@@ -127,7 +130,7 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
 
     What a rollout came to is data: `trace.info["rlm"]` has
 
-    - `answer`: text, empty if there is none; rewards read this and nothing else;
+    - `answer`: text of at most `MAX_ANSWER_CHARS`, empty if there is none; rewards read this and nothing else;
     - `stop`: why the run ended (`rlm.types.StopReason`);
     - `failure`: None, or `where` ("context", "repl", "model", "limit", "config", "engine", "cancelled"), `type` and
       `message`;
@@ -284,8 +287,9 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         direct: DirectUsage | None,
     ) -> None:
         self._histories[trace.id] = list(completion.messages) if completion is not None else []
+        answer = _storable(completion.response[:MAX_ANSWER_CHARS]) if completion is not None else ""
         trace.info[INFO_KEY] = {
-            "answer": completion.response if completion is not None else "",
+            "answer": answer,
             "stop": (completion.stop if completion is not None else StopReason.ERROR).value,
             "failure": failure,
             "stats": dataclasses.asdict(completion.stats if completion is not None else RunStats()),
@@ -298,7 +302,7 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             # Where verifiers counts what was spent outside of the trace's own messages.
             trace.extra_usage.append(direct.as_verifiers())
         if "root_reply" in type(trace).model_fields:  # from 0.4 on: what judges see as the agent's reply
-            trace.root_reply = completion.response if completion is not None else ""
+            trace.root_reply = answer
 
     def _end(self, trace: AnyTrace, completion: RLMChatCompletion | None) -> vf.ProgramResult:
         stop = completion.stop if completion is not None else StopReason.ERROR
@@ -308,6 +312,12 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             trace.stop("agent_completed")
             raise RolloutEndedError
         return vf.ProgramResult(exit_code=0, stdout="", stderr="")
+
+
+def _storable(text: str) -> str:
+    """The text with U+FFFD for lone surrogates. They have no UTF-8 form, so a trace that holds one cannot be sent: a rollout
+    could withdraw itself from its group by answering with one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class _ContextUnavailableError(Exception):
@@ -331,8 +341,8 @@ def _failure(error: BaseException) -> dict[str, str]:
     failure = {
         "where": where,
         "type": type(cause).__name__,
-        "message": str(cause) or "the rollout was cancelled",
+        "message": _storable(str(cause)) or "the rollout was cancelled",
     }
     if where == "engine":  # nobody expected it: say where it came from
-        failure["traceback"] = "".join(traceback.format_exception(error))[-4000:]
+        failure["traceback"] = _storable("".join(traceback.format_exception(error))[-4000:])
     return failure

@@ -138,9 +138,10 @@ class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
     @vf.reward(weight=0.0)
     async def no_answer(self, trace: AnyTrace) -> float:
         """-1 if the rollout ended without an answer, unless something broke that was not its doing."""
-        failure = info_of(trace).get("failure")
-        broken = failure is not None and failure["where"] != "limit"
-        return -1.0 if not answer_of(trace) and not broken else 0.0
+        where = (info_of(trace).get("failure") or {"where": "limit"})["where"]
+        # Code can end its own REPL, but not before the first turn.
+        own = where == "limit" or (where == "repl" and stats_of(trace).get("turns", 0) > 0)
+        return -1.0 if own and not answer_of(trace) else 0.0
 
     @vf.reward(weight=0.0)
     async def truncated(self, trace: AnyTrace) -> float:
