@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 from rlm.context import Context
 from rlm.environments.base import QueryHandler, SessionSpec
-from rlm.environments.session import Link, Session
+from rlm.environments.remote import Links
+from rlm.environments.session import Session
 from rlm.errors import ConfigError, REPLError
 
 Isolation = Literal["sandbox", "process", "none"]
@@ -33,8 +34,6 @@ class LocalEnvironment:
         ConfigError: the isolation is not known or not built yet, or this system cannot run local REPLs.
     """
 
-    inline_contexts = False
-
     def __init__(self, *, isolation: Isolation = "process") -> None:
         if isolation not in get_args(Isolation):
             known = ", ".join(repr(name) for name in get_args(Isolation))
@@ -53,30 +52,31 @@ class LocalEnvironment:
             )
         return await Session.open(self, spec, on_query)
 
-    async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
-        """See `session.Place.connect`."""
+    async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
+        """See `remote.Place.connect`."""
         from rlm.environments.warm import shared
 
-        ours, theirs = socket.socketpair()
+        ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
         try:
-            with theirs:
-                fds = [theirs.fileno(), *[await _file(context) for context in spec.contexts]]
+            with theirs[0], theirs[1]:
+                fds = [end.fileno() for end in theirs] + [await _file(context) for context in spec.contexts]
                 if shared.running:
-                    shared.start(fds)
+                    shared.start(fds, spec.max_output_chars)
                 else:
-                    await asyncio.to_thread(shared.start, fds)
+                    await asyncio.to_thread(shared.start, fds, spec.max_output_chars)
             loop = asyncio.get_running_loop()
-            transport, _ = await loop.create_unix_connection(lambda: protocol, sock=ours)
-        except OSError as error:
-            ours.close()
-            raise REPLError(f"the REPL could not be started: {error}") from error
-        except BaseException:
-            ours.close()
+            control_link, _ = await loop.create_unix_connection(lambda: control, sock=ours[0])
+            work_link, _ = await loop.create_unix_connection(lambda: work, sock=ours[1])
+        except BaseException as error:
+            for end in ours:
+                end.close()
+            if isinstance(error, OSError):
+                raise REPLError(f"the REPL could not be started: {error}") from error
             raise
-        return transport
+        return Links(control_link, work_link)
 
     def kill(self, supervisor: int) -> None:
-        """See `session.Place.kill`."""
+        """See `remote.Place.kill`."""
         from rlm.environments.warm import shared
 
         shared.kill(supervisor)

@@ -49,16 +49,18 @@ class WarmParent:
         process = self._process
         return process is not None and process.returncode is None
 
-    def start(self, fds: Sequence[int]) -> None:
-        """Starts a supervisor.
+    def start(self, fds: Sequence[int], max_output: int) -> None:
+        """Starts a REPL.
 
         Args:
-            fds: its stream, and files with the encoded contexts. Copies go over; these stay with the caller.
+            fds: its supervisor's stream, its worker's, and files with the encoded contexts. Copies go over; these stay
+                with the caller.
+            max_output: characters that the supervisor keeps of what goes down a pipe.
 
         Raises:
             REPLError: there can be no such process.
         """
-        self._send({}, fds)
+        self._send({"max_output": max_output}, fds)
 
     def kill(self, supervisor: int) -> None:
         """Kills a supervisor that does not obey; the warm parent ends what it leaves behind."""

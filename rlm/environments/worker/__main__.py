@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 
-from .supervisor import supervise
+from .relay import relay
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     os.dup2(null, 1)
     os.close(null)
     folder = f"{tempfile.gettempdir()}/rlm-{os.getpid()}-{os.urandom(4).hex()}"
-    os._exit(supervise(source, sink, None, folder))
+    os._exit(relay(source, sink, folder))
 
 
 if __name__ == "__main__":

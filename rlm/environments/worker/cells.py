@@ -1,6 +1,6 @@
-"""The process in which the code runs."""
+"""The process in which the code runs: the worker."""
 
-# ruff: noqa: SIM105 (no pathlib, no contextlib)
+# ruff: noqa: PTH102, PTH103, SIM105 (no pathlib, no contextlib)
 
 from __future__ import annotations
 import __future__
@@ -16,12 +16,12 @@ import os
 import sys
 import types
 
-from . import streams
 from .answer import Answer
 from .channel import Channel
 from .functions import make_functions
 from .processes import close_all_but, die_with_parent, libc
 from .setup import read_context, seed_random, set_limits
+from .streams import STREAMS
 from .texts import bounded, describe, one_line, one_line_error, trace
 
 TYPE_CHECKING = False
@@ -44,33 +44,44 @@ _MOST_NAMES = 300
 class Worker:
     """Runs cells in one namespace."""
 
-    def __init__(self, link: int, stdout: int, stderr: int) -> None:
+    def __init__(self, stdout: int, stderr: int, memory: Any) -> None:
+        """
+        Args:
+            stdout, stderr: descriptors of the pipes to the supervisor.
+            memory: the memory shared with it, of `streams.SHARED` bytes.
+        """
         null = os.open(os.devnull, os.O_RDWR)
         self._spare = [_move_high(fd) for fd in (null, stdout, stderr)]
-        self._link = _move_high(link)
         self._renew_descriptors()
-        streams.renew()
+        STREAMS.connect(memory, *self._spare[1:])
         self._pid = os.getpid()
-        self._channel = Channel(self._link)
         self._armed = False
         self._strikes = 0
         self._flags = 0
 
-    def run(self, contexts: list[int], folder: str) -> None:
+    def run(self, enlist: Callable[[], list[int]], keep: list[int], folder: str) -> None:
         """Serves cells in this process, which was forked for it, until it ends.
 
         Args:
-            contexts: descriptors of files with the encoded contexts.
-            folder: the directory to work in.
+            enlist: waits for the descriptors of the stream to the host and of files with the encoded contexts.
+            keep: descriptors that are needed until then.
+            folder: the directory to make and to work in.
         """
         parent = os.getppid()
         os.setsid()
         die_with_parent(parent, _signal.SIGKILL)
-        close_all_but([*self._spare, self._link, *contexts])
-        os.chdir(folder)
+        close_all_but([*self._spare, *keep])
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
         sys.argv = [""]
         os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
+        STREAMS.watch()
+        link, *contexts = enlist()
+        try:
+            os.mkdir(folder, 0o700)
+        except FileNotFoundError:  # whoever cleans up old files may have taken the one that it is in
+            os.makedirs(folder, 0o700)
+        os.chdir(folder)
+        self.connect(link)
         spec = self.receive()
         set_limits(spec["limits"])
         try:
@@ -87,9 +98,14 @@ class Worker:
             seed_random(spec["seed"])
         self.begin(values, spec["history"], spec["answer"])
         gc.enable()
-        self._channel.send(b"U", {"pid": self._pid, "python": sys.version.split()[0]})
+        self._channel.send(b"U", {"supervisor": parent, "python": sys.version.split()[0]})
         while True:
             self.step()
+
+    def connect(self, link: int) -> None:
+        """Takes the stream to the host."""
+        self._channel = Channel(_move_high(link))
+        os.close(link)
 
     def begin(self, contexts: list[Any], history: list[Any], answer: list[Any]) -> None:
         """Makes the namespace."""
@@ -126,11 +142,15 @@ class Worker:
 
     def _after_fork(self) -> None:
         self._channel.leave()
+        STREAMS.leave()
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
     def on_interrupt(self, *_: object) -> None:
         """SIGINT: from the supervisor, at most twice in a cell, or raised by the code itself."""
         if not self._armed or self._strikes >= 2:
+            return
+        if self._strikes == 0 and self._channel.told:
+            self._strikes = 1  # the news of it was quicker
             return
         if self._channel.guarded:
             self._channel.deferred = True
@@ -154,6 +174,7 @@ class Worker:
         self._restore()
         result["answer"] = self._answer.report
         result["locals"] = self._locals()
+        result["printed"] = STREAMS.take()
         return result
 
     def _guard(self, action: Callable[[], None]) -> bool:
@@ -176,8 +197,9 @@ class Worker:
     def _prepare(self) -> None:
         """Sets right what the last cell may have bent."""
         self._strikes = 0
+        self._channel.told = False
         self._renew_descriptors()
-        streams.renew()
+        STREAMS.renew()
         _signal.signal(_signal.SIGINT, self.on_interrupt)
         if sys.modules.get("__main__") is None or sys.modules["__main__"].__dict__ is not self._names:
             main = types.ModuleType("__main__")
@@ -192,10 +214,11 @@ class Worker:
         sys.setprofile(None)
         if sys.getrecursionlimit() < 500:
             sys.setrecursionlimit(1000)
-        self._flush()
+        if libc is not None:
+            libc.fflush(None)
 
     def _flush(self) -> None:
-        streams.flush()
+        STREAMS.spill()
         if libc is not None:
             libc.fflush(None)
 

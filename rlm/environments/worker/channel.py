@@ -1,4 +1,4 @@
-"""The worker's end of the link to its supervisor."""
+"""The worker's end of the stream to the host."""
 
 # ruff: noqa: SIM105 (no contextlib)
 
@@ -39,7 +39,7 @@ class _Ticket:
 
 
 class Channel:
-    """The worker's end of the link to its supervisor. Threads of the code share it: of those that wait, one reads
+    """The worker's end of the stream to the host. Threads of the code share it: of those that wait, one reads
     for all, and hands that over when it has what it wants. So there is no thread of ours.
 
     An interrupt may come at any time, but only in the main thread, and only `Worker.on_interrupt` raises it. It does
@@ -65,6 +65,8 @@ class Channel:
         self.waiting = False
         """The main thread waits inside a query; an interrupt ends the wait and sets `guarded` in the same moment."""
         self.deferred = False
+        self.told = False
+        """The main thread heard of the interrupt of its cell from a query that failed."""
 
     def send(self, kind: bytes, message: Any) -> None:
         """From the main thread, guarded."""
@@ -101,10 +103,11 @@ class Channel:
                 f"the prompts of one call may have {MAX_FRAME >> 20} MB together, and these have "
                 f"{len(payload) >> 20} MB: send fewer at a time"
             )
+        main = _thread.get_ident() == self._main
         if self._void == self._cell:
+            self.told |= main
             raise KeyboardInterrupt("the cell was interrupted")
         data = pack(b"Q", payload)
-        main = _thread.get_ident() == self._main
         if main:
             self.guarded = True
         try:
@@ -122,6 +125,7 @@ class Channel:
                     self.deferred = False
                     raise KeyboardInterrupt
         if ticket.reply is None:
+            self.told |= main
             raise KeyboardInterrupt("the cell was interrupted")
         replies: list[Any] = ticket.reply
         return replies
@@ -163,7 +167,7 @@ class Channel:
         except OSError:
             data = b""
         if not data:
-            os._exit(71)  # the code closed our descriptor, or the supervisor is gone
+            os._exit(71)  # the code closed our descriptor, or the host is gone
         self._frames.feed(data)
         while True:
             frame = self._frames.next()

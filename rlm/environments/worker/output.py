@@ -65,3 +65,13 @@ class Output:
         text = "".join(self._head) + middle + "".join(self._tail)
         self._reset()
         return text
+
+
+def joined(limit: int, text: str, line: str) -> str:
+    """A text and one that stands on lines of its own after it, of at most about `limit` characters: head and tail."""
+    if len(text) + len(line) < limit:
+        return text + line if not line or not text or text[-1] == "\n" else f"{text}\n{line}"
+    output = Output(limit)
+    output.add(text)
+    output.add_line(line)
+    return output.take()

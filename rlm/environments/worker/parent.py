@@ -3,15 +3,14 @@ as a fresh interpreter, knows nothing of the host but its process id, and stays 
 parent holds.
 
 The host asks for a REPL with a message over a stream of its own: a length, JSON, and with its first byte the
-descriptors of the REPL's stream and of its contexts.
+descriptors of the REPL's two streams and of its contexts. One REPL is always forked ahead.
 """
 
-# Few imports, as each costs memory in every REPL: no pathlib.
-# ruff: noqa: PTH102, PTH118, PTH120
+# Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
+# ruff: noqa: PTH102, PTH120, SIM105
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import json
 import os
 import select
@@ -22,8 +21,8 @@ import sys
 import time
 
 from . import processes
+from .recruit import MOST_FDS, Recruit, receive_fds
 from .rehearsal import rehearse
-from .supervisor import supervise
 from .wire import encode, pack
 
 TYPE_CHECKING = False
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 LENGTH = struct.Struct(">I")
-MOST_FDS = 253
-"""The kernel passes no more with one message."""
 
 
 def main(control_fd: int, host: int, settings: dict[str, Any]) -> None:
@@ -52,6 +49,7 @@ def _prepare_interpreter(settings: dict[str, Any]) -> None:
     """What `site` would do, without running the .pth files of the host's environment."""
     here = os.path.dirname(os.path.dirname(__file__))
     sys.path[:] = [path for path in sys.path if path not in ("", here)] + settings["packages"]
+    os.environ["HOME"] = os.environ["TMPDIR"] = settings["folder"]  # room for those of each worker
     sys.prefix, sys.exec_prefix = settings["prefix"], settings["exec_prefix"]
     for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
         del sys.modules[name]  # the code is not to find us by accident
@@ -70,10 +68,10 @@ class Parent:
         self._control = control
         self._host = host
         self._folder = folder
-        self._streams: dict[int, int] = {}
-        """Supervisors by process id, and a copy of the stream of each. It is closed when nothing of the REPL is left,
-        so that this is what the end of the stream means to the host."""
-        self._folders: dict[int, str] = {}
+        self._repls: dict[int, Recruit] = {}
+        """All that live, by the process id of the supervisor."""
+        self._spare: Recruit | None = None
+        """The one that waits."""
         self._count = 0
 
     def run(self) -> None:
@@ -92,6 +90,8 @@ class Parent:
         if host_fd is not None:
             poll.register(host_fd, select.POLLIN)
         while os.getppid() == self._host:
+            if self._spare is None and not poll.poll(0):
+                self._fork_spare()
             ready = [fd for fd, _ in poll.poll(None if host_fd is not None else 1000)]
             if wake_read.fileno() in ready:
                 if signal.SIGTERM in wake_read.recv(4096):
@@ -106,7 +106,7 @@ class Parent:
     def _serve(self) -> bool:
         """Takes one message. Returns whether the host is there."""
         try:
-            head, fds, _, _ = socket.recv_fds(self._control, LENGTH.size, MOST_FDS)
+            head, fds = receive_fds(self._control, LENGTH.size, MOST_FDS)
             if not head:
                 return False
             head += self._exactly(LENGTH.size - len(head))
@@ -114,14 +114,14 @@ class Parent:
         except (OSError, EOFError):
             return False
         if "kill" in message:
-            if message["kill"] in self._streams:
+            if message["kill"] in self._repls:
                 processes.kill(message["kill"], signal.SIGKILL)
             return True
         try:
-            self._fork(fds)
+            self._enlist(fds, message["max_output"])
         except OSError as error:
-            reason = {"error": f"no process can be forked: {error}", "details": ""}
-            os.write(fds[0], pack(b"F", encode(reason)))
+            end = {"status": "died", "manner": f"no process can be forked: {error}", "printed": ["", ""]}
+            os.write(fds[0], pack(b"E", encode(end)))
             os.close(fds[0])
         for fd in fds[1:]:
             os.close(fd)
@@ -136,48 +136,53 @@ class Parent:
             data += piece
         return data
 
-    def _fork(self, fds: list[int]) -> None:
+    def _fork(self) -> Recruit:
         self._count += 1
-        folder = os.path.join(self._folder, str(self._count))
-        me = os.getpid()
-        pid = os.fork()
-        if pid:
-            self._streams[pid] = fds[0]
-            self._folders[pid] = folder
-            return
-        status = 70
+        recruit = Recruit(self._folder, str(self._count))
+        self._repls[recruit.pid] = recruit
+        return recruit
+
+    def _fork_spare(self) -> None:
         try:
-            _signal.set_wakeup_fd(-1)
-            os.setsid()
-            processes.die_with_parent(me, _signal.SIGTERM)
-            processes.close_all_but(fds)
-            status = supervise(fds[0], fds[0], fds[1:], folder)
-            if os.getppid() != me:
-                processes.remove_tree(
-                    self._folder
-                )  # the warm parent was killed, and this may be the last who knows
-        finally:
-            os._exit(status)
+            self._spare = self._fork()
+        except OSError:
+            pass  # whoever asks for a REPL will hear of it
+
+    def _enlist(self, fds: list[int], max_output: int) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            try:
+                spare.enlist(fds, max_output)
+                return
+            except OSError:
+                spare.leave()  # somebody ended it
+        self._fork().enlist(fds, max_output)
 
     def _reap(self) -> None:
         """Buries supervisors, and what a supervisor that was killed left behind."""
         ended = processes.reap()
         if any(status for status in ended.values()):
-            ended.update(processes.end_children(spare=[pid for pid in self._streams if pid not in ended]))
+            ended.update(processes.end_children(spare=[pid for pid in self._repls if pid not in ended]))
         for pid in ended:
-            if pid in self._streams:
-                processes.remove_tree(self._folders.pop(pid))
-                os.close(self._streams.pop(pid))
+            recruit = self._repls.pop(pid, None)
+            if recruit is None:
+                continue
+            processes.remove_tree(recruit.folder)
+            if recruit.stream >= 0:
+                os.close(recruit.stream)
+            if recruit is self._spare:
+                self._spare.leave()
+                self._spare = None
 
     def _end(self) -> None:
         """Asks the supervisors to end, and ends those that do not."""
-        for pid in self._streams:
+        for pid in self._repls:
             processes.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 3.0
-        while self._streams and time.monotonic() < deadline:
+        while self._repls and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.002)
-        processes.end_children(known=self._streams)
+        processes.end_children(known=self._repls)
 
 
 def _watch_process(pid: int) -> int | None:

@@ -10,11 +10,13 @@ import _signal  # type: ignore[import-not-found]
 import builtins
 import gc
 import linecache
+import mmap
+import os
 import socket
 
+from . import streams
 from .cells import Worker
-from .supervisor import Supervisor
-from .wire import Frames, encode, pack, write_all
+from .wire import encode, pack, write_all
 
 _CELLS = (
     "x = [1]\nprint(len(context), x)",
@@ -26,52 +28,28 @@ _ROUNDS = 64
 """The interpreter adapts code that has run some 50 times."""
 
 
-class _Rehearsed(Supervisor):
-    """A supervisor whose worker is in the same process."""
-
-    worker: Worker
-
-    def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        self.worker = Worker(theirs.fileno(), self._stdout_in, self._stderr_in)
-        theirs.close()
-        self._adopt(ours.detach())
-
-
 def rehearse() -> None:
     """Runs some cells in this process, which is to fork and to do nothing else."""
     host, end = socket.socketpair()
-    supervisor = _Rehearsed(end.fileno(), end.fileno(), [], "")
-    supervisor.prepare()
-    opening = {"contexts": [], "history": [], "answer": ["", False], "max_output": 100}
-    write_all(host.fileno(), pack(b"O", encode(opening)))
-    supervisor.turn()
-    spec = supervisor.worker.receive()
-    supervisor.worker.begin(["text"], spec["history"], spec["answer"])
-    frames = Frames()
-    for number in range(1, _ROUNDS + 1):
-        code = _CELLS[number % len(_CELLS)]
-        cell = {"id": number, "code": code, "timeout": 100.0, "grace": 1.0}
-        write_all(host.fileno(), pack(b"X", encode(cell)))
-        supervisor.turn()
-        supervisor.worker.step()
-        while not _ended(frames):
-            supervisor.turn()
-            frames.feed(host.recv(1 << 16))
-        linecache.cache.clear()
-    supervisor.worker.end()
-    supervisor.dismantle()
+    pipes = os.pipe(), os.pipe()
+    with mmap.mmap(-1, streams.SHARED) as memory:
+        worker = Worker(pipes[0][1], pipes[1][1], memory)
+        worker.connect(end.detach())
+        write_all(host.fileno(), pack(b"O", encode({"history": [], "answer": ["", False]})))
+        spec = worker.receive()
+        worker.begin(["text"], spec["history"], spec["answer"])
+        for number in range(1, _ROUNDS + 1):
+            cell = {"id": number, "code": _CELLS[number % len(_CELLS)]}
+            write_all(host.fileno(), pack(b"X", encode(cell)))
+            worker.step()
+            host.recv(1 << 16)
+            linecache.cache.clear()
+        worker.end()
     host.close()
-    end.close()
+    for fd in (*pipes[0], *pipes[1]):
+        os.close(fd)
     vars(builtins).pop("_", None)
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     gc.disable()
-
-
-def _ended(frames: Frames) -> bool:
-    frame = frames.next()
-    while frame is not None and frame[0] != b"E":
-        frame = frames.next()
-    return frame is not None

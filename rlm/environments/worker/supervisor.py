@@ -1,141 +1,141 @@
-"""The process between the host and the worker."""
-
-# ruff: noqa: PTH102, PTH103 (no pathlib, no contextlib)
+"""The process beside the worker: it reads what other programs print, stops, reaps and ends. It sleeps as long as nothing
+of that is called for."""
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import _socket
 import errno
+import mmap
 import os
 import select
 import signal
 import time
 import traceback
 
+from . import streams
 from .cells import Worker
 from .output import Output
-from .processes import LINUX, become_subreaper, end_children, kill, reap, remove_tree
+from .processes import become_subreaper, end_children, kill, reap, remove_tree
 from .wire import Frames, ProtocolError, decode, encode, pack, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
 
 _READ = 1 << 16
 _OUTPUT = 20_000
-"""Characters that are kept of what a worker prints before the host has said how many."""
+_OUTPUTS = Output(_OUTPUT), Output(_OUTPUT)
+"""Made before the fork, as most supervisors need no others, and many not even these."""
 # Plain numbers and the bare module: the enumerations of `signal` cost each process 200 KB.
-_SIGINT, _SIGTERM, _SIGHUP = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP)
-_SIGNALS = (int(signal.SIGCHLD), _SIGTERM, _SIGHUP)
-
-
-class Cell:
-    """The cell that runs."""
-
-    def __init__(self, message: dict[str, Any]) -> None:
-        self.id: int = message["id"]
-        self.timeout: float | None = message["timeout"]
-        self.grace: float = message["grace"]
-        self.started = time.monotonic()
-        self.strikes = 0
-        """Interrupts so far."""
-        self.reason = ""
-        """Why it was interrupted, if that is not the time limit."""
-        self.due: float | None = None if self.timeout is None else self.started + self.timeout
-        """When to go one step further: interrupt, interrupt again, kill."""
+_SIGINT, SIGTERM, _SIGHUP = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGHUP)
+_SIGNALS = (int(signal.SIGCHLD), SIGTERM, _SIGHUP)
 
 
 class Supervisor:
-    """Runs one REPL until its host goes away or ends it.
+    """Stands beside one worker until its host goes away or ends it.
 
     Args:
-        source, sink: descriptors of the stream from and to the host; may be one.
-        contexts: descriptors of files with the encoded contexts; None if they come as raw bytes.
-        folder: the worker's own directory, which is made and removed.
+        folder: the worker's own directory, which the worker makes and this removes.
     """
 
-    def __init__(self, source: int, sink: int, contexts: list[int] | None, folder: str) -> None:
-        self._source, self._sink = source, sink
-        self._context_fds = contexts
+    def __init__(self, folder: str) -> None:
         self._folder = folder
+        self._source = self._sink = -1
         self._frames = Frames()
         self._out = bytearray()
-        self._open: bytes | None = None
-        self._metas: list[dict[str, Any]] = []
-        self._arriving: list[tuple[int, int]] = []
-        """Contexts that are still to come: descriptor, bytes."""
-        self._answer: Any = ["", False]
-        self._notice = ""
-        self._cell: Cell | None = None
         self._pid = 0
-        self._up = False
         self._status: int | None = None
         """How the worker ended."""
-        self._link = -1
-        self._link_frames = Frames()
-        self._link_out = bytearray()
+        self._strikes = 0
+        """Interrupts of the cell that runs."""
+        self._grace = 0.0
+        self._due: float | None = None
+        """When to go one step further: interrupt again, kill."""
         self._poll = select.poll()
         self._masks: dict[int, int] = {}
+        self._outputs = _OUTPUTS
         self._ended = False
 
-    # the loop
-
-    def run(self) -> None:
-        self.prepare()
-        try:
-            while not self._ended:
-                self.turn()
-        finally:
-            self._end_worker()
-            remove_tree(self._folder)
-            self._flush_host()
-
     def prepare(self) -> None:
-        """Makes what the loop needs, and a worker if it needs no more than we have."""
-        self._stdout, self._stdout_in = os.pipe()
-        self._stderr, self._stderr_in = os.pipe()
-        if self._context_fds is not None:
-            self._spawn()  # first of all, as pages that are changed before a fork are copied once more after it
-        os.set_blocking(self._stdout, False)
-        os.set_blocking(self._stderr, False)
-        self._output = {fd: Output(_OUTPUT) for fd in (self._stdout, self._stderr)}
+        """Makes what the worker shares with us, and all that we need: pages that change before a fork are not copied
+        after it."""
+        become_subreaper()
+        self._memory = mmap.mmap(-1, streams.SHARED)
+        self._pipes = [os.pipe(), os.pipe()]
         self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        for fd in (self._wake_read, self._wake_write, *[pipe[0] for pipe in self._pipes]):
+            os.set_blocking(fd, False)
         for signum in _SIGNALS:
             _signal.signal(signum, _awake)
         _signal.signal(_SIGINT, _signal.SIG_IGN)
         _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        os.set_blocking(self._source, False)
-        os.set_blocking(self._sink, False)
-        self._watch(self._wake_read, select.POLLIN)
-        self._watch(self._source, select.POLLIN)
-        self._out += pack(b"H", encode({"pid": os.getpid()}))  # goes with the next frame: nobody waits for it
+        for fd in (self._wake_read, *[pipe[0] for pipe in self._pipes]):
+            self.watch(fd, select.POLLIN)
 
-    def turn(self) -> None:
-        """Waits for something to happen and sees to it."""
-        for fd, events in self._poll.poll(self._patience()):
-            self._handle(fd, events)
-        self._tick()
+    def fork(self, enlist: Callable[[], list[int]], keep: list[int]) -> None:
+        """Forks the worker. The arguments are those of `Worker.run`."""
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                _signal.set_wakeup_fd(-1)
+                for signum in _SIGNALS:
+                    _signal.signal(signum, _signal.SIG_DFL)
+                worker = Worker(self._pipes[0][1], self._pipes[1][1], self._memory)
+                worker.run(enlist, keep, self._folder)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                # Whatever happens, even to the line above once the code closed its descriptors: the worker must not
+                # return into what is its supervisor's to do.
+                os._exit(70)
 
-    def dismantle(self) -> None:
-        """Takes back what `prepare` did."""
-        _signal.set_wakeup_fd(-1)
-        for signum in _SIGNALS:
-            _signal.signal(signum, _signal.SIG_DFL)
-        for fd in (
-            self._wake_read,
-            self._wake_write,
-            self._stdout,
-            self._stdout_in,
-            self._stderr,
-            self._stderr_in,
-            self._link,
-        ):
-            os.close(fd)
+    def listen(self, source: int, sink: int) -> None:
+        """Takes orders from the host, from now on.
 
-    def _watch(self, fd: int, mask: int) -> None:
+        Args:
+            source, sink: descriptors of the stream from and to it; may be one.
+        """
+        self._source, self._sink = source, sink
+        os.set_blocking(source, False)
+        os.set_blocking(sink, False)
+        self.watch(source, select.POLLIN)
+
+    def limit(self, max_output: int) -> None:
+        """Sets how many characters are kept of what goes down a pipe."""
+        if max_output != _OUTPUT:
+            self._outputs = Output(max_output), Output(max_output)
+
+    def run(self) -> None:
+        """Serves to the end, and leaves nothing of the worker."""
+        try:
+            while not self._ended:
+                for fd, events in self._poll.poll(self._patience()):
+                    self.handle(fd, events)
+                self._tick()
+        finally:
+            self._end_worker()
+            remove_tree(self._folder)
+            try:
+                os.set_blocking(self._sink, True)
+                write_all(self._sink, bytes(self._out))
+            except OSError:
+                pass  # the host is gone
+
+    def end(self) -> None:
+        """Has `run` come to its end."""
+        self._ended = True
+
+    def fail(self, details: str) -> None:
+        """Tells the host, if there is one, that this supervisor failed."""
+        message = {"status": "died", "manner": "the supervisor failed", "printed": ["", details]}
+        try:
+            os.set_blocking(self._sink, True)
+            write_all(self._sink, pack(b"E", encode(message)))
+        except OSError:
+            pass  # the host is gone
+
+    def watch(self, fd: int, mask: int) -> None:
+        """Has `handle` called for these events of a descriptor; for none any more if `mask` is 0."""
         if self._masks.get(fd, 0) == mask:
             return
         if mask:
@@ -144,46 +144,41 @@ class Supervisor:
         elif self._masks.pop(fd, 0):
             self._poll.unregister(fd)
 
-    def _handle(self, fd: int, events: int) -> None:
+    def handle(self, fd: int, events: int) -> None:
+        """Sees to a descriptor on which something happened."""
         if fd == self._source and events & ~select.POLLOUT:
             self._read_host()
-        elif fd == self._link and events & ~select.POLLOUT:
-            self._read_link()
-        elif fd == self._stdout or fd == self._stderr:
-            self._collect(fd, _READ)
         elif fd == self._wake_read:
             self._wake()
-        if events & select.POLLOUT:
-            if fd == self._sink:
-                self._flush_host()
-            if fd == self._link:
-                self._flush_link()
+        for number, pipe in enumerate(self._pipes):
+            if fd == pipe[0]:
+                self._collect(number, _READ)
+        if events & select.POLLOUT and fd == self._sink:
+            self._flush_host()
 
     def _patience(self) -> float | None:
-        if self._cell is None or self._cell.due is None:
+        if self._due is None:
             return None
-        return float(max(0.0, (self._cell.due - time.monotonic()) * 1000 + 1))
+        return float(max(0.0, (self._due - time.monotonic()) * 1000 + 1))
 
     def _wake(self) -> None:
-        signals = _read(self._wake_read) or b""
-        if _SIGTERM in signals or _SIGHUP in signals:
+        signals = read(self._wake_read) or b""
+        if SIGTERM in signals or _SIGHUP in signals:
             self._ended = True
         self._status = reap().get(self._pid, self._status)
-        if self._status is not None and not self._ended:
-            self._read_link()
-            if self._status is not None:
-                self._replace(self._manner())
+        if self._status is not None:
+            self.bury("died", self._manner())
 
     # the host
 
-    def _send(self, kind: bytes, message: Any) -> None:
-        self._out += pack(kind, encode(message))
+    def send(self, kind: bytes, payload: bytes) -> None:
+        self._out += pack(kind, payload)
         self._flush_host()
 
     def _flush_host(self) -> None:
-        self._ended |= not self._flush(self._sink, self._out)
+        self._ended |= not self.flush(self._sink, self._out)
 
-    def _flush(self, fd: int, buffer: bytearray) -> bool:
+    def flush(self, fd: int, buffer: bytearray) -> bool:
         """Writes what goes out at once and watches for the rest. Returns whether the other side is there."""
         try:
             while buffer:
@@ -195,12 +190,12 @@ class Supervisor:
         except OSError:
             buffer.clear()
             return False
-        reads = fd in (self._source, self._link)
-        self._watch(fd, (select.POLLIN if reads else 0) | (select.POLLOUT if buffer else 0))
+        mask = self._masks.get(fd, 0) & select.POLLIN
+        self.watch(fd, mask | (select.POLLOUT if buffer else 0))
         return True
 
     def _read_host(self) -> None:
-        data = _read(self._source)
+        data = read(self._source)
         if data is None:
             return
         if not data:
@@ -211,226 +206,64 @@ class Supervisor:
             frame = self._frames.next()
             if frame is None:
                 return
-            self._from_host(*frame)
+            self.obey(*frame)
 
-    def _from_host(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"X":
-            self._cell = Cell(decode(payload))
-            self._to_worker(kind, payload)
-        elif kind == b"R":
-            self._to_worker(kind, payload)
+    def obey(self, kind: bytes, payload: bytes) -> None:
+        """Does what the host asks for."""
+        if kind == b"T":
+            self._hand_over(decode(payload)["lines"])
         elif kind == b"I":
-            if self._cell is not None and not self._cell.strikes:
-                self._cell.reason = str(decode(payload)["reason"])
-                self._interrupt(self._cell)
+            self._grace = decode(payload)["grace"]
+            self._strikes = 0
+            self._interrupt()
         elif kind == b"Z":
             self._ended = True
-        elif kind == b"O":
-            self._begin(payload)
-        elif kind == b"B":
-            self._receive(payload)
         else:
             raise ProtocolError(f"the host sent a frame {kind!r}")
 
-    def _begin(self, payload: bytes) -> None:
-        message = decode(payload)
-        self._open = payload
-        self._metas = message["contexts"]
-        self._answer = message["answer"]
-        self._output = {fd: Output(message["max_output"]) for fd in self._output}
-        self._watch(self._stdout, select.POLLIN)
-        self._watch(self._stderr, select.POLLIN)
-        if self._context_fds is None:
-            self._arriving = [(_unnamed_file(), meta["bytes"]) for meta in self._metas]
-            self._context_fds = [fd for fd, _ in self._arriving]
-        self._receive(b"")
+    # output
 
-    def _receive(self, data: bytes) -> None:
-        """Takes a piece of the contexts, which arrive one after the other, each beginning a frame of its own."""
-        if data and not self._arriving:
-            raise ProtocolError("more bytes of contexts than were announced")
-        if data:
-            fd, missing = self._arriving[0]
-            write_all(fd, data)
-            self._arriving[0] = (fd, missing - len(data))
-        while self._arriving and self._arriving[0][1] <= 0:
-            del self._arriving[0]
-        if not self._arriving:
-            self._start()
-
-    # the worker
-
-    def _start(self) -> None:
-        """Has a worker make its namespace."""
-        assert self._open is not None
-        if not self._pid:
-            self._spawn()
-        self._to_worker(b"O", self._open)
-
-    def _spawn(self) -> None:
-        ours, theirs = _socket.socketpair()
-        self._pid, self._status, self._up = os.fork(), None, False
-        if self._pid == 0:
-            try:
-                _signal.set_wakeup_fd(-1)
-                for signum in _SIGNALS:
-                    _signal.signal(signum, _signal.SIG_DFL)
-                worker = Worker(theirs.detach(), self._stdout_in, self._stderr_in)
-                worker.run(self._context_fds or [], self._folder)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                # Whatever happens, even to the line above once the code closed its descriptors: the worker must not
-                # return into what is its supervisor's to do.
-                os._exit(70)
-        theirs.close()
-        self._adopt(ours.detach())
-
-    def _adopt(self, link: int) -> None:
-        """Begins to listen to a worker."""
-        self._link = link
-        os.set_blocking(self._link, False)
-        self._link_frames = Frames()
-        self._watch(self._link, select.POLLIN)
-
-    def _to_worker(self, kind: bytes, payload: bytes) -> None:
-        self._link_out += pack(kind, payload)
-        self._flush_link()
-
-    def _flush_link(self) -> None:
-        if self._link >= 0:
-            self._flush(self._link, self._link_out)
-
-    def _read_link(self) -> None:
-        if self._link < 0:
-            return
-        while True:
-            data = _read(self._link)
-            if not data:
-                break
-            self._link_frames.feed(data)
-            try:
-                while True:
-                    frame = self._link_frames.next()
-                    if frame is None:
-                        break
-                    self._from_worker(*frame)
-            except Exception:
-                # The code found the descriptor and wrote to it.
-                self._replace("the code disturbed the channel of the REPL")
-                return
-            if len(data) < _READ:
-                return
-        if data == b"" and self._status is None:
-            # The end of the stream is seen before the end of the process, unless the code closed it and lives on.
-            self._status = self._await_end(0.5)
-            if self._status is None:
-                self._replace("the code closed the descriptors of the REPL")
-            else:
-                self._replace(self._manner())
-
-    def _await_end(self, patience: float) -> int | None:
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            try:
-                pid, status = os.waitpid(self._pid, os.WNOHANG)
-            except ChildProcessError:
-                return None
-            if pid:
-                return status
-            time.sleep(0.0002)
-        return None
-
-    def _from_worker(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"Q":
-            self._out += pack(kind, payload)
-            self._flush_host()
-        elif kind == b"D":
-            self._done(decode(payload))
-        elif kind == b"U":
-            self._up = True
-            self._send(kind, decode(payload))
-        elif kind == b"F":
-            self._fail(str(decode(payload)["error"]))
-        else:
-            raise ProtocolError(f"a frame {kind!r}")
-
-    def _done(self, message: dict[str, Any]) -> None:
-        cell = self._cell
-        if cell is None or message["id"] != cell.id:
-            raise ProtocolError("the end of a cell that does not run")
-        status, error = message["status"], message["error"]
-        self._drain()
-        self._output[self._stdout].add_line(message["value"])
-        self._output[self._stderr].add_line(message["traceback"])
-        if cell.strikes:
-            status, error = "interrupted", self._interruption(cell)
-        content, ready, note = message["answer"]
-        self._answer = [content, ready]
-        self._finish(status, error, note, message["locals"])
-
-    def _finish(self, status: str, error: str | None, note: str | None, names: dict[str, str]) -> None:
-        assert self._cell is not None
-        notice, self._notice = self._notice, ""
-        stderr = self._output[self._stderr].take()
-        self._send(
-            b"E",
-            {
-                "id": self._cell.id,
-                "status": status,
-                "error": error,
-                "stdout": self._output[self._stdout].take(),
-                "stderr": f"{notice}\n{stderr}" if notice else stderr,
-                "answer": [*self._answer, note],
-                "locals": names,
-            },
-        )
-        self._cell = None
-
-    def _collect(self, fd: int, most: int) -> None:
+    def _collect(self, number: int, most: int) -> None:
         """Reads what was printed, at most about that many bytes."""
+        streams.mark_read(self._memory, number, True)
         while most > 0:
-            data = _read(fd)
+            data = read(self._pipes[number][0])
             if not data:
                 return
-            self._output[fd].feed(data)
+            self._outputs[number].feed(data)
             most -= len(data)
 
     def _drain(self) -> None:
         """Reads all that was printed before now: no more than a pipe can hold, or a child that prints on and on would
         keep us here."""
-        self._collect(self._stdout, 1 << 17)
-        self._collect(self._stderr, 1 << 17)
+        for number in (0, 1):
+            self._collect(number, 1 << 17)
 
-    # limits
+    def _hand_over(self, lines: list[str]) -> None:
+        """The cell has run, and some of its output is here, or it was being interrupted."""
+        self._due, self._strikes = None, 0
+        self._drain()
+        for number, output in enumerate(self._outputs):
+            streams.mark_read(self._memory, number, False)
+            output.add_line(lines[number])
+        self.send(b"P", encode({"printed": [output.take() for output in self._outputs]}))
+
+    # ends
 
     def _tick(self) -> None:
-        cell = self._cell
-        if cell is None or cell.due is None or time.monotonic() < cell.due or self._ended:
+        if self._due is None or time.monotonic() < self._due or self._ended:
             return
-        if cell.strikes < 2:
-            self._interrupt(cell)
+        if self._strikes < 2:
+            self._interrupt()
         else:
-            self._drain()
-            seconds = time.monotonic() - cell.started
-            why = f"killed after {seconds:.1f} s: the cell did not stop when it was interrupted"
-            why += f" ({cell.reason or f'its time limit is {cell.timeout:g} s'})"
-            self._replace(why, "killed")
+            self.bury("killed", "it was killed")
 
-    def _interrupt(self, cell: Cell) -> None:
+    def _interrupt(self) -> None:
         """Interrupts the worker and its children, as Ctrl-C in a terminal would. A second time because the first may
         be lost: `os.system` makes the worker deaf."""
-        cell.strikes += 1
-        cell.due = time.monotonic() + cell.grace / 2
-        if cell.strikes == 1:
-            self._to_worker(b"A", encode({"id": cell.id}))
-            self._send(b"N", {"id": cell.id})
+        self._strikes += 1
+        self._due = time.monotonic() + self._grace / 2
         kill(-self._pid, _SIGINT)
-
-    def _interruption(self, cell: Cell) -> str:
-        if cell.reason:
-            return f"interrupted after {time.monotonic() - cell.started:.1f} s: {cell.reason}"
-        return f"interrupted after {cell.timeout:g} s, the time limit of a cell"
 
     def _manner(self) -> str:
         """How the worker ended, in words."""
@@ -450,28 +283,17 @@ class Supervisor:
         }.get(name, "")
         return f"the process of the REPL was ended by {name}{hint}"
 
-    def _replace(self, why: str, status: str = "died") -> None:
-        """Ends the worker with all its children and forks a fresh one."""
+    def bury(self, status: str, manner: str) -> None:
+        """Ends the worker, if it has not ended, and all its children, and tells the host what was printed last."""
         if self._ended:
-            return  # it said why it cannot go on
-        self._watch(self._link, 0)
-        self._end_worker()
-        os.close(self._link)
-        self._link, self._status = -1, None
-        self._link_out.clear()
-        self._drain()
-        if not self._up:
-            self._fail(f"{why}, before it could run anything")
             return
-        if self._cell is not None:
-            why += "; the namespace is lost and a fresh one has the contexts again"
-            self._output[self._stderr].add_line(why + "\n")
-            self._finish(status, why, None, {})
-        else:
-            self._notice = f"note: between the cells {why}; the names defined before are gone"
-        assert self._open is not None
-        self._open = encode({**decode(self._open), "answer": self._answer})
-        self._start()
+        self._ended = True
+        self._end_worker()
+        self._drain()
+        for number, output in enumerate(self._outputs):
+            output.feed(streams.rest(self._memory, number))
+        printed = [output.take() for output in self._outputs]
+        self.send(b"E", encode({"status": status, "manner": manner, "printed": printed}))
 
     def _end_worker(self) -> None:
         if self._pid and self._status is None:
@@ -480,16 +302,24 @@ class Supervisor:
         end_children(known=[self._pid] if self._pid else [])
         self._pid = 0
 
-    def _fail(self, error: str) -> None:
-        self._send(b"F", {"error": error, "details": self._output[self._stderr].take()})
-        self._ended = True
+    def _await_end(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while self._status is None and time.monotonic() < deadline:
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid:
+                self._status = status
+            else:
+                time.sleep(0.0002)
 
 
 def _awake(signum: int, frame: object) -> None:
     """The number of the signal comes through the wake-up pipe; this keeps it from ending us."""
 
 
-def _read(fd: int) -> bytes | None:
+def read(fd: int) -> bytes | None:
     """What can be read at once; b"" at the end of the stream, None if there is nothing yet."""
     try:
         return os.read(fd, _READ)
@@ -499,36 +329,3 @@ def _read(fd: int) -> bytes | None:
         if error.errno in (errno.ECONNRESET, errno.EIO, errno.EBADF):
             return b""
         raise
-
-
-def _unnamed_file() -> int:
-    if LINUX:
-        return os.memfd_create("rlm-context")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def supervise(source: int, sink: int, contexts: list[int] | None, folder: str) -> int:
-    """Runs a supervisor, for which this process was made. The arguments are those of `Supervisor`.
-
-    Returns:
-        The exit status for the process.
-    """
-    become_subreaper()
-    try:
-        try:
-            os.mkdir(folder, 0o700)
-        except FileNotFoundError:  # whoever cleans up old files may have taken the one that it is in
-            os.makedirs(folder, 0o700)
-        Supervisor(source, sink, contexts, folder).run()
-    except BaseException:
-        message = {"error": "the supervisor failed", "details": traceback.format_exc()}
-        try:
-            os.set_blocking(sink, True)
-            write_all(sink, pack(b"F", encode(message)))
-        except OSError:
-            pass  # the host is gone
-        return 70
-    return 0

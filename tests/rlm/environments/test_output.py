@@ -100,3 +100,76 @@ async def test_threads_may_print_between_cells(repl: REPL) -> None:
     )
     result = await repl.execute("go.set(); done.wait(); print('cell')")
     assert sorted(result.stdout.splitlines()) == ["cell", "late"]
+
+
+async def test_prints_and_programs_keep_their_order(repl: REPL) -> None:
+    result = await repl.execute(
+        "import os, subprocess, sys\nprint('a'); os.system('echo b'); print('c')\n"
+        "subprocess.run(['echo', 'd']); sys.stdout.write('e\\n'); sys.stdout.buffer.write(bytearray(b'f\\n'))\n"
+        "child = os.posix_spawn('/bin/echo', ['echo', 'g'], os.environ); os.waitpid(child, 0); print('h'); 'i'"
+    )
+    assert result.stdout == "a\nb\nc\nd\ne\nf\ng\nh\n'i'\n"
+
+
+async def test_more_than_the_memory_that_is_shared(open_repl: OpenREPL) -> None:
+    repl = await open_repl(max_output_chars=10_000_000)
+    result = await repl.execute(
+        "for i in range(30_000): print(i, 'é')\nprint('x' * 200_000)\nfor i in range(5): print(i)"
+    )
+    lines = [f"{i} é\n" for i in range(30_000)]
+    assert result.stdout == "".join(lines) + "x" * 200_000 + "\n0\n1\n2\n3\n4\n"
+    assert (await repl.execute("print('next')")).stdout == "next\n"
+
+
+async def test_lines_of_forked_children_are_whole(repl: REPL) -> None:
+    result = await repl.execute(
+        "import os\nprint('parent')\nfor child in range(4):\n    if os.fork() == 0:\n"
+        "        for i in range(200): print('child', child, i)\n        os._exit(0)\n"
+        "while True:\n    try: os.wait()\n    except ChildProcessError: break\nprint('end')"
+    )
+    lines = result.stdout.splitlines()
+    assert (lines[0], lines[-1]) == ("parent", "end")
+    assert sorted(lines[1:-1]) == sorted(f"child {child} {i}" for child in range(4) for i in range(200))
+
+
+async def test_a_descriptor_that_the_code_puts_elsewhere(repl: REPL) -> None:
+    result = await repl.execute(
+        "import os, sys\nprint('before'); sys.stdout.flush()\nkept = os.dup(1)\n"
+        "file = open('log', 'w'); os.dup2(file.fileno(), 1)\nprint('inside'); sys.stdout.flush()\n"
+        "os.dup2(kept, 1); os.close(kept); file.close()\nprint('after')\nopen('log').read()"
+    )
+    assert result.status == "ok", result.stderr
+    assert result.stdout == "before\nafter\n'inside\\n'\n"
+    left = await repl.execute("file = open('log', 'w'); os.dup2(file.fileno(), 1); print('there')")
+    assert left.stdout == ""
+    assert (await repl.execute("print('here'); open('log').read()")).stdout == "here\n'there\\n'\n"
+
+
+async def test_output_that_was_shared_and_piped_before_a_death(repl: REPL) -> None:
+    died = await repl.execute(
+        "import os, sys\nprint('one'); os.system('echo two'); print('three'); print('four', file=sys.stderr)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert (died.status, died.stdout) == ("died", "one\ntwo\nthree\n")
+    assert died.stderr.startswith("four\n")
+
+
+async def test_a_program_that_prints_between_the_cells(repl: REPL) -> None:
+    await repl.execute(
+        "import subprocess\nchild = subprocess.Popen('read line; echo $line', shell=True, stdin=subprocess.PIPE)"
+    )
+    first = await repl.execute("child.stdin.write(b'late\\n'); child.stdin.close(); print(child.wait())")
+    assert sorted(first.stdout.splitlines()) == ["0", "late"]
+    assert (await repl.execute("print('quiet')")).stdout == "quiet\n"
+
+
+async def test_closed_streams(repl: REPL) -> None:
+    closed = await repl.execute("import sys\nprint('kept')\nsys.stdout.close()\nprint('lost')")
+    assert closed.stdout == "kept\n"
+    assert closed.error == "ValueError: I/O operation on closed file."
+    result = await repl.execute("sys.stdout.write(5)")
+    assert str(result.error).startswith("TypeError")
+    names = await repl.execute(
+        "print(sys.stdout.name, sys.stdout.fileno(), sys.stdout.isatty(), sys.stdout.encoding)"
+    )
+    assert names.stdout == "<stdout> 1 False utf-8\n"

@@ -14,7 +14,8 @@ import pytest
 
 from rlm.context import Context
 from rlm.environments import Query, QueryReply, SessionSpec, worker
-from rlm.environments.session import Link, Session
+from rlm.environments.remote import Links, Relay
+from rlm.environments.session import Session
 from rlm.environments.worker import wire
 from rlm.errors import REPLError
 
@@ -54,8 +55,6 @@ class Pipes(asyncio.SubprocessProtocol):
 class Program:
     """A place that starts the worker from one file and speaks over its stdin and stdout, as a container would."""
 
-    inline_contexts = True
-
     def __init__(self, folder: Path, python: str = sys.executable) -> None:
         self._python = python
         self._archive = folder / "worker.pyz"
@@ -64,11 +63,12 @@ class Program:
             for file in Path(worker.__file__).parent.glob("*.py"):
                 archive.write(file, f"worker/{file.name}")
 
-    async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
+    async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
+        relay = self.relay = Relay(control, work)
         _, pipes = await asyncio.get_running_loop().subprocess_exec(
-            lambda: Pipes(protocol), self._python, "-S", str(self._archive), stderr=None
+            lambda: Pipes(relay), self._python, "-S", str(self._archive), stderr=None
         )
-        return pipes
+        return relay.open(pipes, spec)
 
     def kill(self, supervisor: int) -> None:
         raise AssertionError("nothing here should need that")
@@ -96,27 +96,28 @@ async def test_the_same_worker_over_stdin_and_stdout(tmp_path: Path) -> None:
 
 
 class Liar:
-    """A place whose supervisors say what they like."""
+    """A place whose workers, and supervisors, answer the first cell with these bytes."""
 
-    inline_contexts = True
+    def __init__(self, *work: bytes, control: tuple[bytes, ...] = ()) -> None:
+        self._lies = {b"X": work, b"T": control}
 
-    def __init__(self, *frames: bytes) -> None:
-        self._frames = frames
-        self.killed: list[int] = []
-
-    async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
-        return LyingLink(protocol, self._frames)
+    async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
+        ends = [LyingLink(control, self._lies), LyingLink(work, self._lies)]
+        ends[0].other, ends[1].other = ends[1], ends[0]
+        return Links(*ends)
 
     def kill(self, supervisor: int) -> None:
-        self.killed.append(supervisor)
+        raise AssertionError("nothing here should need that")
 
 
 class LyingLink:
-    """Says that it is up, then answers the first cell with these bytes."""
+    """Says that it is up, then lies; does end when it is told to."""
 
-    def __init__(self, protocol: asyncio.Protocol, frames: tuple[bytes, ...]) -> None:
+    other: LyingLink
+
+    def __init__(self, protocol: asyncio.Protocol, lies: dict[bytes, tuple[bytes, ...]]) -> None:
         self._protocol = protocol
-        self._frames = frames
+        self._lies = lies
         self._received = wire.Frames()
         self._loop = asyncio.get_running_loop()
         self._lost = False
@@ -125,12 +126,12 @@ class LyingLink:
         self._received.feed(data)
         while (frame := self._received.next()) is not None:
             if frame[0] == b"O":
-                self._say(wire.pack(b"H", b'{"pid": 1}') + wire.pack(b"U", b"{}"))
-            elif frame[0] == b"X":
-                for lie in self._frames:
-                    self._say(lie)
+                self._say(wire.pack(b"U", b'{"supervisor": 1}'))
             elif frame[0] == b"Z":
                 self.abort()
+                self.other.abort()
+            for lie in self._lies.get(frame[0], ()):
+                self._say(lie)
 
     def _say(self, data: bytes) -> None:
         self._loop.call_soon(self._protocol.data_received, data)
@@ -143,18 +144,19 @@ class LyingLink:
 
 def end(**changes: Any) -> bytes:
     result = {
-        "id": 1, "status": "ok", "error": None, "stdout": "", "stderr": "",
+        "id": 1, "status": "ok", "error": None, "printed": ["", ""], "value": "", "traceback": "",
         "answer": ["", False, None], "locals": {},
     }  # fmt: skip
-    return wire.pack(b"E", wire.encode({**result, **changes}))
+    return wire.pack(b"D", wire.encode({**result, **changes}))
 
 
 @pytest.mark.parametrize(
     "frame",
     [
         b"garbage" * 100,
-        wire.pack(b"E", b"no json"),
-        wire.pack(b"E", b"[]"),
+        wire.pack(b"D", b"no json"),
+        wire.pack(b"D", b"[]"),
+        wire.pack(b"D", b"{}"),
         wire.pack(b"E", b"{}"),
         wire.pack(b"?", b"{}"),
         wire.pack(b"Q", b'{"id": 1}'),
@@ -164,9 +166,12 @@ def end(**changes: Any) -> bytes:
         wire.pack(b"Q", b'{"id": 1, "kind": "llm", "prompts": [], "model": {}, "batched": true}'),
         end(status="wonderful"),
         end(answer="short"),
+        end(status="killed"),
+        end(printed=[""]),
         end(locals=[]),
-        b"E\xff\xff\xff\xff",
-        wire.pack(b"E", b"[" * 100_000),
+        end(id=2),
+        b"D\xff\xff\xff\xff",
+        wire.pack(b"D", b"[" * 100_000),
     ],
 )
 async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: bytes) -> None:
@@ -178,25 +183,62 @@ async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: b
     await session.close()
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"garbage" * 100,
+        wire.pack(b"P", b"{}"),
+        wire.pack(b"P", b'{"printed": 5}'),
+        wire.pack(b"?", b'{"printed": ["", ""]}'),
+        wire.pack(b"E", b'{"printed": ["", ""]}'),
+        b"E\xff\xff\xff\xff",
+    ],
+)
+async def test_a_supervisor_that_lies(frame: bytes) -> None:
+    session = await Session.open(Liar(end(printed=[None, ""]), control=(frame,)), SessionSpec(), answer)
+    result = await session.execute("1")
+    assert result.status == "died"
+    assert "disturbed" in str(result.error)
+    await session.close()
+
+
+async def test_one_stream_that_is_disturbed(tmp_path: Path) -> None:
+    class Noise(Program):
+        async def connect(
+            self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec
+        ) -> Links:
+            links = await super().connect(control, work, spec)
+            self.relay.data_received(b"L\xff\xff\xff\xff")
+            return links
+
+    with pytest.raises(REPLError, match="disturbed"):
+        await Session.open(Noise(tmp_path), SessionSpec(), answer)
+
+
 async def test_lies_of_the_right_form_are_only_text() -> None:
-    frame = end(stdout=5, stderr=None, error={"a": 1}, answer=[[1], 1, {}], locals={"x": [1]})
+    frame = end(
+        printed=[5, {}], value=[1], traceback=None, error={"a": 1}, answer=[[1], 1, {}], locals={"x": [1]}
+    )
     session = await Session.open(Liar(frame), SessionSpec(), answer)
     result = await session.execute("1")
-    assert (result.stdout, result.stderr, result.error) == ("5", "None", "{'a': 1}")
+    assert (result.stdout, result.stderr, result.error) == ("5\n[1]", "{}\nNone", "{'a': 1}")
     assert (result.answer.content, result.answer.ready, result.answer.note) == ("[1]", False, "{}")
     assert result.locals == {"x": "[1]"}
     await session.close()
 
 
-async def test_an_end_that_nobody_waits_for_is_ignored() -> None:
-    session = await Session.open(Liar(end() + end(stdout="second")), SessionSpec(), answer)
+async def test_a_second_end_of_a_cell() -> None:
+    session = await Session.open(Liar(end() + end(printed=["second", ""])), SessionSpec(), answer)
     assert (await session.execute("1")).stdout == ""
+    assert "disturbed" in (await session.execute("2")).stderr
     await session.close()
 
 
 async def test_a_place_that_fails() -> None:
     class Nowhere(Liar):
-        async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
+        async def connect(
+            self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec
+        ) -> Links:
             raise REPLError("no such place")
 
     with pytest.raises(REPLError, match="no such place"):
@@ -205,11 +247,15 @@ async def test_a_place_that_fails() -> None:
 
 async def test_a_supervisor_that_ends_before_it_is_up() -> None:
     class Short(Liar):
-        async def connect(self, protocol: asyncio.Protocol, spec: SessionSpec) -> Link:
-            link = LyingLink(protocol, ())
-            protocol.data_received(wire.pack(b"F", b'{"error": "no room", "details": "at all"}'))
-            link.abort()
-            return link
+        async def connect(
+            self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec
+        ) -> Links:
+            links = await super().connect(control, work, spec)
+            last = {"status": "died", "manner": "no room", "printed": ["", "at all"]}
+            control.data_received(wire.pack(b"E", wire.encode(last)))
+            control.connection_lost(None)
+            work.connection_lost(None)
+            return links
 
-    with pytest.raises(REPLError, match="no room\nat all"):
+    with pytest.raises(REPLError, match="no room, before it could run anything\nat all"):
         await Session.open(Short(), SessionSpec(), answer)

@@ -1,0 +1,261 @@
+"""The processes of one REPL, as the host sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlm.environments.base import SessionSpec
+from rlm.environments.worker.wire import Frames, ProtocolError, decode, encode, pack
+
+_PATIENCE = 0.5
+"""Seconds within which the two streams of a REPL end, once one did."""
+_IMPOSSIBLE = b"E\xff\xff\xff\xff"
+"""The begin of a frame that cannot be."""
+
+
+class Link(Protocol):
+    """A stream to a process of a REPL, as asyncio's transports have it."""
+
+    def write(self, data: bytes) -> None: ...
+    def abort(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The streams to a supervisor and to its worker."""
+
+    control: Link
+    work: Link
+
+
+class Place(Protocol):
+    """Starts REPLs somewhere and gives back the streams to each."""
+
+    async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
+        """Starts a supervisor and a worker, and connects the stream of the one to `control`, of the other to `work`. A
+        place that has but one stream, and no files, puts a `Relay` between.
+
+        Raises:
+            REPLError: that failed.
+        """
+        ...
+
+    def kill(self, supervisor: int) -> None:
+        """Ends a supervisor that does not answer, with all that it started."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a worker ended."""
+
+    status: str
+    manner: str
+    printed: tuple[str, str]
+    """What was left to show of stdout and stderr."""
+
+
+class _Stream(asyncio.Protocol):
+    """Cuts a stream into messages."""
+
+    def __init__(
+        self,
+        received: Callable[[bytes, Any], None],
+        disturbed: Callable[[str], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._received, self._disturbed, self._lost = received, disturbed, lost
+        self._frames = Frames()
+        self.over = False
+
+    def data_received(self, data: bytes) -> None:
+        self._frames.feed(data)
+        try:
+            while not self.over and (frame := self._frames.next()) is not None:
+                self._received(frame[0], decode(frame[1]))
+        except Exception as error:
+            # Code that got hold of the stream wrote to it. What comes after that cannot be trusted.
+            self.over = True
+            self._disturbed(f"the stream of the REPL was disturbed ({type(error).__name__})")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.over = True
+        self._lost()
+
+
+class Remote:
+    """A supervisor and its worker, from their start to their end.
+
+    Args:
+        received: is given what the worker and the supervisor say, by kind of frame.
+        lost: is called when both are gone.
+    """
+
+    def __init__(self, received: Callable[[bytes, Any], None], lost: Callable[[Remote], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._received, self._lost = received, lost
+        self._links: Links | None = None
+        self._open = 2
+        self._failure = self._suspicion = ""
+        self.control = _Stream(self._from_supervisor, self._distrust, self._on_lost)
+        self.work = _Stream(self._from_worker, self.fail, self._on_lost)
+        self.up: asyncio.Future[None] = self._loop.create_future()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.supervisor = 0
+        self.end: End | None = None
+        self.condemned = False
+        """It is ending, and not to be used any more."""
+
+    @property
+    def why(self) -> str:
+        """Why it could not go on."""
+        manner = self.end.manner if self.end is not None else ""
+        return (
+            self._failure or manner or self._suspicion or "the processes of the REPL were ended from outside"
+        )
+
+    def attach(self, links: Links) -> None:
+        """Takes the streams."""
+        self._links = links
+        if self.condemned:
+            self.abort()
+
+    def order(self, kind: bytes, message: Any = None) -> None:
+        """Tells the supervisor something."""
+        if self._links is not None and not self.control.over:
+            self._links.control.write(pack(kind, b"" if message is None else encode(message)))
+
+    def tell(self, kind: bytes, message: Any) -> None:
+        """Tells the worker something."""
+        if self._links is not None and not self.work.over:
+            self._links.work.write(pack(kind, encode(message)))
+
+    def fail(self, reason: str) -> None:
+        """Asks for its end, because it cannot go on."""
+        self._failure = self._failure or reason
+        self.condemned = True
+        self.order(b"Z")
+
+    def _distrust(self, reason: str) -> None:
+        """The supervisor is not itself, so there is nobody to tell."""
+        self.fail(reason)
+        self.abort()
+
+    def abort(self) -> None:
+        """Gives the streams up. What is at their other ends will end."""
+        if self._links is not None:
+            self._links.control.abort()
+            self._links.work.abort()
+
+    def _from_worker(self, kind: bytes, message: Any) -> None:
+        if kind == b"U":
+            self.supervisor = int(message["supervisor"])
+            if not self.up.done():
+                self.up.set_result(None)
+        elif kind == b"F":
+            self.fail(str(message["error"]))
+        elif kind in (b"Q", b"D"):
+            self._received(kind, message)
+        else:
+            raise ProtocolError(f"a frame {kind!r}")
+
+    def _from_supervisor(self, kind: bytes, message: Any) -> None:
+        stdout, stderr = message["printed"]
+        if kind == b"E":
+            self.end = End(str(message["status"]), str(message["manner"]), (str(stdout), str(stderr)))
+            self.condemned = True
+        elif kind == b"P":
+            self._received(kind, [str(stdout), str(stderr)])
+        else:
+            raise ProtocolError(f"a frame {kind!r}")
+
+    def _on_lost(self) -> None:
+        self._open -= 1
+        if self._open:
+            # The other stream follows, after what is still on its way there. If it does not, the code closed its
+            # worker's, or hid a copy of it somewhere.
+            self._loop.call_later(_PATIENCE, self._insist)
+            return
+        if not self.ended.done():
+            self.ended.set_result(None)
+        if not self.up.done():
+            self.up.cancel()
+        self._lost(self)
+
+    def _insist(self) -> None:
+        if not self._open or self._links is None:
+            return
+        if self.work.over:
+            self._suspicion = "the code closed the descriptors of the REPL"
+            self.condemned = True
+            self.order(b"Z")
+        else:
+            self._links.work.abort()
+
+
+class Relay(asyncio.Protocol):
+    """Makes two streams of one, for a place that has no more. At the other end is `worker.relay`.
+
+    Args:
+        control, work: the protocols of the two, as `Place.connect` has them.
+    """
+
+    def __init__(self, control: asyncio.Protocol, work: asyncio.Protocol) -> None:
+        self._control, self._work = control, work
+        self._frames = Frames()
+        self._working = True
+
+    def open(self, link: Link, spec: SessionSpec) -> Links:
+        """Sends the contexts.
+
+        Args:
+            link: the one stream.
+
+        Returns:
+            The two streams.
+        """
+        sizes = [context.encoded_size for context in spec.contexts]
+        link.write(pack(b"O", encode({"contexts": sizes, "max_output": spec.max_output_chars})))
+        for context in spec.contexts:
+            for chunk in context.chunks():
+                link.write(pack(b"B", chunk))
+        return Links(link, _Within(link))
+
+    def data_received(self, data: bytes) -> None:
+        self._frames.feed(data)
+        try:
+            while (frame := self._frames.next()) is not None:
+                kind, payload = frame
+                if kind != b"L":
+                    self._control.data_received(pack(kind, payload))
+                elif payload:
+                    self._work.data_received(payload)
+                else:
+                    self._end_work(None)
+        except ProtocolError:
+            self._control.data_received(_IMPOSSIBLE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_work(exc)
+        self._control.connection_lost(exc)
+
+    def _end_work(self, exc: Exception | None) -> None:
+        if self._working:
+            self._working = False
+            self._work.connection_lost(exc)
+
+
+class _Within:
+    """A stream within a stream."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def write(self, data: bytes) -> None:
+        self._link.write(pack(b"L", data))
+
+    def abort(self) -> None:
+        self._link.abort()
