@@ -10,4 +10,5 @@ else
     "$venv/bin/python" -m pip install --quiet "verifiers==0.3.1"
 fi
 exec "$venv/bin/python" -m pytest -n auto tests/training tests/oolong/test_taskset.py tests/oolong/test_quickstart.py \
+    tests/oolong/test_rewards.py tests/oolong/test_attacks.py \
     tests/oolong/test_configs.py tests/acceptance/test_evaluation.py

@@ -13,7 +13,8 @@ import pytest
 import verifiers.v1 as vf
 from pydantic import ValidationError
 
-from oolong.scoring import nearness
+from oolong.examples import generate
+from oolong.scoring import nearness, score
 from oolong.taskset import OolongConfig, OolongTask, OolongTaskset
 from rlm.testing import ChatRequest
 from rlm_train.group import CostsConfig
@@ -244,3 +245,15 @@ def test_the_document_names_every_entry_and_gate() -> None:
     names = [*OolongTask._names("reward"), *GatesConfig.model_fields]
     names += [f"{name}_cost" for name in CostsConfig.model_fields]
     assert [name for name in names if f"`{name}`" not in DOCUMENT] == []
+
+
+def test_the_document_says_what_a_constant_gets() -> None:
+    """Of the NUMERIC questions, by the size of the context."""
+    said = re.findall(r"([\d.]+) (?:of the NUMERIC questions )?at ([\d,]+)", DOCUMENT.split("## Attacks")[1])
+    assert len(said) == 3
+    for best, size in said:
+        questions = generate(
+            80, sizes=(int(size.replace(",", "")),), split="eval", seed=11, answer_types=["NUMERIC"]
+        )
+        scores = [sum(score(str(guess), example) for example in questions) for guess in range(30)]
+        assert f"{max(scores) / len(questions):.2f}" == best
