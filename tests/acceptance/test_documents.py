@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from oolong.reference import ReferencePolicy
-from rlm.testing import serve
+from rlm.testing import ChatRequest, serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +40,7 @@ def test_the_evaluation_of_the_readme_and_its_report(
     assert code == 0, program.output
     assert left == []
     [run] = (tmp_path / "outputs").iterdir()
-    [[_, *report]] = commands("docs/evaluation.md", "python -m rlm_train.report")
+    [[_, *report]] = commands("docs/evaluation.md", "python -m rlm_train.report outputs/<run>")
     table = start(sys.executable, *[word.replace("outputs/<run>", str(run)) for word in report])
     code, _ = table.wait()
     assert code == 0, table.output
@@ -56,3 +58,44 @@ def test_the_evaluation_from_a_file(
         code, left = program.wait()
     assert code == 0, program.output
     assert left == []
+
+
+TICKETS = ROOT / "examples" / "tickets.py"
+
+
+def clerk(request: ChatRequest) -> str:
+    """Sorts the messages of the example: as root by code and sub-calls, as sub-model by what it reads."""
+    first = request.messages[0]["content"]
+    if request.messages[0]["role"] != "system":
+        topics: dict[str, list[str]] = runpy.run_path(str(TICKETS))["MESSAGES"]
+        return next(topic for topic, messages in topics.items() if first.removeprefix("Topic? ") in messages)
+    said = "\n".join(message["content"] for message in request.messages)
+    found = re.search(r"How many messages are about (\w+)\?", said)
+    assert found is not None
+    return (
+        "```repl\n"
+        "topics = llm_query_batched(['Topic? ' + line for line in context.splitlines()])\n"
+        f"answer.update(content=str(topics.count({found[1]!r})), ready=True)\n"
+        "```"
+    )
+
+
+def test_the_environment_of_the_training_guide(
+    start: Callable[..., Any], verifiers_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    assert "](../examples/tickets.py)" in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert len(TICKETS.read_text(encoding="utf-8").splitlines()) < 60
+    [[path, *command]] = commands("docs/training.md", "PYTHONPATH=examples vf-eval tickets")
+    assert path == "PYTHONPATH=examples"
+    with serve(clerk, models=["MODEL"]) as server:
+        typed = [word.replace("http://localhost:8000/v1", server.base_url) for word in command]
+        typed += ["--env.taskset.lines", "30"]
+        program = start(*verifiers_command(*typed), RLM_API_KEY="none", PYTHONPATH=str(TICKETS.parent))
+        code, left = program.wait()
+    assert code == 0, program.output
+    assert left == []
+    [traces] = (tmp_path / "outputs").glob("*/traces.jsonl")
+    rollouts = [trace for line in traces.read_text().splitlines() for trace in json.loads(line)["traces"]]
+    assert [trace["rewards"]["correct"]["score"] for trace in rollouts] == [1.0] * 4
+    assert [trace["metrics"]["subcalls"] for trace in rollouts] == [30.0] * 4
+    assert len({trace["task"]["data"]["context_sha256"] for trace in rollouts}) == 4

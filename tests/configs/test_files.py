@@ -92,6 +92,12 @@ def variant(node: dict[str, Any], value: Any, default: Any) -> tuple[dict[str, A
     return node, None
 
 
+def named(node: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a schema says about one key of a table."""
+    found = node.get("properties", {}).get(name, node.get("additionalProperties"))
+    return found if isinstance(found, dict) else {}
+
+
 def leaves(
     node: dict[str, Any], value: Any, default: Any = _NO_DEFAULT, place: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
@@ -105,7 +111,7 @@ def leaves(
         return
     found, tag = variant(node, value, default)
     for name, item in value.items():
-        below = found.get("properties", {}).get(name, {})
+        below = named(found, name)
         usual = below.get("default", _NO_DEFAULT) if name != tag else _NO_DEFAULT
         if isinstance(default, dict) and default.get(tag or "") == value.get(
             tag or "", default.get(tag or "")
@@ -125,7 +131,7 @@ def tagged(node: dict[str, Any], value: Any, default: Any = None) -> Any:
     filled = {
         name: tagged(below, item, below.get("default"))
         for name, item in value.items()
-        for below in [found.get("properties", {}).get(name, {})]
+        for below in [named(found, name)]
     }
     return {tag: default[tag], **filled} if tag is not None and isinstance(default, dict) else filled
 
@@ -213,6 +219,7 @@ def test_a_repeated_default_is_found() -> None:
     data["trainer"]["optim"]["type"] = "adamw"
     data["orchestrator"]["max_off_policy_steps"] = 8
     data["deployment"] = {"num_train_gpus": 1}
+    data["orchestrator"]["train"]["source"][0]["curriculum"]["gates"]["equal_rewards"]["reject_max"] = 0.0
     repeated = {
         place
         for place, value, default in leaves(schema()["commands"]["rl"], data)
@@ -223,6 +230,7 @@ def test_a_repeated_default_is_found() -> None:
         "trainer.optim.type",
         "orchestrator.max_off_policy_steps",
         "deployment.num_train_gpus",
+        "orchestrator.train.source.0.curriculum.gates.equal_rewards.reject_max",
     }
 
 
