@@ -133,10 +133,13 @@ def train_run(tokenizer_path: Path, token_client: dict[str, Any]) -> Run:
         *,
         server: ModelServer | None = None,
         timeout: float | None = None,
+        renderer: dict[str, Any] | None = None,
         **harness: Any,
     ) -> AnyTrace:
         async with server or InferenceServer(policy, tokenizer_path) as running:
             client = {**token_client, "base_url": running.base_url}
+            if renderer is not None:
+                client["renderer"] = {"name": "qwen3", **renderer}
             config = agent_config(client, running.model, timeout, **harness)
             async with vf.Agent(config) as agent:
                 return await agent.run(task or make_task())

@@ -91,7 +91,9 @@ class InferenceServer(ModelServer):
         if not self.authorized(request):
             return web.json_response({"error": "Unauthorized"}, status=401)
         body = await _json(request)
-        asked = self._parse(body) if isinstance(body, dict) else body
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers.pop("authorization", None)
+        asked = self._parse(body, headers) if isinstance(body, dict) else body
         if isinstance(asked, Fault):
             return await send_fault(request, asked)
         await self._unpaused.wait()
@@ -111,7 +113,7 @@ class InferenceServer(ModelServer):
                     completion_ids=tuple(ids),
                     logprobs=tuple(logprobs),
                     model=asked.chat.model,
-                    session=request.headers.get("X-Session-ID"),
+                    session=headers.get("x-session-id"),
                     cache_salt=asked.cache_salt,
                     versions=(version, self.version),
                     request=asked.chat,
@@ -130,7 +132,7 @@ class InferenceServer(ModelServer):
         }
         return web.json_response({"request_id": f"generate-{self._number}", "choices": [choice]})
 
-    def _parse(self, body: dict[str, Any]) -> _Asked | Fault:
+    def _parse(self, body: dict[str, Any], headers: dict[str, str]) -> _Asked | Fault:
         """The request, or what is wrong with it."""
         model, ids, sampling = body.get("model"), body.get("token_ids"), body.get("sampling_params")
         if unknown := sorted(body.keys() - _GENERATE_FIELDS):
@@ -160,7 +162,7 @@ class InferenceServer(ModelServer):
         except NotAChatError as exc:
             return _bad(str(exc))
         salt = body.get("cache_salt") or sampling.get("cache_salt")
-        return _Asked(ids, ChatRequest(messages, model, sampling), wanted, salt)
+        return _Asked(ids, ChatRequest(messages, model, sampling, headers), wanted, salt)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         """The figures by which prime-rl sets its concurrency."""
