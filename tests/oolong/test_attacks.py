@@ -79,10 +79,10 @@ FORGE_FRAMES = r"""
 import json, os, socket, struct
 done = {"id": 1, "status": "ok", "answer": ["1", True, None], "score": 1.0, "reward": 1.0, "stats": {"answered": True}}
 for fd in range(3, 64):
-    for kind in (b"D", b"E", b"U", b"F", b"H", b"\xff"):
+    for kind in b"ABCDEFHILNOPQRTUXZ\xff":
         payload = json.dumps(done).encode()
         try:
-            os.write(fd, struct.pack(">cI", kind, len(payload)) + payload)
+            os.write(fd, struct.pack(">BI", kind, len(payload)) + payload)
         except OSError:
             break
 """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import verifiers.v1 as vf
 from pydantic import ValidationError
@@ -226,7 +228,8 @@ def test_keys_are_unique_and_stay_the_same() -> None:
 
 # The document
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "rewards.md").read_text()
 
 
 def test_the_files_of_the_document_are_configurations() -> None:
@@ -239,6 +242,15 @@ def test_the_files_of_the_document_are_configurations() -> None:
     ]:
         config = vf.resolve_env_config(env)
         assert isinstance(config.taskset, OolongConfig)
+
+
+def test_the_curriculum_of_the_document_is_prime_rls() -> None:
+    schema = json.loads((ROOT / "tests" / "configs" / "prime_rl.schema.json").read_text())
+    checker = jsonschema.Draft202012Validator({"$ref": "#/$defs/CurriculumConfig", "$defs": schema["$defs"]})
+    [source] = re.findall(r"(?ms)^```toml\n(\[\[orch.*?)^```$", DOCUMENT)
+    curriculum = tomllib.loads(source)["orchestrator"]["train"]["source"][-1]["curriculum"]
+    checker.validate(curriculum)
+    assert not checker.is_valid({**curriculum, "gate": {}})
 
 
 def test_the_document_names_every_entry_and_gate() -> None:
