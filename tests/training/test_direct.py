@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import verifiers.v1 as vf
 from rlm.clients.pool import open_pools
 from rlm.testing import ChatRequest, Fault, ModelServer, Reply
 from rlm_train.direct import DirectClient
+from rlm_train.testing import InferenceServer
 
 ASK = '```repl\nreplies = llm_query_batched(["one", "two", "one"])\nprint(replies)\n```'
 ASK_CHILD = '```repl\nprint(rlm_query("count the letters"))\n```'
@@ -72,16 +74,16 @@ async def test_one_branch_and_only_the_roots_tokens_are_trained(train_run: Any, 
     assert [node.message.content for node in sampled] == [ASK, ASK_CHILD, ANSWER]
     assert all(sum(node.mask) == len(node.logprobs) > 0 for node in sampled)
     assert all(node.loss_weights is None for node in branch.nodes)
-    # The chat route of the training server got the sub-calls, and none of the root's turns.
+    # The server was asked for tokens by the root, and for chat below it.
+    assert [generation.request.turn for generation in server.generations] == [0, 1, 2]
     assert sorted(request.turn for request in server.requests) == [0] * 4
-    assert not any(is_root(request) for request in server.requests)
 
 
-async def test_sub_calls_are_asked_as_the_run_says(token_server: Any, token_client: Any, task: Any) -> None:
+async def test_sub_calls_are_asked_as_the_run_says(
+    tokenizer_path: Path, token_client: Any, task: Any
+) -> None:
     """The trainer names the adapter and samples; the renderer's way of thinking becomes the chat template's."""
-    server = token_server(policy)
-    server._scripted.models = ("base", "adapter-7")
-    async with server:
+    async with InferenceServer(policy, tokenizer_path, models=("base", "adapter-7")) as server:
         agent = vf.Agent(
             vf.AgentConfig.model_validate(
                 {
@@ -106,8 +108,9 @@ async def test_sub_calls_are_asked_as_the_run_says(token_server: Any, token_clie
         async with agent:
             trace = await agent.run(task())
     assert trace.reward == 1.0
-    assert len(server.requests) == 4
-    for request in server.requests:
+    sub_calls = [request for request in server.requests if not is_root(request)]
+    assert len(sub_calls) == 4
+    for request in sub_calls:
         assert request.model == "adapter-7"
         assert request.headers["x-team"] == "blue"
         assert request.sampling == {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -21,32 +22,23 @@ from verifiers.v1.serve.client import EnvClient
 from verifiers.v1.serve.server import EnvServer
 from verifiers.v1.utils.loaders import resolve_env_config
 
-from rlm.testing import ChatRequest, ModelServer
+from rlm.testing import ModelServer
 
 if TYPE_CHECKING:
     AnyTrace: TypeAlias = vf.Trace[Any, Any, Any]
 
-# What `env-server` of prime-rl and `vf-eval --serve` run. Orphans of its workers become children of this process, so
-# that a test sees them.
+# What `env-server` of prime-rl runs. It ends with the test run, and orphans of its workers become its own children, so that
+# a test sees them.
 _SERVE = """
-import ctypes, json, os, sys
+import ctypes, json, sys
 from verifiers.v1.serve import serve_env
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    prctl = ctypes.CDLL(None).prctl
+    prctl(1, 15, 0, 0, 0)  # PR_SET_PDEATHSIG: SIGTERM
+    prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     serve_env(**json.loads(sys.argv[1]))
 """
-
-ANSWER = '```repl\nanswer["content"], answer["ready"] = f"{context.split()[1]} x {len(context.splitlines())}", True\n```'
-ASK = '```repl\nnumber = llm_query("repeat: " + context.split()[1])\n```'
-"""The root's replies: ask for the number, or give the answer that earns the reward."""
-
-
-def play(request: ChatRequest, turns: Sequence[str] = (ASK, ANSWER)) -> str:
-    """Plays the root by its turns, and repeats what a sub-call says."""
-    if request.messages[0]["role"] == "system":
-        return turns[request.turn]
-    return request.text.removeprefix("repeat: ")
 
 
 class Trainer:
@@ -157,13 +149,8 @@ class Worker:
                 self.process.kill()
             self._log.close()
             self._sockets.cleanup()
-        assert not alive, f"the worker left {alive}:\n{self.log[-3000:]}"
-
-
-async def gone(processes: Sequence[psutil.Process], seconds: float = 20.0) -> list[psutil.Process]:
-    """Waits until none of the processes runs; those that still do."""
-    _, alive = await asyncio.to_thread(psutil.wait_procs, list(processes), timeout=seconds)
-    return alive
+        assert not alive, f"the worker left {alive}"
+        assert not list(self.temporary.glob("rlm-*"))
 
 
 def config_of(harness: dict[str, Any]) -> dict[str, Any]:
@@ -186,20 +173,45 @@ def tallies() -> ModuleType:
     return module
 
 
-@pytest.fixture
-def start_worker(tmp_path: Path, tallies: ModuleType) -> Iterator[StartWorker]:
-    """Starts an environment server; what still runs of it at the end of the test fails the test."""
+@contextlib.contextmanager
+def workers_in(folder: Path, tallies: ModuleType) -> Iterator[tuple[StartWorker, list[Worker]]]:
     started: list[Worker] = []
 
     def start(workers: int = 1, **harness: Any) -> Worker:
-        folder = tmp_path / f"worker-{len(started)}"
-        folder.mkdir()
-        started.append(Worker(folder, tallies, workers, harness))
+        own = folder / f"worker-{len(started)}"
+        own.mkdir()
+        started.append(Worker(own, tallies, workers, harness))
         return started[-1]
 
-    yield start
-    for worker in started:
-        worker.end()
+    try:
+        yield start, started
+    finally:
+        for worker in started:
+            worker.end()
+
+
+@pytest.fixture
+async def start_worker(tmp_path: Path, tallies: ModuleType) -> AsyncIterator[StartWorker]:
+    """Starts an environment server; what still runs of it at the end of the test fails the test."""
+    with workers_in(tmp_path, tallies) as (start, started):
+        yield start
+        for worker in started:
+            await worker.close()
+
+
+@pytest.fixture(scope="module")
+def shared_worker(tmp_path_factory: pytest.TempPathFactory, tallies: ModuleType) -> Iterator[Worker]:
+    """One worker for the tests of a module, because it takes seconds to start."""
+    with workers_in(tmp_path_factory.mktemp("shared"), tallies) as (start, _):
+        yield start(cell_timeout=3.0)
+
+
+@pytest.fixture
+async def worker(shared_worker: Worker) -> AsyncIterator[Worker]:
+    """The shared worker, with a client on the test's event loop. A test leaves it as it found it."""
+    await shared_worker.ready()
+    yield shared_worker
+    await shared_worker.close()
 
 
 @pytest.fixture
@@ -219,14 +231,3 @@ async def serve_here(tallies: ModuleType) -> AsyncIterator[Callable[..., Trainer
             await trainer.client.close()
             server.cancel()
             await server
-
-
-@pytest.fixture
-def policy() -> Callable[..., str]:
-    return play
-
-
-@pytest.fixture
-def turns() -> tuple[str, str]:
-    """The root's two turns: one that asks a sub-model, and one that answers."""
-    return ASK, ANSWER
