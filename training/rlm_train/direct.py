@@ -16,7 +16,7 @@ from rlm.clients import pool
 from rlm.clients.base import ModelReply
 from rlm.errors import ConfigError, ModelError
 from rlm.types import Message, SamplingArgs
-from rlm_train.endpoint import server_client
+from rlm_train.endpoint import prompt_limit, reply_limit, server_client
 
 # What a trainer asks for beside the text. Chat completions would send it back with every reply, for nobody.
 _FOR_TRAINING = {
@@ -68,6 +68,7 @@ class DirectClient:
             ConfigError: the client's URL cannot be one of a model server.
         """
         self._client = server_client(ctx, _sampling(ctx))
+        self._reply = reply_limit(ctx)
         self.usage = DirectUsage() if usage is None else usage
 
     @property
@@ -98,7 +99,7 @@ class DirectClient:
         return reply
 
     async def context_length(self, model: str | None = None) -> int | None:
-        return await self._client.context_length(model)
+        return prompt_limit(await self._client.context_length(model), self._reply)
 
     async def check(self) -> None:
         """Makes sure that the server has chat completions: a training server may speak tokens only, and then every

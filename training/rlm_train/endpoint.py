@@ -36,6 +36,7 @@ class EndpointClient:
         self._calls = OpenAIClient(
             ctx.model, base_url=endpoint, api_key=secret, echo_reasoning=True, default_headers=headers
         )
+        self._reply = reply_limit(ctx)
         self._server: OpenAIClient | None = None
         with contextlib.suppress(ConfigError):  # the calls themselves will say what is wrong with the URL
             self._server = server_client(ctx)
@@ -54,7 +55,24 @@ class EndpointClient:
         return await self._calls.complete(messages, sampling=sampling, model=model)
 
     async def context_length(self, model: str | None = None) -> int | None:
-        return None if self._server is None else await self._server.context_length(model)
+        return (
+            None
+            if self._server is None
+            else prompt_limit(await self._server.context_length(model), self._reply)
+        )
+
+
+def reply_limit(ctx: vf.ModelContext) -> int:
+    """Tokens that the run's sampling lets a reply have; 0 if it does not say."""
+    given = ctx.sampling.model_dump(exclude_none=True)
+    given = {**(given.get("extra_body") or {}), **given}
+    return int(given.get("max_tokens") or given.get("max_completion_tokens") or 0)
+
+
+def prompt_limit(window: int | None, reply: int) -> int | None:
+    """Tokens that a prompt may have. Servers refuse one that leaves no room for as long a reply as was asked for, in
+    words that verifiers 0.3 takes for the end of the rollout."""
+    return None if window is None else max(1, window - reply)
 
 
 def server_client(ctx: vf.ModelContext, sampling: SamplingArgs | None = None) -> OpenAIClient:
