@@ -75,11 +75,11 @@ class LocalEnvironment:
             raise
         return Links(control_link, work_link)
 
-    def kill(self, supervisor: int) -> None:
+    def kill(self) -> None:
         """See `remote.Place.kill`."""
         from rlm.environments.warm import shared
 
-        shared.kill(supervisor)
+        shared.kill()
 
 
 async def _file(context: Context) -> int:

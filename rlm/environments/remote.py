@@ -43,8 +43,9 @@ class Place(Protocol):
         """
         ...
 
-    def kill(self, supervisor: int) -> None:
-        """Ends a supervisor that does not answer, with all that it started."""
+    def kill(self) -> None:
+        """Ends a supervisor that does not answer, with all that it started. Whoever else has a REPL from it will get
+        another one."""
         ...
 
 
@@ -104,7 +105,6 @@ class Remote:
         self.work = _Stream(self._from_worker, self.fail, self._on_lost)
         self.up: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        self.supervisor = 0
         self.end: End | None = None
         self.condemned = False
         """It is ending, and not to be used any more."""
@@ -152,7 +152,6 @@ class Remote:
 
     def _from_worker(self, kind: bytes, message: Any) -> None:
         if kind == b"U":
-            self.supervisor = int(message["supervisor"])
             if not self.up.done():
                 self.up.set_result(None)
         elif kind == b"F":

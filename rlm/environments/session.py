@@ -125,9 +125,12 @@ class Session:
 
     def _kill(self, remote: Remote, why: str) -> None:
         remote.fail(why)
-        if remote.supervisor:
-            self._place.kill(remote.supervisor)
-        else:
+        asyncio.get_running_loop().call_later(_SLACK, self._give_up, remote)
+
+    def _give_up(self, remote: Remote) -> None:
+        """Ends processes that did not end when they were asked to."""
+        if not remote.ended.done():
+            self._place.kill()
             remote.abort()
 
     def interrupt(self, reason: str) -> None:
@@ -152,7 +155,7 @@ class Session:
         loop.call_later(self._spec.interrupt_grace + _SLACK, self._insist, remote, cell)
 
     def _insist(self, remote: Remote, cell: Cell) -> None:
-        """Ends a supervisor that did not end a cell by itself."""
+        """Ends what did not end a cell by itself."""
         if self._cell is cell:
             self._kill(remote, "a cell that was interrupted did not stop in time and was killed")
 
@@ -170,10 +173,8 @@ class Session:
         if remote is not None:
             remote.order(b"Z")
             await asyncio.wait([remote.ended], timeout=_SLACK)
-            if not remote.ended.done():
-                self._kill(remote, "the REPL was closed")
-                await asyncio.wait([remote.ended], timeout=_SLACK)
-                remote.abort()
+            self._give_up(remote)
+            await asyncio.wait([remote.ended], timeout=_SLACK)
         if queries:
             await asyncio.gather(*queries, return_exceptions=True)
         self._spec = replace(self._spec, contexts=())  # a REPL that is kept does not keep its contexts
@@ -202,7 +203,7 @@ class Session:
                 remote.tell(b"O", self._opening())
                 await asyncio.wait([remote.up])
         except TimeoutError as error:
-            self._kill(remote, "it did not start in time")
+            self._give_up(remote)
             raise REPLError("the REPL did not start in time") from error
         except BaseException:
             remote.abort()

@@ -4,10 +4,12 @@ the first use and again if it is gone."""
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,8 +21,8 @@ from pathlib import Path
 from rlm.errors import REPLError
 
 _BOOT = (
-    "import sys, json; sys.path.append(sys.argv[1]); from worker import parent;"
-    "parent.main(int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
+    "import sys, json; sys.path.append(sys.argv[1]); from worker import supervisor;"
+    "supervisor.main(int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
 )
 _KEPT_VARIABLES = (
     "PATH",
@@ -62,9 +64,12 @@ class WarmParent:
         """
         self._send({"max_output": max_output}, fds)
 
-    def kill(self, supervisor: int) -> None:
-        """Kills a supervisor that does not obey; the warm parent ends what it leaves behind."""
-        self._send({"kill": supervisor}, [])
+    def kill(self) -> None:
+        """Kills the supervisor, the warm parent and so all workers: somebody stopped one of them."""
+        with self._lock:
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Ends the warm parent and all REPLs that it started. Used again, it starts anew."""

@@ -1,12 +1,11 @@
 """The far side of a REPL: standard library only, for any CPython from 3.9 on, on Linux and macOS. This folder is all
 that has to be in a container; in a zip file with a `__main__.py` it is one file.
 
-Two processes run this code. In the **worker** the code of the cells runs; it has a stream of its own to the host. Beside
-it stands the **supervisor**, which sleeps until it is needed: it collects what other programs and C code print, stops a
-cell that takes too long, and ends the whole process tree. It forks the worker, and when one of the two is gone, so is
-the other; a fresh REPL is another pair. Here both are forked from a warm parent (`parent.py`, `recruit.py`); in a
-container they are started over stdin and stdout, and the supervisor passes the worker's frames on (`__main__.py`,
-`relay.py`).
+Three kinds of processes run this code. In a **worker** the code of the cells runs; there is one for each REPL, with a
+stream of its own to the host. The **warm parent** forks workers, and reaps what they leave: it does nothing else, so that
+there is nothing in it that a fork could hand on. The **supervisor** stands beside them all and sleeps until it is needed:
+it collects what other programs and C code print, stops a cell that takes too long, and says how a worker ended. In a
+container there is one worker, and the supervisor passes its frames on over stdin and stdout (`__main__.py`, `relay.py`).
 
 What they say to each other, in frames (`wire.py`), JSON but for B and L:
 
@@ -19,5 +18,5 @@ What they say to each other, in frames (`wire.py`), JSON but for B and L:
     only over one stream  L  a piece of the worker's stream, either way   O  the sizes of the contexts
                           B  a piece of a context, in raw bytes
 
-The host trusts nothing that comes from here.
+The host trusts nothing that comes from here. What the supervisor and the warm parent say to each other is in `parent.py`.
 """

@@ -15,7 +15,7 @@ def main() -> None:
     os.dup2(null, 1)
     os.close(null)
     folder = f"{tempfile.gettempdir()}/rlm-{os.getpid()}-{os.urandom(4).hex()}"
-    os._exit(relay(source, sink, folder))
+    relay(source, sink, folder)
 
 
 if __name__ == "__main__":

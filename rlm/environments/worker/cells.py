@@ -19,7 +19,7 @@ import types
 from .answer import Answer
 from .channel import Channel
 from .functions import make_functions
-from .processes import close_all_but, die_with_parent, libc
+from .processes import libc
 from .setup import read_context, seed_random, set_limits
 from .streams import STREAMS
 from .texts import bounded, describe, one_line, one_line_error, trace
@@ -59,18 +59,19 @@ class Worker:
         self._strikes = 0
         self._flags = 0
 
-    def run(self, enlist: Callable[[], list[int]], keep: list[int], folder: str) -> None:
+    @property
+    def descriptors(self) -> list[int]:
+        """Those that it holds, besides 0, 1 and 2."""
+        return self._spare
+
+    def run(self, enlist: Callable[[], list[int]], folder: str) -> None:
         """Serves cells in this process, which was forked for it, until it ends.
 
         Args:
             enlist: waits for the descriptors of the stream to the host and of files with the encoded contexts.
-            keep: descriptors that are needed until then.
             folder: the directory to make and to work in.
         """
-        parent = os.getppid()
         os.setsid()
-        die_with_parent(parent, _signal.SIGKILL)
-        close_all_but([*self._spare, *keep])
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
         sys.argv = [""]
         os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
@@ -98,7 +99,7 @@ class Worker:
             seed_random(spec["seed"])
         self.begin(values, spec["history"], spec["answer"])
         gc.enable()
-        self._channel.send(b"U", {"supervisor": parent, "python": sys.version.split()[0]})
+        self._channel.send(b"U", {"python": sys.version.split()[0]})
         while True:
             self.step()
 

@@ -1,194 +1,168 @@
-"""The process that the supervisors of local REPLs are forked from. Standard library only; it is started by `warm.py`
-as a fresh interpreter, knows nothing of the host but its process id, and stays small, because a fork costs what its
-parent holds.
+"""The process that workers are forked from. It knows nothing of the host and of what the code of the cells does, and
+stays small, because a fork costs what its parent holds, and hands it on.
 
-The host asks for a REPL with a message over a stream of its own: a length, JSON, and with its first byte the
-descriptors of the REPL's two streams and of its contexts. One REPL is always forked ahead.
+The supervisor gives it orders: one letter and the number of a REPL. With "F", fork, come descriptors: where the worker
+gets its streams from, its stdout and stderr, and the memory for what it prints. "I" interrupts a worker and its children,
+"K" kills it. It says "I" when it has interrupted, and when nothing of a REPL is left: "E" and the status of the worker,
+or "N" and why there was none.
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
-# ruff: noqa: PTH102, PTH120, SIM105
+# ruff: noqa: PTH118, SIM105
 
 from __future__ import annotations
 
-import json
+import _signal  # type: ignore[import-not-found]
+import mmap
 import os
 import select
 import signal
 import socket
 import struct
-import sys
-import time
+import traceback
 
-from . import processes
-from .recruit import MOST_FDS, Recruit, receive_fds
+from . import processes, streams
+from .cells import Worker
 from .rehearsal import rehearse
-from .wire import encode, pack
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+ORDER = struct.Struct(">cQ")
+REPORT = struct.Struct(">cQq")
+MOST_FDS = 253
+"""The kernel passes no more with one message."""
 
-LENGTH = struct.Struct(">I")
-
-
-def main(control_fd: int, host: int, settings: dict[str, Any]) -> None:
-    """Serves until the host closes its end of the control stream or dies."""
-    processes.become_subreaper()
-    control = socket.socket(fileno=control_fd)
-    _prepare_interpreter(settings)
-    folder = settings["folder"]
-    os.mkdir(folder, 0o700)
-    try:
-        Parent(control, host, folder).run()
-    finally:
-        processes.remove_tree(folder)
-
-
-def _prepare_interpreter(settings: dict[str, Any]) -> None:
-    """What `site` would do, without running the .pth files of the host's environment."""
-    here = os.path.dirname(os.path.dirname(__file__))
-    sys.path[:] = [path for path in sys.path if path not in ("", here)] + settings["packages"]
-    os.environ["HOME"] = os.environ["TMPDIR"] = settings["folder"]  # room for those of each worker
-    sys.prefix, sys.exec_prefix = settings["prefix"], settings["exec_prefix"]
-    for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
-        del sys.modules[name]  # the code is not to find us by accident
-    import site
-
-    site.setquit()
-    site.sethelper()
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+# Plain numbers and the bare module: the enumerations of `signal` cost each process 200 KB.
+_SIGINT, _SIGTERM, _SIGCHLD = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGCHLD)
+_SIGKILL = int(signal.SIGKILL)
 
 
 class Parent:
-    def __init__(self, control: socket.socket, host: int, folder: str) -> None:
-        self._control = control
-        self._host = host
+    """Forks workers, and ends what they leave behind.
+
+    Args:
+        stream: to and from the supervisor.
+        folder: the workers' directories are made in it. It is removed in the end.
+    """
+
+    def __init__(self, stream: socket.socket, folder: str) -> None:
+        self._stream = stream
         self._folder = folder
-        self._repls: dict[int, Recruit] = {}
-        """All that live, by the process id of the supervisor."""
-        self._spare: Recruit | None = None
-        """The one that waits."""
-        self._count = 0
+        self._numbers: dict[int, int] = {}
+        """The REPLs' numbers, by the worker's process id."""
 
     def run(self) -> None:
+        """Serves until the supervisor is gone, and leaves nobody behind."""
+        processes.become_subreaper()
         rehearse()
-        wake_read, wake_write = socket.socketpair()
-        wake_read.setblocking(False)
-        wake_write.setblocking(False)
-        for signum in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(signum, lambda *_: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        _signal.signal(_SIGCHLD, _awake)
+        _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         poll = select.poll()
-        poll.register(self._control, select.POLLIN)
+        poll.register(self._stream, select.POLLIN)
         poll.register(wake_read, select.POLLIN)
-        host_fd = _watch_process(self._host)
-        if host_fd is not None:
-            poll.register(host_fd, select.POLLIN)
-        while os.getppid() == self._host:
-            if self._spare is None and not poll.poll(0):
-                self._fork_spare()
-            ready = [fd for fd, _ in poll.poll(None if host_fd is not None else 1000)]
-            if wake_read.fileno() in ready:
-                if signal.SIGTERM in wake_read.recv(4096):
-                    break
-                self._reap()
-            if host_fd in ready:
-                break
-            if self._control.fileno() in ready and not self._serve():
-                break
-        self._end()
+        try:
+            while True:
+                for fd, _ in poll.poll():
+                    if fd == wake_read:
+                        os.read(wake_read, 4096)
+                        self._reap()
+                    elif not self._obey():
+                        return
+        finally:
+            processes.end_children(known=self._numbers)
+            processes.remove_tree(self._folder)
 
-    def _serve(self) -> bool:
-        """Takes one message. Returns whether the host is there."""
+    def _obey(self) -> bool:
+        """Does what the supervisor says. Returns whether it is there."""
         try:
-            head, fds = receive_fds(self._control, LENGTH.size, MOST_FDS)
-            if not head:
-                return False
-            head += self._exactly(LENGTH.size - len(head))
-            message = json.loads(self._exactly(LENGTH.unpack(head)[0]))
-        except (OSError, EOFError):
+            order, fds = receive_fds(self._stream, ORDER.size, MOST_FDS)
+        except OSError:
             return False
-        if "kill" in message:
-            if message["kill"] in self._repls:
-                processes.kill(message["kill"], signal.SIGKILL)
+        if len(order) < ORDER.size:
+            return False
+        kind, number = ORDER.unpack(order)
+        if kind == b"F":
+            self._fork(number, fds)
             return True
-        try:
-            self._enlist(fds, message["max_output"])
-        except OSError as error:
-            end = {"status": "died", "manner": f"no process can be forked: {error}", "printed": ["", ""]}
-            os.write(fds[0], pack(b"E", encode(end)))
-            os.close(fds[0])
-        for fd in fds[1:]:
-            os.close(fd)
+        for pid, other in self._numbers.items():
+            if other == number:
+                if kind == b"I":
+                    processes.kill(-pid, _SIGINT)
+                else:
+                    processes.kill(pid, _SIGKILL)
+        if kind == b"I":
+            self._report(kind, number, 0)
         return True
 
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = self._control.recv(size - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return data
-
-    def _fork(self) -> Recruit:
-        self._count += 1
-        recruit = Recruit(self._folder, str(self._count))
-        self._repls[recruit.pid] = recruit
-        return recruit
-
-    def _fork_spare(self) -> None:
+    def _fork(self, number: int, fds: list[int]) -> None:
+        parent = os.getpid()
         try:
-            self._spare = self._fork()
-        except OSError:
-            pass  # whoever asks for a REPL will hear of it
-
-    def _enlist(self, fds: list[int], max_output: int) -> None:
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            try:
-                spare.enlist(fds, max_output)
-                return
-            except OSError:
-                spare.leave()  # somebody ended it
-        self._fork().enlist(fds, max_output)
+            pid = os.fork()
+        except OSError as error:
+            self._report(b"N", number, error.errno or 0)
+        else:
+            if pid == 0:
+                # Whatever happens, even to this line once the code closed its descriptors: the worker must not return
+                # into what is its parent's to do.
+                try:
+                    _signal.set_wakeup_fd(-1)
+                    _signal.signal(_SIGCHLD, _signal.SIG_DFL)
+                    _work(parent, os.path.join(self._folder, str(number)), fds)
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(70)
+            self._numbers[pid] = number
+        for fd in fds:
+            os.close(fd)
 
     def _reap(self) -> None:
-        """Buries supervisors, and what a supervisor that was killed left behind."""
+        """Buries workers, and what they left behind: as each is the reaper of its own descendants, that is ours now."""
         ended = processes.reap()
-        if any(status for status in ended.values()):
-            ended.update(processes.end_children(spare=[pid for pid in self._repls if pid not in ended]))
-        for pid in ended:
-            recruit = self._repls.pop(pid, None)
-            if recruit is None:
-                continue
-            processes.remove_tree(recruit.folder)
-            if recruit.stream >= 0:
-                os.close(recruit.stream)
-            if recruit is self._spare:
-                self._spare.leave()
-                self._spare = None
+        if any(pid in self._numbers for pid in ended):
+            living = [pid for pid in self._numbers if pid not in ended]
+            ended.update(processes.end_children(spare=living, known=list(ended), patience=1.0))
+        for pid, status in ended.items():
+            number = self._numbers.pop(pid, None)
+            if number is not None:
+                self._report(b"E", number, status)
 
-    def _end(self) -> None:
-        """Asks the supervisors to end, and ends those that do not."""
-        for pid in self._repls:
-            processes.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 3.0
-        while self._repls and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(0.002)
-        processes.end_children(known=self._repls)
+    def _report(self, kind: bytes, number: int, value: int) -> None:
+        try:
+            self._stream.sendall(REPORT.pack(kind, number, value))
+        except OSError:
+            pass  # the supervisor is gone, which we shall see
 
 
-def _watch_process(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends, where there is such a thing: the control stream alone
-    would stay open in forked children of the host."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
+def _work(parent: int, folder: str, fds: list[int]) -> None:
+    """Is a worker, in the process that was forked for it."""
+    post, stdout, stderr, memory = fds
+    processes.become_subreaper()
+    processes.die_with_parent(parent, _SIGKILL)
+    shared = mmap.mmap(memory, streams.SHARED)
+    worker = Worker(stdout, stderr, shared)
+    processes.close_all_but([post, *worker.descriptors])
+    worker.run(lambda: _receive(post), folder)
+
+
+def _receive(post: int) -> list[int]:
+    """Waits for the descriptors of the worker's stream and of its contexts."""
+    with socket.socket(fileno=post) as stream:
+        data, fds = receive_fds(stream, 1, MOST_FDS)
+    if not data:
+        os._exit(0)  # nobody needed us
+    return fds
+
+
+def _awake(signum: int, frame: object) -> None:
+    """That there was a signal comes through the wake-up pipe; this keeps it from ending us."""
+
+
+def receive_fds(stream: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int]]:
+    """`socket.recv_fds`, with less to import, allocate and so to copy in each process."""
+    data, extra, _, _ = stream.recvmsg(size, socket.CMSG_LEN(4 * most), flags)
+    fds: list[int] = []
+    for _, _, content in extra:
+        fds += struct.unpack(f"{len(content) // 4}i", content)
+    return data, fds

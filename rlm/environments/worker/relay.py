@@ -1,37 +1,45 @@
-"""A supervisor whose only way to the host is one stream: it passes on what the worker and the host say to each other, in
-frames of its own."""
+"""A supervisor of one worker, whose only way to the host is one stream: it passes on what the worker and the host say to
+each other, in frames of its own."""
+
+# ruff: noqa: PTH102 (no pathlib)
 
 from __future__ import annotations
 
-import _socket
 import os
-import select
-import traceback
+import socket
 
-from .processes import LINUX
-from .supervisor import Supervisor, read
+from .loop import Outbox, read
+from .supervisor import Supervisor
+from .watch import Watch, unnamed_file
 from .wire import ProtocolError, decode, write_all
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-class Relay(Supervisor):
-    """A supervisor for a place that offers one stream and no files. Contexts come over the stream first."""
 
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder)
-        self._link = -1
-        self._to_worker = bytearray()
+class _Relayed(Watch):
+    """A worker at a place that offers one stream and no files. Contexts come over the stream first."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._max_output = 0
         self._arriving: list[tuple[int, int]] = []
         """Contexts that are still to come: descriptor, bytes."""
         self._contexts: list[int] = []
+        ours, self._theirs = socket.socketpair()
+        self._link = ours.detach()
+        os.set_blocking(self._link, False)
+        self._to_worker: Outbox | None = Outbox(self._loop, self._link, self._read_link)
 
     def obey(self, kind: bytes, payload: bytes) -> None:
         if kind == b"L":
-            self._to_worker += payload
-            self._flush_link()
+            if self._to_worker is not None:
+                self._to_worker.send(payload)  # if the worker is gone, the host will hear of it
         elif kind == b"O":
             message = decode(payload)
-            self.limit(message["max_output"])
-            self._arriving = [(_unnamed_file(), size) for size in message["contexts"]]
+            self._max_output = message["max_output"]
+            self._arriving = [(unnamed_file(), size) for size in message["contexts"]]
             self._contexts = [fd for fd, _ in self._arriving]
             self._receive(b"")
         elif kind == b"B":
@@ -39,19 +47,10 @@ class Relay(Supervisor):
         else:
             super().obey(kind, payload)
 
-    def handle(self, fd: int, events: int) -> None:
-        if fd != self._link:
-            super().handle(fd, events)
-            return
-        if events & ~select.POLLOUT:
-            self._read_link()
-        if events & select.POLLOUT:
-            self._flush_link()
-
-    def bury(self, status: str, manner: str) -> None:
+    def ended(self, status: int) -> None:
         while self._read_link():
             pass  # what the worker said before its end
-        super().bury(status, manner)
+        super().ended(status)
 
     def _receive(self, data: bytes) -> None:
         """Takes a piece of the contexts, which arrive one after the other, each beginning a frame of its own."""
@@ -64,62 +63,36 @@ class Relay(Supervisor):
         while self._arriving and self._arriving[0][1] <= 0:
             del self._arriving[0]
         if not self._arriving:
-            self._start()
+            self.enlist(self._max_output, [self._theirs.fileno(), *self._contexts])
+            self._theirs.close()
+            for fd in self._contexts:
+                os.close(fd)
 
-    def _start(self) -> None:
-        ours, theirs = _socket.socketpair()
-        fds = [theirs.fileno(), *self._contexts]
-        self.fork(lambda: fds, fds)
-        theirs.close()
-        for fd in self._contexts:
-            os.close(fd)
-        self._link = ours.detach()
-        os.set_blocking(self._link, False)
-        self.watch(self._link, select.POLLIN)
-        self._flush_link()
-
-    def _flush_link(self) -> None:
-        if self._link >= 0:
-            self.flush(self._link, self._to_worker)  # if the worker is gone, the host will hear of it
-
-    def _read_link(self) -> bool:
+    def _read_link(self, events: int = 0) -> bool:
         """Returns whether there was something."""
-        data = read(self._link) if self._link >= 0 else None
-        if data is None:
+        data = read(self._link) if self._to_worker is not None else None
+        if data is None or self._to_worker is None:
             return False
         self.send(b"L", data)
         if not data:  # which is how the host hears of the end
-            self.watch(self._link, 0)
-            os.close(self._link)
-            self._link = -1
+            self._to_worker.close()
+            self._to_worker = None
         return bool(data)
 
 
-def _unnamed_file() -> int:
-    if LINUX:
-        return os.memfd_create("rlm-context")
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+class _Relay(Supervisor):
+    def over(self, watch: Watch) -> None:
+        self.loop.end()
 
 
-def relay(source: int, sink: int, folder: str) -> int:
-    """Serves a host, for which this process was made.
+def relay(source: int, sink: int, folder: str) -> None:
+    """Serves a host, for which this process was made, to the end.
 
     Args:
-        source, sink: descriptors of the stream from and to the host.
-        folder: the worker's own directory, which is made and removed.
-
-    Returns:
-        The exit status for the process.
+        source, sink: descriptors of the stream from and to it.
+        folder: a directory for the worker, which is made and removed.
     """
-    supervisor = Relay(folder)
-    try:
-        supervisor.prepare()
-        supervisor.listen(source, sink)
-        supervisor.run()
-    except BaseException:
-        supervisor.fail(traceback.format_exc())
-        return 70
-    return 0
+    os.mkdir(folder, 0o700)
+    supervisor = _Relay(folder)
+    supervisor.fork(_Relayed).listen(source, sink)
+    supervisor.run()

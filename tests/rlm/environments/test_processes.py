@@ -80,7 +80,7 @@ def start_host(
     processes = [psutil.Process(int(word)) for word in words if word.isdigit()]
     processes.append(psutil.Process(processes[1].ppid()))
     assert len(processes) == 9
-    assert "parent.main" in " ".join(processes[-1].cmdline())
+    assert "supervisor.main" in " ".join(processes[-1].cmdline())
     folders = [Path(word) for word in words if "/" in word]
     assert len(folders) == 2
     assert all(folder.is_dir() for folder in folders)
@@ -139,7 +139,7 @@ async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
     assert not list(Path("/dev/shm").glob("*rlm*"))
 
 
-async def test_what_a_killed_supervisor_leaves_is_ended(open_repl: OpenREPL) -> None:
+async def test_what_a_killed_warm_parent_leaves_is_ended(open_repl: OpenREPL) -> None:
     repl = await open_repl("x")
     result = await repl.execute(
         "import os, subprocess\nchild = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
@@ -256,10 +256,46 @@ async def test_a_warm_parent_that_was_killed_is_started_anew(open_repl: OpenREPL
     await repl.close()
     assert folder.is_dir()
     for child in psutil.Process().children():
-        if "parent.main" in " ".join(child.cmdline()):
+        if "supervisor.main" in " ".join(child.cmdline()):
             child.kill()
     assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"
     assert not folder.exists()
+
+
+async def test_what_a_killed_supervisor_watched_is_ended(open_repl: OpenREPL) -> None:
+    repl = await open_repl("x")
+    result = await repl.execute(
+        "import os, subprocess\nchild = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
+        "print(os.getpid(), os.getppid(), child.pid, os.getcwd())"
+    )
+    *pids, folder = result.stdout.split()
+    processes = [psutil.Process(int(pid)) for pid in pids]
+    supervisor = processes[1].parent()
+    assert supervisor is not None
+    assert supervisor.ppid() == os.getpid()
+    supervisor.kill()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
+    died = await repl.execute("context")
+    if died.status == "died":  # it had not heard of it yet
+        died = await repl.execute("context")
+    assert died.stdout == "'x'\n"
+    assert not Path(folder).parent.exists()
+
+
+async def test_daemons_belong_to_their_worker(open_repl: OpenREPL) -> None:
+    daemon = (
+        "import os\nread, write = os.pipe()\n"
+        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.setsid()\n"
+        "        os.write(write, str(os.getpid()).encode())\n        import time; time.sleep(1000)\n"
+        "    os._exit(0)\nprint(int(os.read(read, 20)))"
+    )
+    first, second = await open_repl(), await open_repl()
+    pids = [int((await repl.execute(daemon)).stdout) for repl in (first, second)]
+    await first.close()
+    assert [psutil.pid_exists(pid) for pid in pids] == [False, True]
+    await second.close()
+    assert not psutil.pid_exists(pids[1])
 
 
 async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: REPL) -> None:

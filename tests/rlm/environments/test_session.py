@@ -70,7 +70,7 @@ class Program:
         )
         return relay.open(pipes, spec)
 
-    def kill(self, supervisor: int) -> None:
+    def kill(self) -> None:
         raise AssertionError("nothing here should need that")
 
 
@@ -106,7 +106,7 @@ class Liar:
         ends[0].other, ends[1].other = ends[1], ends[0]
         return Links(*ends)
 
-    def kill(self, supervisor: int) -> None:
+    def kill(self) -> None:
         raise AssertionError("nothing here should need that")
 
 
