@@ -20,7 +20,9 @@ import pytest
 
 from oolong.local import FETCHED_SHA256, data_folder
 from oolong.reference import ReferencePolicy
-from rlm.testing import serve
+from rlm import RLM
+from rlm.testing import Script, ScriptedClient, serve
+from rlm_train.testing import build_tokenizer
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs"
@@ -127,6 +129,41 @@ def test_a_dry_run(file: Path, tmp_path: Path) -> None:
         if FILES[file] == "rl"
         else {"sft.json", "evals.json"} <= written
     )
+
+
+def test_fine_tuning_is_on_what_the_assistant_said(tmp_path: Path) -> None:
+    """A rollout of the engine in the format that the file asks for, through prime-rl's own reading of data."""
+    replies = [
+        "I look first.\n```repl\nprint(len(context))\n```",
+        "```repl\nanswer.update(content='5', ready=True)\n```",
+    ]
+    with RLM(client=ScriptedClient(Script(replies))) as rlm:
+        messages = rlm.completion("a b c", root_prompt="How long is it?").messages
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, count in (("train", 2), ("validation", 1)):
+        (data / f"{split}.jsonl").write_text(f"{json.dumps({'messages': messages})}\n" * count)
+    text = (CONFIGS / "sft" / "rlm-qwen3-8b.toml").read_text(encoding="utf-8")
+    file = tmp_path / "sft.toml"
+    file.write_text(text.replace("data/rlm-sft", str(data)))
+    script = Path(__file__).with_name("fine_tuning.py")
+    done = subprocess.run(
+        [PYTHON, str(script), str(file), str(build_tokenizer(tmp_path / "tokenizer"))],
+        env=environment(HF_HOME=str(tmp_path / "cache")),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (len(found["train"]), len(found["validation"])) == (2, 1)
+    for row in [*found["train"], *found["validation"]]:
+        assert [part.removeprefix("<think>\n\n</think>\n\n") for part in row["trained"]] == [
+            f"{reply}<|im_end|>" for reply in replies
+        ]
+        assert messages[0]["content"] in row["text"]
 
 
 @contextlib.contextmanager
