@@ -11,4 +11,4 @@ else
 fi
 exec "$venv/bin/python" -m pytest -n auto tests/training tests/oolong/test_taskset.py tests/oolong/test_quickstart.py \
     tests/oolong/test_rewards.py tests/oolong/test_attacks.py \
-    tests/oolong/test_configs.py tests/acceptance/test_evaluation.py
+    tests/oolong/test_configs.py tests/configs tests/acceptance/test_evaluation.py
