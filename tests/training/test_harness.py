@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -219,22 +220,26 @@ async def test_a_prompt_over_the_window_is_one_failed_item(run: Any) -> None:
 
 async def test_a_cancelled_rollout_leaves_nothing_behind(run: Any) -> None:
     started = asyncio.Event()
-    before = set(psutil.Process().children(recursive=True))
+    tell = "```repl\nimport os, subprocess\nchild = subprocess.Popen(['sleep', '1000'])\nprint(os.getpid(), child.pid)\n```"
+    pids: list[int] = []
 
     def policy(request: ChatRequest) -> Reply:
-        if request.turn == 1:
-            started.set()
-        return Reply(ASK if request.turn == 0 else ANSWER, delay=60 if request.turn else 0)
+        if request.turn == 0:
+            return Reply(tell)
+        pids.extend(
+            int(pid) for line in re.findall(r"^\d+ \d+$", request.text, re.MULTILINE) for pid in line.split()
+        )
+        started.set()
+        return Reply(ANSWER, delay=60)
 
-    rollout = asyncio.ensure_future(run(lambda r: policy(r) if is_root(r) else "sub"))
+    rollout = asyncio.ensure_future(run(policy))
     await started.wait()
-    during = set(psutil.Process().children(recursive=True))
+    assert len(pids) == 2
+    assert all(psutil.pid_exists(pid) for pid in pids)
     rollout.cancel()
     with pytest.raises(asyncio.CancelledError):
         await rollout
-    workers = {child for child in during - before if child.is_running()}
-    # The warm parent of the REPL stays for the next rollout; the rollout's own worker does not.
-    assert not any(child.children() for child in workers)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 async def test_rollouts_of_an_example_share_one_context(materialisations: list[str], task: Any) -> None:

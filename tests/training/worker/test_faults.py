@@ -91,8 +91,9 @@ def below(process: psutil.Process) -> list[psutil.Process]:
 
 
 async def left_by_rollouts(worker: Any) -> list[psutil.Process]:
-    """What rollouts that are over left behind. The warm parent of REPLs stays for the next ones."""
-    own = [child for child in below(worker.process) if child.parent() == worker.process]
+    """What rollouts that are over left behind. The supervisor and the warm parent of REPLs stay for the next ones, and so
+    does the REPL that is forked ahead: it has no folder yet."""
+    own = [child for child in below(worker.process) if child.cwd() == "/"]
     return await left_of(set(below(worker.process)) - set(own))
 
 
@@ -120,7 +121,7 @@ async def test_a_killed_worker_takes_its_rollouts_processes_along(start_worker: 
         assert len(loaded) == 2
         victim, other = loaded
         doomed = below(victim)
-        assert len(doomed) >= 3  # a warm parent, a supervisor, a worker
+        assert len(doomed) >= 3  # a supervisor, a warm parent, a worker
         victim.kill()
         assert await left_of([victim, *doomed]) == []
         arrivals.open.set()
