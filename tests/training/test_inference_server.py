@@ -85,6 +85,19 @@ async def test_tokens_come_and_go(chat: Chat, tokenizer_path: Path) -> None:
     assert generation.request.sampling["temperature"] == 0.5
 
 
+async def test_equal_calls_can_be_told_apart(chat: Chat, tokenizer_path: Path) -> None:
+    async with InferenceServer(upper, tokenizer_path) as server:
+        for _ in range(3):
+            await generate(server, chat.body(HELLO))
+    one, two, three = server.generations
+    assert one.prompt_ids == two.prompt_ids == three.prompt_ids
+    assert one.completion_ids == two.completion_ids == three.completion_ids
+    size = len(one.prompt_ids)
+    ids = [*two.prompt_ids, *two.completion_ids]
+    mask = [False] * size + [True] * (len(ids) - size)
+    assert generations_of(ids, mask, [0.0] * size + [*two.logprobs], server.generations) == [two]
+
+
 async def test_the_policy_sees_the_conversation(chat: Chat, tokenizer_path: Path) -> None:
     thought = Reply("yes", reasoning="Let me\n\nthink.")
     thinking = Chat(tokenizer_path, enable_thinking=True)

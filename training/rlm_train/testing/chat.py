@@ -27,6 +27,7 @@ class ChatFormat:
         loader: Any = AutoTokenizer
         self._tokenizer = loader.from_pretrained(str(tokenizer))
         self._spell = spell
+        self._spelled: dict[str, list[int]] = {}  # a call of a tokenizer is dear, even for one character
         self._start: int = self._tokenizer.convert_tokens_to_ids("<|im_start|>")
         self.end: int = self._tokenizer.convert_tokens_to_ids("<|im_end|>")
         """The token that ends a turn."""
@@ -90,7 +91,9 @@ class ChatFormat:
             return list(self._tokenizer.encode(text, add_special_tokens=False))
         ids: list[int] = []
         for piece in _pieces(text):
-            ids.extend(self._tokenizer.encode(piece, add_special_tokens=False))
+            if piece not in self._spelled:
+                self._spelled[piece] = list(self._tokenizer.encode(piece, add_special_tokens=False))
+            ids.extend(self._spelled[piece])
         return ids
 
 

@@ -43,7 +43,8 @@ class InferenceServer(ModelServer):
     know is refused with 400, so that a test sees it. New weights change no answers: the policy stays the same, and
     `version` counts.
 
-    A reply's log-probabilities differ from token to token, so that a sample with a shifted one can be told.
+    Log-probabilities differ from token to token and from call to call: a sample with a shifted one can be told, and
+    which of two equal calls it is made of.
     """
 
     def __init__(
@@ -104,7 +105,8 @@ class InferenceServer(ModelServer):
         window = self._scripted.max_model_len
         limits = [n for n in (asked.wanted, window and window - len(asked.prompt_ids)) if n is not None]
         ids, finish_reason = self._format.completion(reply, min(limits, default=None))
-        logprobs = [_logprob(len(asked.prompt_ids) + place, token) for place, token in enumerate(ids)]
+        number = self._number = self._number + 1
+        logprobs = [_logprob(number, place, token) for place, token in enumerate(ids)]
         await self._unpaused.wait()  # vLLM keeps what is in flight, and goes on with it
         if self._scripted.record:
             self.generations.append(
@@ -119,7 +121,6 @@ class InferenceServer(ModelServer):
                     request=asked.chat,
                 )
             )
-        self._number += 1
         content = [
             {"token": f"token_id:{token}", "logprob": value}
             for token, value in zip(ids, logprobs, strict=True)
@@ -130,7 +131,7 @@ class InferenceServer(ModelServer):
             "finish_reason": finish_reason,
             "logprobs": {"content": content},
         }
-        return web.json_response({"request_id": f"generate-{self._number}", "choices": [choice]})
+        return web.json_response({"request_id": f"generate-{number}", "choices": [choice]})
 
     def _parse(self, body: dict[str, Any], headers: dict[str, str]) -> _Asked | Fault:
         """The request, or what is wrong with it."""
@@ -260,6 +261,6 @@ def _missing(path: str) -> Fault:
     return error(404, f"there is no folder {path}", "NotFoundError")
 
 
-def _logprob(place: int, token: int) -> float:
-    """Of no model: a figure from -1 to 0 that tells place and token."""
-    return -((place * 31 + token * 17) % 997 + 1) / 1000
+def _logprob(number: int, place: int, token: int) -> float:
+    """Of no model: a figure from -1 to 0 that tells call, place and token."""
+    return -((number * 7 + place * 31 + token * 17) % 997 + 1) / 1000
