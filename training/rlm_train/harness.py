@@ -27,6 +27,7 @@ from rlm.logger import RLMLogger
 from rlm.types import Message, RLMChatCompletion, RunStats, StopReason
 from rlm_train import credit
 from rlm_train.cache import DEFAULT_CAPACITY, shared_cache
+from rlm_train.collector import settle
 from rlm_train.direct import DirectClient, DirectUsage
 from rlm_train.endpoint import EndpointClient
 from rlm_train.task import ContextTaskData
@@ -83,6 +84,9 @@ class RLMHarnessConfig(vf.HarnessConfig):
     many; the agent's own limits (`max_turns`, ...) then see the root alone, and `max_tokens` here still counts all."""
     log_dir: Path | None = None
     """Folder for an event log of each rollout, named by the trace's id; none is written if unset."""
+    settle_collector: bool = True
+    """Has Python's garbage collector leave out, in this process, what was there before the first rollout, and look less
+    often: it would stop all rollouts of a worker for a good part of a second, again and again."""
     context_cache_bytes: int = Field(default=DEFAULT_CAPACITY, ge=0)
     """Contexts that a worker process keeps for later rollouts of the same examples, in bytes."""
 
@@ -164,6 +168,8 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         mcp_urls: dict[str, str],
         data: vf.TaskData,
     ) -> vf.ProgramResult:
+        if self.config.settle_collector:
+            settle()
         completion: RLMChatCompletion | None = None
         usage = DirectUsage() if self.config.train_subcalls == "direct" else None
         try:
@@ -192,12 +198,14 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
 
     @vf.metric
     async def rlm_stats(self, trace: AnyTrace) -> dict[str, float]:
-        """`RunStats` by name, and `failed`: 1 if there is a `failure`."""
+        """`RunStats` by name; `failed`: 1 if there is a `failure`; `longest_branch`: tokens of the longest sequence, 0
+        where a model server gave none. A trainer cuts what is longer than its `seq_len`, and says nothing."""
         info = trace.info.get(INFO_KEY) or {}
         stats = info.get("stats") or dataclasses.asdict(RunStats())
         return {
             **{name: float(value) for name, value in stats.items()},
             "failed": float(info.get("failure") is not None),
+            "longest_branch": float(max((_tokens(branch) for branch in trace.branches), default=0)),
         }
 
     async def _input(self, data: vf.TaskData) -> tuple[Context, str | None]:
@@ -318,6 +326,10 @@ def _storable(text: str) -> str:
     """The text with U+FFFD for lone surrogates. They have no UTF-8 form, so a trace that holds one cannot be sent: a rollout
     could withdraw itself from its group by answering with one."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _tokens(branch: vf.Branch) -> int:
+    return sum(len(node.token_ids) for node in branch.nodes)
 
 
 class _ContextUnavailableError(Exception):

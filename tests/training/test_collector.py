@@ -1,0 +1,54 @@
+"""The garbage collector of a worker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+_CHILD = """
+import gc, json, weakref
+from rlm_train.collector import settle
+
+class Loop:
+    pass
+
+def garbage():
+    loop = Loop()
+    loop.loop = loop
+    return weakref.ref(loop)
+
+gc.disable()
+before = garbage()
+kept = Loop()
+settle()
+frozen = gc.get_freeze_count()
+first = gc.get_threshold()
+after = garbage()
+gc.collect()
+gc.set_threshold(1, 1, 1)
+settle()
+print(json.dumps([before() is None, after() is None, frozen, first, gc.get_threshold()]))
+"""
+
+
+def test_what_is_there_is_left_out_and_later_garbage_still_goes() -> None:
+    done = subprocess.run([sys.executable, "-c", _CHILD], capture_output=True, text=True, check=True)
+    result: list[Any] = json.loads(done.stdout)
+    before, after, frozen, thresholds, second = result
+    assert before
+    assert after
+    assert frozen > 1000
+    assert thresholds[0] >= 20_000
+    assert second == [1, 1, 1]  # only once
+
+
+async def test_the_first_rollout_does_it_unless_told_otherwise(run: Any, monkeypatch: Any) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr("rlm_train.harness.settle", lambda: calls.append(None))
+    answer = '```repl\nanswer["content"], answer["ready"] = "3", True\n```'
+    await run(lambda request: answer, settle_collector=False)
+    assert calls == []
+    await run(lambda request: answer)
+    assert calls == [None]
