@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SOURCES := rlm training environments examples tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-verifiers-0.3 check format lint types bench bench-env lock vllm-cpu e2e-vllm oolong-sources clean
+.PHONY: help setup quickstart test test-verifiers-0.3 prime-rl test-prime-rl check format lint types bench bench-env lock vllm-cpu e2e-vllm oolong-sources clean
 
 help: ## this list
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9.-]+):.*## /  \1\t/' | expand -t 24
@@ -26,6 +26,12 @@ test: $(READY) ## the test suite
 
 test-verifiers-0.3: ## the tests that touch verifiers, on 0.3.1 (an environment of its own)
 	@PYTHON=$(PYTHON) sh scripts/test_verifiers_031.sh
+
+prime-rl: ## an environment for a prime-rl checkout, without CUDA: make prime-rl PRIME_RL=path (Python 3.12)
+	@PYTHON=$(PYTHON) PRIME_RL=$(PRIME_RL) sh scripts/prime_rl.sh
+
+test-prime-rl: $(READY) ## training with prime-rl's own programs; PRIME_RL_PYTHON names another Python than that one
+	@PRIME_RL_PYTHON=$${PRIME_RL_PYTHON:-$(CURDIR)/.cache/prime-rl/bin/python} $(BIN)/python -m pytest -n 0 tests/acceptance/prime_rl
 
 check: $(READY) lint types test ## format, lint, strict types, then the tests
 
