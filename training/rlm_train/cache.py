@@ -56,8 +56,9 @@ class ContextCache:
 
     def _build(self, data: ContextTaskData) -> Context:
         context = data.build_context()
+        size = context.encoded_size  # may take a while, and event loops wait for the lock
         with self._lock:
-            self._evict(keep=data.context_sha256, size=context.encoded_size)
+            self._evict(keep=data.context_sha256, size=size)
         return context
 
     def _evict(self, keep: str, size: int) -> None:
