@@ -33,6 +33,9 @@ def thinking(request: ChatRequest) -> Reply:
         pytest.param(silent, {}, False, 1, id="thinking-allowed-and-not-used"),
         # Every turn is rendered anew, and finds its prefix only if a tokenizer would have chosen the same tokens.
         pytest.param(silent, {}, True, 4, id="thinking-allowed-and-tokens-of-the-models-own"),
+        # What models that never think need: Instruct-2507. Their template has no empty thought to fill in.
+        pytest.param(silent, {"thinking_retention": "all"}, True, 1, id="no-thinking-in-the-template-either"),
+        pytest.param(silent, {"thinking_retention": "all"}, True, 1, id="thinking-kept-and-not-used"),
         pytest.param(thinking, {}, True, 4, id="thinking"),
         pytest.param(
             thinking, {"thinking_retention": "tool_cycle"}, True, 4, id="thinking-kept-in-a-tool-cycle"
