@@ -133,7 +133,8 @@ def tagged(node: dict[str, Any], value: Any, default: Any = None) -> Any:
         for name, item in value.items()
         for below in [named(found, name)]
     }
-    return {tag: default[tag], **filled} if tag is not None and isinstance(default, dict) else filled
+    # Only a name that is called `type` is filled in: a renderer has to be named.
+    return {tag: default[tag], **filled} if tag == "type" and isinstance(default, dict) else filled
 
 
 def dig(data: Any, path: str) -> Any:
@@ -193,6 +194,7 @@ def test_the_schema_is_one_that_refuses() -> None:
         ("orchestrator.eval", "eval_base_model", True),
         ("trainer.optim", "lr", "1e-5"),
         ("trainer.model.lora", "rank", 0),
+        ("orchestrator", "renderer", {"thinking_retention": "all"}),
     ):
         wrong = copy.deepcopy(good)
         (dig(wrong, path) if path else wrong)[name] = value
@@ -322,9 +324,10 @@ def test_the_model_thinks_alike_in_training_and_evaluation(file: Path) -> None:
     template = orchestrator["eval"]["sampling"].get("extra_body", {}).get("chat_template_kwargs", {})
     assert renderer.get("enable_thinking") == template.get("enable_thinking")
     name = read(file).get("model", {}).get("name", "Qwen/Qwen3-0.6B")
-    if "Thinking" in name:
+    if "Thinking" in name or "Instruct" in name:  # or each turn is a sample: tests/training/test_thinking.py
         assert renderer["thinking_retention"] == "all"
-    elif "Instruct" not in name:
+        assert "enable_thinking" not in renderer, "their template knows no such thing"
+    else:
         assert renderer["enable_thinking"] is False
 
 
