@@ -148,7 +148,7 @@ while (pid := parent(pid)) > 1 and not answer["ready"]:
 
 KILL = r"""
 import os, signal
-answer["content"] = "1"
+answer["content"] = "killed"
 with open(f"/proc/{os.getppid()}/stat") as file:
     os.kill(int(file.read().rpartition(")")[2].split()[1]), signal.SIGKILL)
 os.kill(os.getppid(), signal.SIGKILL)
