@@ -173,6 +173,9 @@ async def measure(mode: str, urls: tuple[str, str], count: int) -> Figures:
     async with _worker(mode) as worker:
         await worker.rollouts(urls[0], 4, SHAPE)
         say(f"{mode}: the worker is up")
+        own, repls = await _memory(worker, min(count, 128))
+        rows["worker's memory for an open rollout (MB)"] = own
+        rows["its REPL's private memory (MB)"] = repls
         await worker.probes()
         for url, latency in zip(urls, ("0 ms", "2 s"), strict=True):
             seconds = await worker.rollouts(url, count, SHAPE)
@@ -189,10 +192,6 @@ async def measure(mode: str, urls: tuple[str, str], count: int) -> Figures:
             rows[f"longest garbage collection, model of {latency} (ms)"] = probes["collection"]
             rows[f"worker's CPU for a rollout, model of {latency} (ms)"] = probes["cpu"] * 1e3 / count
             figures.slow += [f"{mode}, {latency}: {s * 1e3:.0f} ms {what}" for s, what in probes["slow"]]
-        own, repls = await _memory(worker, min(count, 128))
-        rows["worker's memory for an open rollout (MB)"] = own
-        rows["its REPL's private memory (MB)"] = repls
-        await worker.probes()
         seconds = await worker.rollouts(urls[0], 1, MANY)
         rows[f"one rollout with {MANY.subcalls} sub-calls, model of 0 ms (s)"] = seconds
         rows["longest step of the loop in it (ms)"] = (await worker.probes())["longest"]

@@ -14,6 +14,9 @@ from rlm.clients.openai import OpenAIClient
 from rlm.errors import ConfigError
 from rlm.types import Message, SamplingArgs
 
+# A call is given up about a minute after its server went away: a restart should not cost the rollouts of all workers.
+_RETRIES = 8
+
 
 class EndpointClient:
     """Sends every call through verifiers' interception, and asks the model server itself for the model's window.
@@ -34,7 +37,12 @@ class EndpointClient:
         """
         # Thinking goes back with its reply: verifiers finds the earlier turn again by the whole message.
         self._calls = OpenAIClient(
-            ctx.model, base_url=endpoint, api_key=secret, echo_reasoning=True, default_headers=headers
+            ctx.model,
+            base_url=endpoint,
+            api_key=secret,
+            max_retries=_RETRIES,
+            echo_reasoning=True,
+            default_headers=headers,
         )
         self._reply = reply_limit(ctx)
         self._server: OpenAIClient | None = None
@@ -94,6 +102,7 @@ def server_client(ctx: vf.ModelContext, sampling: SamplingArgs | None = None) ->
         api_key=client_config.resolve_api_key(config),
         default_headers=_headers(config),
         sampling_args=sampling,
+        max_retries=_RETRIES,
         echo_reasoning=True,
     )
 

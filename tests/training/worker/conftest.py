@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -133,6 +133,11 @@ class Worker:
             await self._trainer.client.close()
             self._trainer = None
 
+    async def left_by_rollouts(self) -> list[psutil.Process]:
+        """What rollouts that are over left behind. The supervisor and the warm parent of REPLs stay for the next ones,
+        and so does the REPL that is forked ahead: it has no folder yet."""
+        return await left_of([child for child in self.children if _folder_of(child) not in (None, "/")])
+
     def end(self) -> None:
         """Ends the server as its starter would, and everything that it should have ended itself."""
         left: list[psutil.Process] = []
@@ -151,6 +156,36 @@ class Worker:
             self._sockets.cleanup()
         assert not alive, f"the worker left {alive}"
         assert not list(self.temporary.glob("rlm-*"))
+
+
+async def left_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Waits until these processes have ended, or half a minute; those that have not."""
+    deadline = asyncio.get_running_loop().time() + 30
+    alive = list(processes)
+    while alive and asyncio.get_running_loop().time() < deadline:
+        alive = [process for process in alive if _runs(process)]
+        await asyncio.sleep(0.05)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    # An orphan's body stays until the server that inherited it ends.
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _folder_of(process: psutil.Process) -> str | None:
+    try:
+        return process.cwd()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return None
+
+
+@pytest.fixture
+def ended() -> Callable[[Iterable[psutil.Process]], Awaitable[list[psutil.Process]]]:
+    return left_of
 
 
 def config_of(harness: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,37 +68,12 @@ class Arrivals:
             await self._changed.wait_for(lambda: sum(map(kind, self._seen)) >= number)
 
 
-async def left_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Waits until these processes have ended, or half a minute; those that have not."""
-    deadline = asyncio.get_running_loop().time() + 30
-    alive = list(processes)
-    while alive and asyncio.get_running_loop().time() < deadline:
-        alive = [process for process in alive if runs(process)]
-        await asyncio.sleep(0.05)
-    return alive
-
-
-def runs(process: psutil.Process) -> bool:
-    # An orphan's body stays until the server that inherited it ends.
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def below(process: psutil.Process) -> list[psutil.Process]:
     return process.children(recursive=True)
 
 
-async def left_by_rollouts(worker: Any) -> list[psutil.Process]:
-    """What rollouts that are over left behind. The supervisor and the warm parent of REPLs stay for the next ones, and so
-    does the REPL that is forked ahead: it has no folder yet."""
-    own = [child for child in below(worker.process) if child.cwd() == "/"]
-    return await left_of(set(below(worker.process)) - set(own))
-
-
 @pytest.mark.timeout(300)  # a broker and two workers
-async def test_a_killed_worker_takes_its_rollouts_processes_along(start_worker: Any) -> None:
+async def test_a_killed_worker_takes_its_rollouts_processes_along(start_worker: Any, ended: Any) -> None:
     """The other worker's rollouts end well. verifiers does not replace a worker that dies, and what it was doing is never
     answered: whoever asked gives it up and asks again, as a trainer does with rollouts that have become stale."""
     worker = start_worker(workers=2, cell_timeout=3.0)
@@ -123,7 +98,7 @@ async def test_a_killed_worker_takes_its_rollouts_processes_along(start_worker: 
         doomed = below(victim)
         assert len(doomed) >= 3  # a supervisor, a warm parent, a worker
         victim.kill()
-        assert await left_of([victim, *doomed]) == []
+        assert await ended([victim, *doomed]) == []
         arrivals.open.set()
         lost = set(rollouts)
         while len(lost) > 2:
@@ -166,7 +141,7 @@ async def test_cancelled_rollouts_end_wherever_they_are(worker: Any) -> None:
         await asyncio.wait([waiting, in_cell, in_sub_call])
         arrivals.open.set()
         assert (await untouched).reward == 1.0
-        assert await left_by_rollouts(worker) == []
+        assert await worker.left_by_rollouts() == []
         assert (await worker.run(server, 1)).reward == 1.0
     assert not list((worker.home / ".cache/verifiers/runtimes/subprocess").iterdir())
 
@@ -175,7 +150,7 @@ async def test_cancelled_rollouts_end_wherever_they_are(worker: Any) -> None:
 async def test_a_wedged_cell_costs_its_time_and_no_more(worker: Any, cell: str) -> None:
     async with ModelServer(lambda request: play(request, (cell, ANSWER))) as server:
         trace = await worker.run(server, 1)
-        assert await left_by_rollouts(worker) == []
+        assert await worker.left_by_rollouts() == []
     assert trace.reward == 1.0
     assert trace.metrics["cell_errors"] == 1
     assert trace.info["rlm"]["failure"] is None
