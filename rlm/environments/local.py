@@ -57,6 +57,7 @@ class LocalEnvironment:
         from rlm.environments.warm import shared
 
         ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
+        links: list[asyncio.Transport] = []
         try:
             with theirs[0], theirs[1]:
                 fds = [end.fileno() for end in theirs] + [await _file(context) for context in spec.contexts]
@@ -65,15 +66,18 @@ class LocalEnvironment:
                 else:
                     await asyncio.to_thread(shared.start, fds, spec.max_output_chars)
             loop = asyncio.get_running_loop()
-            control_link, _ = await loop.create_unix_connection(lambda: control, sock=ours[0])
-            work_link, _ = await loop.create_unix_connection(lambda: work, sock=ours[1])
+            for end, protocol in zip(ours, (control, work), strict=True):
+                link, _ = await loop.create_unix_connection(lambda protocol=protocol: protocol, sock=end)  # type: ignore[misc]
+                links.append(link)
         except BaseException as error:
-            for end in ours:
+            for link in links:  # which closes its socket when the loop no longer watches it
+                link.abort()
+            for end in ours[len(links) :]:
                 end.close()
             if isinstance(error, OSError):
                 raise REPLError(f"the REPL could not be started: {error}") from error
             raise
-        return Links(control_link, work_link)
+        return Links(*links)
 
     def kill(self) -> None:
         """See `remote.Place.kill`."""

@@ -298,6 +298,19 @@ async def test_daemons_belong_to_their_worker(open_repl: OpenREPL) -> None:
     assert not psutil.pid_exists(pids[1])
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+async def test_a_start_that_is_cancelled_leaves_the_loop_whole(open_repl: OpenREPL, steps: int) -> None:
+    """What it had connected is given up: a later REPL gets the same numbers of descriptors."""
+    await open_repl()  # so that all else is there
+    start = asyncio.ensure_future(open_repl())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    start.cancel()
+    await asyncio.gather(start, return_exceptions=True)
+    for repl in await asyncio.gather(*(open_repl() for _ in range(4))):
+        assert (await repl.execute("print(6 * 7)")).stdout == "42\n"
+
+
 async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: REPL) -> None:
     result = await repl.execute("import psutil, sys\nprint(psutil.__name__, '' in sys.path, *sys.path)")
     assert result.status == "ok", result.stderr
