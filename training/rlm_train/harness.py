@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from rlm import RLM, prompts
 from rlm.clients.base import Client
 from rlm.context import Context
-from rlm.errors import (
-    ConfigError,
-    ContextError,
-    LimitError,
-    ModelError,
-    REPLError,
-    RLMError,
-)
+from rlm.errors import RLMError
 from rlm.logger import RLMLogger
 from rlm.types import Message, RLMChatCompletion, RunStats, StopReason
 from rlm_train import credit
@@ -30,6 +22,7 @@ from rlm_train.cache import DEFAULT_CAPACITY, shared_cache
 from rlm_train.collector import settle
 from rlm_train.direct import DirectClient, DirectUsage
 from rlm_train.endpoint import EndpointClient
+from rlm_train.failures import ContextUnavailableError, failure_of, storable
 from rlm_train.task import ContextTaskData
 
 if TYPE_CHECKING:
@@ -178,10 +171,10 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             completion = await self._run(clients, trace, data, context, question)
             failure = None
         except asyncio.CancelledError as error:
-            self._record(trace, None, _failure(error), usage)
+            self._record(trace, None, failure_of(error), usage)
             raise
         except Exception as error:  # a failure of any kind is data on the trace
-            failure = _failure(error)
+            failure = failure_of(error)
             completion = error.completion if isinstance(error, RLMError) else None
             log = logger.exception if failure["where"] == "engine" else logger.info
             log("rollout %s: %s: %s", trace.id, failure["type"], failure["message"])
@@ -213,7 +206,7 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             try:
                 context = await shared_cache(self.config.context_cache_bytes).get(data)
             except Exception as error:
-                raise _ContextUnavailableError(f"{type(error).__name__}: {error}") from error
+                raise ContextUnavailableError(f"{type(error).__name__}: {error}") from error
             return context, data.prompt_text
         if isinstance(data.prompt, str):
             return Context.of(data.prompt), None
@@ -295,7 +288,7 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         direct: DirectUsage | None,
     ) -> None:
         self._histories[trace.id] = list(completion.messages) if completion is not None else []
-        answer = _storable(completion.response[:MAX_ANSWER_CHARS]) if completion is not None else ""
+        answer = storable(completion.response[:MAX_ANSWER_CHARS]) if completion is not None else ""
         trace.info[INFO_KEY] = {
             "answer": answer,
             "stop": (completion.stop if completion is not None else StopReason.ERROR).value,
@@ -322,39 +315,5 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         return vf.ProgramResult(exit_code=0, stdout="", stderr="")
 
 
-def _storable(text: str) -> str:
-    """The text with U+FFFD for lone surrogates. They have no UTF-8 form, so a trace that holds one cannot be sent: a rollout
-    could withdraw itself from its group by answering with one."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def _tokens(branch: vf.Branch) -> int:
     return sum(len(node.token_ids) for node in branch.nodes)
-
-
-class _ContextUnavailableError(Exception):
-    """The task's context could not be materialised."""
-
-
-_PLACES: tuple[tuple[type[BaseException], str], ...] = (
-    (_ContextUnavailableError, "context"),
-    (ContextError, "context"),
-    (REPLError, "repl"),
-    (ModelError, "model"),
-    (LimitError, "limit"),
-    (ConfigError, "config"),
-    (asyncio.CancelledError, "cancelled"),
-)
-
-
-def _failure(error: BaseException) -> dict[str, str]:
-    where = next((place for kind, place in _PLACES if isinstance(error, kind)), "engine")
-    cause = error.__cause__ if isinstance(error, _ContextUnavailableError) else error
-    failure = {
-        "where": where,
-        "type": type(cause).__name__,
-        "message": _storable(str(cause)) or "the rollout was cancelled",
-    }
-    if where == "engine":  # nobody expected it: say where it came from
-        failure["traceback"] = _storable("".join(traceback.format_exception(error))[-4000:])
-    return failure
