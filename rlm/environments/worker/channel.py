@@ -71,8 +71,11 @@ class Channel:
     def send(self, kind: bytes, message: Any) -> None:
         """From the main thread, guarded."""
         data = pack(kind, encode(message))
-        with self._sending:
-            write_all(self._fd, data)
+        try:
+            with self._sending:
+                write_all(self._fd, data)
+        except OSError:
+            os._exit(71)  # the code closed our descriptor, or the host is gone
 
     def next(self) -> dict[str, Any]:
         """Waits for what is to be done next: the namespace, then cells. From the main thread, guarded."""
