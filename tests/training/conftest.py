@@ -3,6 +3,7 @@ client with real tokens."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -35,6 +36,13 @@ class FruitData(ContextTaskData):
         if self.fault == "changed":
             return "something else"
         return CONTEXT * self.copies
+
+
+@pytest.fixture(autouse=True)
+def _one_loop_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training client keeps a lock for its process, which belongs to the first event loop on which it was waited for.
+    A worker has one loop; here each test has its own."""
+    monkeypatch.setattr("renderers.client._max_prompt_len_lock", asyncio.Lock())
 
 
 class FruitTask(vf.Task[FruitData]):
