@@ -72,10 +72,8 @@ class Worker:
             folder: the directory to make and to work in.
         """
         os.setsid()
-        os.environ["HOME"] = os.environ["TMPDIR"] = folder
         sys.argv = [""]
         os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
-        STREAMS.watch()
         link, *contexts = enlist()
         try:
             os.mkdir(folder, 0o700)

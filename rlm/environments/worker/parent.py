@@ -97,6 +97,11 @@ class Parent:
 
     def _fork(self, number: int, fds: list[int]) -> None:
         parent = os.getpid()
+        folder = os.path.join(self._folder, str(number))
+        # What can be done here is: each object that a worker makes changes pages of its own.
+        os.environ["HOME"] = os.environ["TMPDIR"] = folder
+        post, stdout, stderr, memory = fds
+        shared = mmap.mmap(memory, streams.SHARED)
         try:
             pid = os.fork()
         except OSError as error:
@@ -108,12 +113,13 @@ class Parent:
                 try:
                     _signal.set_wakeup_fd(-1)
                     _signal.signal(_SIGCHLD, _signal.SIG_DFL)
-                    _work(parent, os.path.join(self._folder, str(number)), fds)
+                    _work(parent, folder, post, Worker(stdout, stderr, shared))
                 except BaseException:
                     traceback.print_exc()
                 finally:
                     os._exit(70)
             self._numbers[pid] = number
+        shared.close()
         for fd in fds:
             os.close(fd)
 
@@ -135,13 +141,10 @@ class Parent:
             pass  # the supervisor is gone, which we shall see
 
 
-def _work(parent: int, folder: str, fds: list[int]) -> None:
+def _work(parent: int, folder: str, post: int, worker: Worker) -> None:
     """Is a worker, in the process that was forked for it."""
-    post, stdout, stderr, memory = fds
     processes.become_subreaper()
     processes.die_with_parent(parent, _SIGKILL)
-    shared = mmap.mmap(memory, streams.SHARED)
-    worker = Worker(stdout, stderr, shared)
     processes.close_all_but([post, *worker.descriptors])
     worker.run(lambda: _receive(post), folder)
 

@@ -26,13 +26,18 @@ try:
     import ctypes
 
     libc: Any = ctypes.CDLL(None, use_errno=True)
+    if LINUX:
+        libc.prctl.argtypes = [
+            ctypes.c_int,
+            *[ctypes.c_ulong] * 4,
+        ]  # once, and not in every call of every process
 except (ImportError, OSError):  # a Python built without ctypes: the REPL works, orphans of orphans may escape
     libc = None
 
 
 def prctl(option: int, value: int) -> None:
     if LINUX and libc is not None:
-        libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0)
+        libc.prctl(option, value, 0, 0, 0)
 
 
 def become_subreaper() -> None:

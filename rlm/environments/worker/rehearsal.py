@@ -31,6 +31,7 @@ _ROUNDS = 64
 def rehearse() -> None:
     """Runs some cells in this process, which is to fork and to do nothing else."""
     host, end = socket.socketpair()
+    streams.STREAMS.watch()
     pipes = os.pipe(), os.pipe()
     with mmap.mmap(-1, streams.SHARED) as memory:
         worker = Worker(pipes[0][1], pipes[1][1], memory)

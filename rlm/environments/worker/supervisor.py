@@ -225,7 +225,6 @@ def _prepare_interpreter(settings: dict[str, Any]) -> None:
     """What `site` would do, without running the .pth files of the host's environment."""
     here = os.path.dirname(os.path.dirname(__file__))
     sys.path[:] = [path for path in sys.path if path not in ("", here)] + settings["packages"]
-    os.environ["HOME"] = os.environ["TMPDIR"] = settings["folder"]  # room for those of each worker
     sys.prefix, sys.exec_prefix = settings["prefix"], settings["exec_prefix"]
     for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
         del sys.modules[name]  # the code is not to find us by accident
