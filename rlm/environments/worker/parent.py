@@ -31,8 +31,7 @@ MOST_FDS = 253
 """The kernel passes no more with one message."""
 
 # Plain numbers and the bare module: the enumerations of `signal` cost each process 200 KB.
-_SIGINT, _SIGTERM, _SIGCHLD = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGCHLD)
-_SIGKILL = int(signal.SIGKILL)
+_SIGINT, _SIGKILL, _SIGCHLD = int(signal.SIGINT), int(signal.SIGKILL), int(signal.SIGCHLD)
 
 
 class Parent:
