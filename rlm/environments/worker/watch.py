@@ -3,6 +3,7 @@ it ended."""
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import signal
@@ -11,7 +12,7 @@ import socket
 from . import streams
 from .loop import READ, Loop, Outbox, read
 from .output import Output
-from .processes import remove_tree
+from .processes import LINUX, remove_tree
 from .wire import Frames, ProtocolError, decode, encode, pack
 
 TYPE_CHECKING = False
@@ -45,8 +46,7 @@ class Watch:
         self._interrupt, self._kill, self._over = interrupt, kill, over
         pipes = os.pipe(), os.pipe()
         self._pipes = [pipe[0] for pipe in pipes]
-        self._file = unnamed_file()
-        os.ftruncate(self._file, streams.SHARED)
+        self._file = unnamed_file(streams.SHARED)
         self._memory = mmap.mmap(self._file, streams.SHARED)
         self._post, theirs = socket.socketpair()
         self.fds = [theirs.detach(), pipes[0][1], pipes[1][1], self._file]
@@ -259,11 +259,22 @@ def manner(status: int) -> str:
     return f"the process of the REPL was ended by {name}{hint}"
 
 
-def unnamed_file() -> int:
-    """A descriptor of a file in memory, or one that nobody else sees."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("rlm")
+def unnamed_file(size: int | None = None) -> int:
+    """A descriptor of a file in memory, or one that nobody else sees.
+
+    Args:
+        size: bytes that it has and keeps, whoever finds it: to read behind its end would end us.
+    """
+    if LINUX:
+        fd = os.memfd_create("rlm", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        if size is not None:
+            os.ftruncate(fd, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        return fd
     import tempfile
 
     with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        fd = os.dup(file.fileno())
+    if size is not None:
+        os.ftruncate(fd, size)
+    return fd

@@ -173,3 +173,22 @@ async def test_closed_streams(repl: REPL) -> None:
         "print(sys.stdout.name, sys.stdout.fileno(), sys.stdout.isatty(), sys.stdout.encoding)"
     )
     assert names.stdout == "<stdout> 1 False utf-8\n"
+
+
+async def test_the_shared_memory_cannot_be_taken_from_the_supervisor(open_repl: OpenREPL) -> None:
+    """Code that finds its file again, as root may, cannot make it shorter: who reads behind the end of a file dies."""
+    repl, other = await open_repl(), await open_repl("other")
+    await other.execute("kept = 1")
+    code = (
+        "import os, re\n"
+        "for line in open('/proc/self/maps'):\n"
+        "    if 'memfd:rlm' in line:\n"
+        "        try: os.truncate('/proc/self/map_files/' + line.split()[0], 0)\n"
+        "        except OSError as error: print(type(error).__name__)\n"
+        "os.system('echo shell'); os.kill(os.getpid(), 9)"
+    )
+    result = await repl.execute(code)
+    assert result.status == "died"
+    assert "SIGKILL" in str(result.error)
+    assert result.stdout.splitlines()[-1] == "shell"
+    assert (await other.execute("kept")).stdout == "1\n"
