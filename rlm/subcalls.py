@@ -12,7 +12,7 @@ from rlm.context import Context
 from rlm.environments.base import Query, QueryReply
 from rlm.errors import ContextError, ModelError, RLMError, RolloutStoppedError
 from rlm.models import Model
-from rlm.types import Message, SubcallRecord
+from rlm.types import Message, SubcallRecord, text_of
 
 if TYPE_CHECKING:
     from rlm.rollout import Rollout
@@ -84,8 +84,8 @@ class Subcalls:
 
     async def _plain_call(self, model: Model, prompt: Any, record: SubcallRecord) -> str:
         messages = _as_messages(prompt)
-        record.prompt_chars = sum(len(message["content"]) for message in messages)
-        record.prompt_head = messages[-1]["content"][:_EXCERPT]
+        record.prompt_chars = sum(len(text_of(message["content"])) for message in messages)
+        record.prompt_head = text_of(messages[-1]["content"])[:_EXCERPT]
         reply = await model.ask(messages, self._tree.ledger, root=False)
         record.input_tokens = reply.usage.input_tokens
         record.output_tokens = reply.usage.output_tokens

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rlm.clients.base import Client
 from rlm.errors import ContextLengthError
-from rlm.types import Message
+from rlm.types import Message, text_of
 
 # Byte-pair vocabularies of 100K to 200K entries hold most short words whole, split long ones about every six letters, and
 # Qwen's and Llama's split numbers into single digits or groups of at most three.
@@ -19,7 +19,7 @@ _PER_MESSAGE = 5
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
     """A guess from above: prose comes out at 1.0 to 1.3 times what the tokenizers of Qwen and OpenAI give."""
-    return sum(sum(1 for _ in _PIECES.finditer(message["content"])) + _PER_MESSAGE for message in messages)
+    return sum(sum(1 for _ in _PIECES.finditer(text_of(message["content"]))) + _PER_MESSAGE for message in messages)
 
 
 class Window:
@@ -50,11 +50,11 @@ class Window:
         if window is None:
             return
         # A token is at least one byte, and a character at most four: what is shorter fits for sure, and needs no guess.
-        if sum(4 * len(message["content"]) + _PER_MESSAGE for message in messages) <= window:
+        if sum(4 * len(text_of(message["content"])) + _PER_MESSAGE for message in messages) <= window:
             return
         guess = round(estimate_tokens(messages) * self._ratio)
         if guess > window:
-            characters = sum(len(message["content"]) for message in messages)
+            characters = sum(len(text_of(message["content"])) for message in messages)
             raise ContextLengthError(
                 f"the prompt has {characters:,} characters, about {guess:,} tokens, and the window of "
                 f"{self._model or self._client.model} is {window:,} tokens: send less at a time"

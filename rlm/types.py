@@ -11,12 +11,70 @@ from typing import Any, Literal, NotRequired, TypedDict
 Role = Literal["system", "user", "assistant"]
 
 
+class TextPart(TypedDict):
+    """A piece of text among the parts of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageURL(TypedDict):
+    """Where an image is: an http(s) URL that the provider loads, or a data URL that holds it
+    (`data:image/png;base64,...`)."""
+
+    url: str
+    detail: NotRequired[Literal["auto", "low", "high"]]
+
+
+class ImagePart(TypedDict):
+    """An image among the parts of a message, for models that take them."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+class InputAudio(TypedDict):
+    """A sound: base64 without a head, and what it is ("wav", "mp3", ...)."""
+
+    data: str
+    format: str
+
+
+class AudioPart(TypedDict):
+    """A sound among the parts of a message, for models that take them."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+ContentPart = TextPart | ImagePart | AudioPart
+Content = str | list[ContentPart]
+"""What a message says: text, or a list of parts in the form of OpenAI's chat API. Clients of other providers translate."""
+
+
+class Native(TypedDict):
+    """A reply in its provider's own form: signed thinking that has to go back unchanged. Plain JSON data."""
+
+    provider: str
+    model: str
+    content: list[dict[str, Any]]
+
+
 class Message(TypedDict):
     """One chat message, in the form that OpenAI-compatible servers take."""
 
     role: Role
-    content: str
+    content: Content
     reasoning_content: NotRequired[str]
+    native: NotRequired[Native]
+    """Sent in place of the rest to the model that wrote it, and to nobody else."""
+
+
+def text_of(content: Content) -> str:
+    """The text of a message's content, without its images and sounds."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
 
 
 SamplingArgs = dict[str, Any]
