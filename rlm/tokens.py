@@ -19,7 +19,9 @@ _PER_MESSAGE = 5
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
     """A guess from above: prose comes out at 1.0 to 1.3 times what the tokenizers of Qwen and OpenAI give."""
-    return sum(sum(1 for _ in _PIECES.finditer(text_of(message["content"]))) + _PER_MESSAGE for message in messages)
+    return sum(
+        sum(1 for _ in _PIECES.finditer(text_of(message["content"]))) + _PER_MESSAGE for message in messages
+    )
 
 
 class Window:
