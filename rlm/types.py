@@ -91,6 +91,8 @@ class Usage:
     """USD; None when nobody said."""
     cached_tokens: int = 0
     """The part of `input_tokens` that the server took from its prefix cache."""
+    cache_write_tokens: int = 0
+    """The part of `input_tokens` that the server wrote to its prefix cache, where that has a price of its own."""
 
     @property
     def total_tokens(self) -> int:
@@ -103,6 +105,7 @@ class Usage:
             self.output_tokens + other.output_tokens,
             sum(costs) if costs else None,
             self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
 
@@ -173,6 +176,7 @@ class StopReason(StrEnum):
     """Turns ran out; the model was asked for its answer once more."""
     TIMEOUT = "timeout"
     TOKEN_LIMIT = "token_limit"
+    BUDGET = "budget"
     CONTEXT_LENGTH = "context_length"
     """The root's history no longer fits the model's window."""
     STOPPED = "stopped"
@@ -224,6 +228,8 @@ class SubcallRecord:
     seconds: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
+    cost: float | None = None
+    """USD; None when nobody said."""
 
 
 @dataclass(slots=True)
@@ -277,8 +283,11 @@ class RLMChatCompletion:
     stop: StopReason = StopReason.ANSWERED
     stats: RunStats = field(default_factory=RunStats)
     messages: list[Message] = field(default_factory=list)
-    """The root's whole history, exactly as it was sent and received."""
+    """The root's history, exactly as it was sent and received; from the last compaction on, if there was one."""
     iterations: list[Iteration] = field(default_factory=list)
+    parsed: Any = None
+    """The answer as the object that `response_format` asks for; None without one. Not part of `to_dict`, as `response` holds
+    it as JSON."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data. `prompt` becomes a description of the input."""
