@@ -48,6 +48,14 @@ class RunStart(Event):
     max_depth: int
     call: str | None = None
     """The sub-call that this run answers."""
+    context_length: int | None = None
+    """The window of `model` in tokens, if it is known."""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """Sampling arguments of the run's own calls."""
+    sub_sampling: dict[str, Any] = field(default_factory=dict)
+    """Those of all calls below it."""
+    models: dict[str, dict[str, str]] = field(default_factory=dict)
+    """In the root's run, the models that the code may name, the default first: for each the `model` at its `provider`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +156,8 @@ class Subcall(Event):
     prompt_head: str
     response: str
     message: Message | None = None
-    """The model's reply as a message, for a plain call that was answered."""
+    """The model's reply as a message, for a plain call that was answered, also if there was no text in it."""
+    refusal: str | None = None
     finish_reason: str | None = None
     usage: Usage = field(default_factory=Usage)
     retries: int = 0
@@ -255,14 +264,18 @@ EVENTS: dict[str, type[Event]] = {
 """The events of the log, by type."""
 
 
+CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""Sampling arguments that say how long a reply may be. Limits change them, so they are no part of a request's name."""
+
+
 def request_key(model: str, messages: Sequence[Message], sampling: Mapping[str, Any]) -> str:
     """A name for what a model is asked, by which a replay finds the reply: equal for equal requests on every machine.
 
     Args:
         model: its name at the provider.
         messages: the chat.
-        sampling: the arguments that the run was configured with; a cap that limits put on a call is not among them.
+        sampling: the arguments of the call.
     """
-    request = [model, list(messages), dict(sampling)]
+    request = [model, list(messages), {name: value for name, value in sampling.items() if name not in CAPS}]
     data = json.dumps(request, sort_keys=True, separators=(",", ":"), default=repr)
     return hashlib.sha256(data.encode("ascii")).hexdigest()[:32]
