@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import random
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from rlm.clients import wire
 from rlm.clients.base import ModelReply
-from rlm.clients.options import checked_url, headers_of, is_number, is_str
-from rlm.errors import (
-    BadReplyError,
-    ConfigError,
-    ModelNotFoundError,
-    ModelTimeoutError,
-    ModelUnavailableError,
-)
+from rlm.clients.failures import Failure, failure_of, failure_without_answer, redact
+from rlm.clients.options import checked_url, headers_of, is_str
+from rlm.clients.retry import Retry
+from rlm.errors import BadReplyError, ConfigError, ModelError, ModelNotFoundError
 from rlm.types import Message, SamplingArgs
 
 if TYPE_CHECKING:
+    from yarl import URL
+
     from rlm.clients.pool import Answer, Pool, TransportError
 
 OPENAI_URL = "https://api.openai.com/v1"
 
-_LONGEST_BACKOFF = 30.0
-_RETRY_WINDOW = 120.0
 _LIST_TIMEOUT = 10.0
-_LIST_AGAIN_AFTER = 30.0
+_OTHER_FIELD: dict[wire.TokensField, wire.TokensField] = {
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": "max_tokens",
+}
+# Words with which servers refuse a field that they do not know, or no longer know.
+_UNKNOWN_FIELD = re.compile(
+    r"unsupported|unrecognized|unknown|unexpected|not supported|not permitted|not allowed|forbidden|deprecated",
+    re.IGNORECASE,
+)
 
 logger = logging.getLogger("rlm.clients")
 
@@ -57,6 +63,8 @@ class OpenAIClient:
         default_headers: Mapping[str, str] | None = None,
         sampling_args: SamplingArgs | None = None,
         echo_reasoning: bool = False,
+        max_tokens_field: wire.TokensField | None = None,
+        dialect: wire.Dialect = wire.PLAIN,
     ) -> None:
         """
         Args:
@@ -70,6 +78,9 @@ class OpenAIClient:
             sampling_args: fields of every request's body, as the provider names them.
             echo_reasoning: replies carry their thinking back into the chat (`ModelReply.echo`). For servers whose
                 chat template keeps it; others refuse it.
+            max_tokens_field: the field in which the sampling argument `max_tokens` is sent. None: as the dialect says,
+                and the other one once the server has refused that.
+            dialect: where the server differs from others.
 
         Raises:
             ConfigError: an argument does not fit.
@@ -81,26 +92,26 @@ class OpenAIClient:
 
         if not is_str(model_name):
             raise ConfigError("model_name is missing: the model's name at the server, a str")
-        if not is_number(timeout) or timeout <= 0:
-            raise ConfigError(f"timeout must be a positive number of seconds, not {timeout!r}")
-        if type(max_retries) is not int or max_retries < 0:
-            raise ConfigError(f"max_retries must be 0 or more, not {max_retries!r}")
-        if not is_number(retry_delay) or retry_delay < 0:
-            raise ConfigError(f"retry_delay must be a number of seconds, not {retry_delay!r}")
         if not isinstance(sampling_args, Mapping | None):
             raise ConfigError(f"sampling_args must be a dict, not {type(sampling_args).__name__}")
+        if max_tokens_field not in (None, *_OTHER_FIELD):
+            raise ConfigError(
+                f"max_tokens_field must be one of {', '.join(_OTHER_FIELD)}, not {max_tokens_field!r}"
+            )
         self._model = model_name
+        self._dialect = dialect
         self._base = URL(checked_url(base_url), encoded=True)
-        self._chat = URL(f"{self._base}/chat/completions", encoded=True)
+        self._chat = URL(f"{self._base}{dialect.chat_path}", encoded=True)
         self._list = URL(f"{self._base}/models", encoded=True)
         self._origin = self._base.origin()
-        self._timeout = float(timeout)
-        self._max_retries = max_retries
-        self._retry_delay = float(retry_delay)
+        self._retry = Retry(timeout=timeout, max_retries=max_retries, retry_delay=retry_delay)
         self._echo_reasoning = bool(echo_reasoning)
         self._sampling = dict(sampling_args or {})
         wire.check_sampling(self._sampling)
-        self._headers, self._secrets = headers_of(api_key, default_headers)
+        self._tokens_field = max_tokens_field or dialect.tokens_field
+        self._tokens_field_is_fixed = max_tokens_field is not None
+        self._learned_fields: dict[str, wire.TokensField] = {}
+        self._headers, self._secrets = headers_of(api_key, default_headers, dialect.key_header)
         self._transport = pool
 
     @property
@@ -110,6 +121,11 @@ class OpenAIClient:
     @property
     def base_url(self) -> str:
         return str(self._base)
+
+    @property
+    def reports_cost(self) -> bool:
+        """Whether the server says what a call cost (`Usage.cost`)."""
+        return self._dialect.reports_cost
 
     def __repr__(self) -> str:
         return f"OpenAIClient({self._model!r}, base_url={self.base_url!r})"
@@ -123,35 +139,18 @@ class OpenAIClient:
 
         Raises:
             ModelError: of the kind that `rlm.errors` names, after retries where they make sense.
-            ConfigError: a sampling argument cannot be sent.
+            ConfigError: a sampling argument, or a part of a message, cannot be sent.
         """
         name = model or self._model
-        body = wire.encode_request(name, messages, wire.merge_sampling(self._sampling, sampling))
-        headers = {**self._headers, "Idempotency-Key": os.urandom(16).hex()}
+        call = _Call(name, messages, sampling, {**self._headers, "Idempotency-Key": os.urandom(16).hex()})
+        self._encode(call, self._learned_fields.get(name, self._tokens_field))
         pool = await self._transport.pool_for(self._origin)
-        clock = asyncio.get_running_loop().time
-        last_start = clock() + max(_RETRY_WINDOW, 2 * self._timeout)
-        attempt = 0
-        while True:
-            cause: TransportError | None = None
-            outcome: ModelReply | wire.Failure
-            try:
-                answer = await pool.request(
-                    "POST", self._chat, headers=headers, body=body, timeout=self._timeout
-                )
-            except self._transport.TransportError as exc:
-                cause, outcome = exc, self._no_answer(exc)
-            else:
-                outcome = self._read(answer, name, len(body), attempt)
-            if isinstance(outcome, ModelReply):
-                return outcome
-            wait = self._wait(attempt, outcome.wait)
-            if not outcome.retry or attempt >= self._max_retries or clock() + wait > last_start:
-                raise await self._final(outcome, attempt, name, pool) from cause
-            attempt += 1
-            logger.info("%s: attempt %d in %.1f s: %s", name, attempt + 1, wait, self._clean(outcome.error))
-            headers["x-stainless-retry-count"] = str(attempt)
-            await asyncio.sleep(wait)
+        outcome, attempts = await self._retry.run(
+            partial(self._attempt, pool, call), partial(self._report, name)
+        )
+        if isinstance(outcome, ModelReply):
+            return outcome
+        raise await self._final(outcome, attempts, name, pool) from call.cause
 
     async def context_length(self, model: str | None = None) -> int | None:
         """The model's window in tokens from `GET /models`: `max_model_len` (vLLM), `context_length` or
@@ -161,6 +160,8 @@ class OpenAIClient:
         Asked once per event loop and endpoint, even by many tasks at once; a failure is asked again after 30 s. Never
         raises.
         """
+        if not self._dialect.lists_models:
+            return None
         models = await self._models(await self._transport.pool_for(self._origin))
         name = model or self._model
         by_name = {entry.get("id"): entry for entry in models}
@@ -175,34 +176,80 @@ class OpenAIClient:
             entry = by_name.get(entry.get("parent"))
         return None
 
-    def _read(self, answer: Answer, name: str, sent: int, retries: int) -> ModelReply | wire.Failure:
+    def _chat_url(self, name: str) -> URL:
+        if "{model}" not in self._dialect.chat_path:
+            return self._chat
+        path = self._dialect.chat_path.replace("{model}", quote(self._dialect.name_of(name), safe=""))
+        return type(self._base)(f"{self._base}{path}", encoded=True)
+
+    def _encode(self, call: _Call, field: wire.TokensField) -> None:
+        call.field = field
+        sampling = wire.merge_sampling(self._sampling, call.sampling, field)
+        call.has_field = field in sampling
+        call.body = wire.encode_request(call.name, call.messages, sampling, self._dialect)
+
+    async def _attempt(self, pool: Pool, call: _Call, failed: int) -> ModelReply | Failure:
+        if failed:
+            call.headers["x-stainless-retry-count"] = str(failed)
+        outcome = await self._send(pool, call, failed)
+        if isinstance(outcome, Failure) and self._refuses_field(outcome, call):
+            # The same call, worded as this server takes it; once, and from now on, if that was the matter.
+            self._encode(call, _OTHER_FIELD[call.field])
+            call.reworded = True
+            outcome = await self._send(pool, call, failed)
+        if call.reworded and isinstance(outcome, ModelReply):
+            self._learned_fields[call.name] = call.field
+        return outcome
+
+    async def _send(self, pool: Pool, call: _Call, failed: int) -> ModelReply | Failure:
+        call.cause = None
+        try:
+            answer = await pool.request(
+                "POST",
+                self._chat_url(call.name),
+                headers=call.headers,
+                body=call.body,
+                timeout=self._retry.timeout,
+            )
+        except self._transport.TransportError as exc:
+            call.cause = exc
+            return failure_without_answer(exc)
+        return self._read(answer, call, failed)
+
+    def _read(self, answer: Answer, call: _Call, failed: int) -> ModelReply | Failure:
+        sent = len(call.body)
         if not 200 <= answer.status < 300:
-            return wire.failure_of(answer.status, answer.headers, answer.body)
+            failure = failure_of(answer.status, answer.headers, answer.body)
+            if failure.refusal is not None:
+                return wire.refused(failure, model=call.name, request_bytes=sent, retries=failed)
+            return failure
         try:
             return wire.decode_reply(
                 answer.body,
-                model=name,
+                model=call.name,
                 request_bytes=sent,
-                retries=retries,
+                retries=failed,
                 echo_reasoning=self._echo_reasoning,
+                dialect=self._dialect,
             )
         except BadReplyError as exc:
-            return wire.Failure(exc, retry=False)
+            return Failure(exc, retry=False)
 
-    def _no_answer(self, exc: TransportError) -> wire.Failure:
-        if exc.kind == "timeout":
-            return wire.Failure(ModelTimeoutError(str(exc)), retry=True)
-        if exc.kind == "garbage":
-            return wire.Failure(BadReplyError(str(exc)), retry=False)
-        return wire.Failure(ModelUnavailableError(str(exc)), retry=exc.kind != "tls")
+    def _refuses_field(self, failure: Failure, call: _Call) -> bool:
+        if self._tokens_field_is_fixed or call.reworded or not call.has_field:
+            return False
+        text = str(failure.error)
+        return (
+            type(failure.error) is ModelError
+            and failure.error.status in (400, 422)
+            and call.field in text
+            and _UNKNOWN_FIELD.search(text) is not None
+        )
 
-    def _wait(self, attempt: int, asked: float | None) -> float:
-        """Seconds before the next attempt. The jitter keeps calls that failed together from coming back together."""
-        if asked is not None:
-            return asked * random.uniform(1.0, 1.1)
-        return min(self._retry_delay * 2.0 ** min(attempt, 60), _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)
+    def _report(self, name: str, number: int, wait: float, failure: Failure) -> None:
+        logger.info("%s: attempt %d in %.1f s: %s", name, number, wait, self._clean(failure.error))
 
-    async def _final(self, failure: wire.Failure, attempt: int, name: str, pool: Pool) -> Exception:
+    async def _final(self, failure: Failure, attempts: int, name: str, pool: Pool) -> Exception:
         """The error of the last attempt, with what helps to mend it."""
         error = failure.error
         text = self._clean(error)
@@ -212,16 +259,19 @@ class OpenAIClient:
             if models and name not in models:
                 text = f"there is no model {name!r} at {self._base}; it has {', '.join(models[:20])} ({text})"
             else:
-                text = f"no chat completions of model {name!r} at {self._chat} ({text}); base_url usually ends in /v1"
+                hint = (
+                    "base_url usually ends in /v1" if self._dialect.lists_models else "is it deployed there?"
+                )
+                text = f"no chat completions of model {name!r} at {self._chat_url(name)} ({text}); {hint}"
         else:
-            text = f"{text} [{name} at {self._base}{f', {attempt + 1} attempts' if attempt else ''}]"
+            text = f"{text} [{name} at {self._base}{f', {attempts} attempts' if attempts > 1 else ''}]"
             if failure.retry:
                 # Whatever answers there next may be another server with another window.
                 pool.memo.pop(self._memo_key, None)
         return type(error)(self._clean(text), status=error.status)
 
     def _clean(self, text: object) -> str:
-        return wire.redact(str(text), self._secrets)
+        return redact(str(text), self._secrets)
 
     @property
     def _memo_key(self) -> str:
@@ -229,19 +279,9 @@ class OpenAIClient:
 
     async def _models(self, pool: Pool) -> list[dict[str, Any]]:
         """The server's model list, empty if it cannot be had."""
-        loop = asyncio.get_running_loop()
-        known: tuple[asyncio.Task[list[dict[str, Any]] | None], float] | None = pool.memo.get(self._memo_key)
-        if known is not None:
-            task, asked_at = known
-            failed = task.done() and (task.cancelled() or task.exception() or task.result() is None)
-            if failed and loop.time() - asked_at > _LIST_AGAIN_AFTER:
-                known = None
-        if known is None:
-            task = loop.create_task(self._fetch_models(pool))
-            pool.memo[self._memo_key] = (task, loop.time())
-        # Shielded: the one who asked first may be cancelled, and the others still wait.
-        await asyncio.wait([task])
-        return [] if task.cancelled() or task.exception() else task.result() or []
+        if not self._dialect.lists_models:
+            return []
+        return await pool.remembered(self._memo_key, lambda: self._fetch_models(pool)) or []
 
     async def _fetch_models(self, pool: Pool) -> list[dict[str, Any]] | None:
         try:
@@ -250,3 +290,18 @@ class OpenAIClient:
             logger.info("no model list at %s: %s", self._base, self._clean(exc))
             return None
         return wire.decode_models(answer.body) if answer.status == 200 else None
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call over all its attempts."""
+
+    name: str
+    messages: Sequence[Message]
+    sampling: SamplingArgs | None
+    headers: dict[str, str]
+    field: wire.TokensField = "max_tokens"
+    has_field: bool = False
+    body: bytes = b""
+    reworded: bool = False
+    cause: TransportError | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import string
 from collections.abc import Mapping
 
@@ -48,10 +49,39 @@ def checked_url(base_url: str) -> str:
     return str(url).rstrip("/").removesuffix("/chat/completions")
 
 
+def checked_key(api_key: object) -> str:
+    """The key without the white space that people copy with it.
+
+    Raises:
+        ConfigError: it cannot be sent in a header.
+    """
+    key = api_key.strip() if isinstance(api_key, str) else ""
+    if not key or not set(key) <= _HEADER_CHARACTERS:
+        raise ConfigError("api_key must be a str of printable ASCII characters")
+    return key
+
+
+def key_or_environment(api_key: str | None, variable: str, backend: str, hint: str = "") -> str:
+    """The key that was given, else that of the environment.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    key = api_key or os.environ.get(variable)
+    if not key:
+        raise ConfigError(
+            f"backend {backend!r} needs a key: give api_key in backend_kwargs or set {variable}{hint}"
+        )
+    return key
+
+
 def headers_of(
-    api_key: str | None, extra: Mapping[str, str] | None
+    api_key: str | None, extra: Mapping[str, str] | None, key_header: str = "Authorization"
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The headers of every request, and the values among them that no text may show.
+
+    Args:
+        key_header: carries the key; "Authorization" as a bearer token.
 
     Raises:
         ConfigError: a header cannot be sent.
@@ -59,10 +89,8 @@ def headers_of(
     headers = {"Content-Type": "application/json", "User-Agent": "rlms"}
     secrets: list[str] = []
     if api_key is not None:
-        api_key = api_key.strip() if is_str(api_key) else ""
-        if not api_key or not set(api_key) <= _HEADER_CHARACTERS:
-            raise ConfigError("api_key must be a str of printable ASCII characters")
-        headers["Authorization"] = f"Bearer {api_key}"
+        api_key = checked_key(api_key)
+        headers[key_header] = f"Bearer {api_key}" if key_header == "Authorization" else api_key
         secrets.append(api_key)
     for name, value in (extra or {}).items():
         if not is_str(name) or not is_str(value):

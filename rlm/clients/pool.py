@@ -16,10 +16,10 @@ import socket
 import threading
 import urllib.request
 import weakref
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -30,6 +30,9 @@ CONNECT_TIMEOUT = 60.0
 _KEEPALIVE = 15.0
 _BODY_IN_ONE_PIECE = 2**20  # aiohttp streams what is larger, so that other tasks of the loop get their turn
 _FILES_FOR_OTHERS = 256
+_ASK_AGAIN_AFTER = 30.0
+
+T = TypeVar("T")
 
 
 class TransportError(Exception):
@@ -109,6 +112,27 @@ class Pool:
             error = _explain(exc, timeout)
         # Outside of the handler: aiohttp's own errors hold the request's headers, and the key must not travel on.
         raise error
+
+    async def remembered(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T | None]]) -> T | None:
+        """What `fetch` returned, asked once even by many tasks at once. None is a failure, and asked for again after
+        30 s. Never raises but for cancellation.
+
+        Args:
+            key: of `memo`; take it out to have it asked again.
+        """
+        loop = asyncio.get_running_loop()
+        known: tuple[asyncio.Task[T | None], float] | None = self.memo.get(key)
+        if known is not None:
+            task, asked_at = known
+            failed = task.done() and (task.cancelled() or task.exception() or task.result() is None)
+            if failed and loop.time() - asked_at > _ASK_AGAIN_AFTER:
+                known = None
+        if known is None:
+            task = loop.create_task(fetch())
+            self.memo[key] = (task, loop.time())
+        # Shielded: the one who asked first may be cancelled, and the others still wait.
+        await asyncio.wait([task])
+        return None if task.cancelled() or task.exception() else task.result()
 
     def abandon(self) -> None:
         """Gives the pool up without its loop, which is closed or belongs to another process. Closes this process'

@@ -1,34 +1,25 @@
-"""The OpenAI-compatible chat format: requests out, replies and errors in. No input, no output."""
+"""The OpenAI-compatible chat format: requests out, replies in. No input, no output."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from time import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from rlm.clients.base import ModelReply
-from rlm.errors import (
-    AuthenticationError,
-    BadReplyError,
-    ConfigError,
-    ContextLengthError,
-    ModelError,
-    ModelNotFoundError,
-    ModelUnavailableError,
-    RolloutStoppedError,
-)
+from rlm.clients.failures import Failure, excerpt, failure_of
+from rlm.clients.parts import check_parts, sendable
+from rlm.errors import BadReplyError, ConfigError
 from rlm.types import Message, SamplingArgs, Usage
 
 BYTES_PER_TOKEN = 4
 """For servers that report no usage."""
 
-_EXCERPT = 300
+TokensField = Literal["max_tokens", "max_completion_tokens"]
+"""The names under which servers take the token limit of a reply."""
+
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_MESSAGE = 500  # the part of an error message that is searched: longer ones quote the prompt
 
 _OWN_FIELDS = {
     "model": "give `model_name`",
@@ -37,34 +28,43 @@ _OWN_FIELDS = {
     "stream_options": "replies are never streamed",
 }
 
-# Wordings of vLLM, SGLang, TGI, llama.cpp, OpenAI, Anthropic, OpenRouter and the training endpoints of verifiers.
-_TOO_LONG = re.compile(
-    r"context[ _]length|context[ _]window|context[ _]size|maximum model length|prompt_too_long|prompt is too long"
-    r"|max_new_tokens`? must be <=",
-    re.IGNORECASE,
-)
-_STOPPED = re.compile(r"\s*rollout (stopped|concluded)\b", re.IGNORECASE)
-_UNKNOWN_MODEL = re.compile(r"model_not_found|is not a valid model id", re.IGNORECASE)
-_NO_CREDIT = re.compile(r"insufficient_quota", re.IGNORECASE)
-
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """An attempt that failed."""
+class Dialect:
+    """Where an OpenAI-compatible server differs from the others."""
 
-    error: ModelError
-    """What to raise if it was the last one."""
-    retry: bool
-    """Whether another attempt makes sense."""
-    wait: float | None = None
-    """Seconds that the server asks to wait."""
+    provider: str = "openai"
+    tokens_field: TokensField = "max_tokens"
+    """The field for the token limit of a reply. OpenAI's newer models and Azure refuse the old name, others do not know
+    the new one; a server that refuses the one gets the other."""
+    key_header: str = "Authorization"
+    """Carries the key; "Authorization" as a bearer token."""
+    chat_path: str = "/chat/completions"
+    """After the base URL. `{model}` in it is replaced by the model's name at the server."""
+    deployments: Mapping[str, str] = field(default_factory=dict)
+    """Names of models under which the server has them, where they differ."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every request."""
+    lists_models: bool = True
+    """`GET /models` names the models that one can ask for."""
+    reasoning_details: bool = False
+    """Thinking comes, and goes back, as `reasoning_details`, with its signatures."""
+    reports_cost: bool = False
+    """Usage has the cost of a call in USD."""
+
+    def name_of(self, model: str) -> str:
+        return self.deployments.get(model, model)
 
 
-def encode_request(model: str, messages: Sequence[Message], sampling: SamplingArgs) -> bytes:
+PLAIN = Dialect()
+
+
+def encode_request(
+    model: str, messages: Sequence[Message], sampling: SamplingArgs, dialect: Dialect = PLAIN
+) -> bytes:
     """The body of a chat completion request.
 
-    Strings travel as UTF-8. A lone surrogate has no UTF-8 form, and servers refuse its JSON escape: it becomes
-    U+FFFD, and two halves of a pair that were given apart become the character that they make.
+    Strings travel as UTF-8; see `rlm.clients.parts.sendable` for those that cannot.
 
     Args:
         sampling: the other fields of the body, from `merge_sampling`.
@@ -72,19 +72,34 @@ def encode_request(model: str, messages: Sequence[Message], sampling: SamplingAr
     Raises:
         ConfigError: a value cannot be sent.
     """
+    check_parts(messages)
+    if any("native" in message for message in messages):
+        messages = [_outgoing(message, model, dialect) for message in messages]
     try:
-        text = _JSON.encode({"model": model, "messages": messages, **sampling})
+        name = dialect.name_of(model)
+        text = _JSON.encode({"model": name, "messages": messages, **dialect.extra_body, **sampling})
     except (TypeError, ValueError, RecursionError) as exc:
         raise ConfigError(f"the request cannot be sent as JSON: {exc}") from exc
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    return sendable(text).encode()
 
 
-def merge_sampling(defaults: SamplingArgs, sampling: SamplingArgs | None) -> SamplingArgs:
+def _outgoing(message: Message, model: str, dialect: Dialect) -> Any:
+    """The message without what only its own provider understands."""
+    sent: dict[str, Any] = {**message}
+    native = sent.pop("native", None)
+    if native and (native["provider"], native["model"]) == (dialect.provider, model):
+        sent["reasoning_details"] = native["content"]
+    return sent
+
+
+def merge_sampling(
+    defaults: SamplingArgs, sampling: SamplingArgs | None, tokens_field: TokensField | None = None
+) -> SamplingArgs:
     """The sampling arguments of one call: its own win over the defaults. None means "the server's default" and is left
     out; `extra_body` is merged in, as in OpenAI's SDK.
+
+    Args:
+        tokens_field: the name under which `max_tokens` is sent. Where both names were given, the smaller limit holds.
 
     Raises:
         ConfigError: an argument is not for the caller to set.
@@ -95,6 +110,9 @@ def merge_sampling(defaults: SamplingArgs, sampling: SamplingArgs | None) -> Sam
         raise ConfigError(f"extra_body must be a dict, not {type(extra).__name__}")
     merged |= extra
     check_sampling(merged)
+    if tokens_field is not None and "max_tokens" in merged:
+        given = [merged.pop(name) for name in ("max_tokens", "max_completion_tokens") if name in merged]
+        merged[tokens_field] = min(given) if all(type(value) is int for value in given) else given[0]
     return merged
 
 
@@ -108,7 +126,13 @@ def check_sampling(fields: Mapping[str, Any]) -> None:
 
 
 def decode_reply(
-    body: bytes, *, model: str, request_bytes: int, retries: int, echo_reasoning: bool = False
+    body: bytes,
+    *,
+    model: str,
+    request_bytes: int,
+    retries: int,
+    echo_reasoning: bool = False,
+    dialect: Dialect = PLAIN,
 ) -> ModelReply | Failure:
     """Reads the body of a 200. A gateway's error inside it (`{"error": {"code": 429, ...}}`) is a Failure.
 
@@ -131,10 +155,11 @@ def decode_reply(
         raise BadReplyError(f"the server sent no chat completion: {excerpt(body)}", status=200)
     choices = data.get("choices")
     if not choices and isinstance(data.get("error"), Mapping):
-        code = data["error"].get("code")
-        return failure_of(code if type(code) is int and 400 <= code < 600 else 502, {}, body)
+        return _error_inside(data["error"], body)
     try:
         choice = choices[0]  # type: ignore[index]
+        if isinstance(choice.get("error"), Mapping):  # OpenRouter, when the provider failed on the way
+            return _error_inside(choice["error"], json.dumps({"error": choice["error"]}).encode())
         message = choice["message"]
         content, refusal = _text_of(message.get("content"))
     except (TypeError, KeyError, IndexError, AttributeError):
@@ -147,87 +172,37 @@ def decode_reply(
         usage=_usage_of(data.get("usage"), request_bytes, content, reasoning),
         finish_reason=finish if isinstance(finish, str) else None,
         reasoning=reasoning,
-        echo=_echo(content, reasoning) if echo_reasoning else None,
+        echo=_echo(content, reasoning, message, model, dialect) if echo_reasoning else None,
         refusal=_str_or_none(message.get("refusal")) or refusal,
         retries=retries,
     )
 
 
-def failure_of(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """What an HTTP answer other than a 2xx means."""
-    message, code = _error_of(body)
-    if status in (400, 409) and _STOPPED.match(message):
-        return Failure(RolloutStoppedError(message.strip(), status=status), retry=False)
-    head = f"{code} {message[:_MESSAGE]}"
-    if status in (400, 413, 422) and _TOO_LONG.search(head):
-        return Failure(ContextLengthError(message[:_MESSAGE], status=status), retry=False)
-    said = f"{status}: {excerpt(message) or 'no message'}"
-    if status in (401, 403):
-        return Failure(
-            AuthenticationError(f"the server refused the key ({said})", status=status), retry=False
-        )
-    if status in (404, 405) or (status == 400 and _UNKNOWN_MODEL.search(head)):
-        return Failure(ModelNotFoundError(said, status=status), retry=False)
-    if 300 <= status < 400:
-        target = excerpt(headers.get("location", "elsewhere"))
-        text = f"the server redirects ({status}) to {target}: give the URL behind it as base_url"
-        return Failure(ModelNotFoundError(text, status=status), retry=False)
-    if status in (408, 409, 429) or status >= 500:
-        # The second is OpenAI's own word on the matter.
-        retry = not _NO_CREDIT.search(head) and headers.get("x-should-retry", "").lower() != "false"
-        return Failure(ModelUnavailableError(said, status=status), retry, _wait_of(headers))
-    return Failure(ModelError(f"the server refused the request ({said})", status=status), retry=False)
+def refused(failure: Failure, *, model: str, request_bytes: int, retries: int) -> ModelReply:
+    """The reply that a refused prompt amounts to."""
+    return ModelReply(
+        content="",
+        model=model,
+        usage=_usage_of(None, request_bytes, "", None),
+        finish_reason="content_filter",
+        refusal=failure.refusal,
+        retries=retries,
+    )
 
 
-def excerpt(text: str | bytes) -> str:
-    """The beginning of a text, on one line."""
-    if isinstance(text, bytes):
-        text = text[: 4 * _EXCERPT].decode(errors="replace")
-    line = " ".join(text[: 4 * _EXCERPT].split())
-    line = "".join(c if c.isprintable() else "\ufffd" for c in line)
-    return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """The text without the secrets, which some servers quote in their errors."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
-
-
-def _error_of(body: bytes) -> tuple[str, str]:
-    """Message and code (or type) of an error body, in the shapes that servers use; else the body itself."""
+def decode_models(body: bytes) -> list[dict[str, Any]] | None:
+    """The entries of a `/models` answer, None if it is none."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        return body[: 16 * _MESSAGE].decode(errors="replace"), ""
-    if isinstance(data, Mapping):
-        error = data.get("error", data)  # vLLM before 0.10: the fields are those of the body itself
-        if isinstance(error, str):
-            return error, ""
-        if isinstance(error, Mapping):
-            message = error.get("message") or error.get("detail")
-            if message is not None:
-                code = f"{error.get('code') or ''} {error.get('type') or ''}"
-                return message if isinstance(message, str) else json.dumps(message), code
-    return json.dumps(data), ""
+        return None
+    entries = data.get("data") if isinstance(data, Mapping) else None
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else None
 
 
-def _wait_of(headers: Mapping[str, str]) -> float | None:
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                seconds = parsedate_to_datetime(value).timestamp() - time()
-            except (ValueError, TypeError, OverflowError):
-                continue
-        if 0 <= seconds < float("inf"):
-            return seconds
-    return None
+def _error_inside(error: Mapping[str, Any], body: bytes) -> Failure:
+    code = error.get("code")
+    return failure_of(code if type(code) is int and 400 <= code < 600 else 502, {}, body)
 
 
 def _text_of(content: Any) -> tuple[str, str | None]:
@@ -258,7 +233,17 @@ def _reasoning_of(message: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _echo(content: str, reasoning: str | None) -> Message | None:
+def _echo(
+    content: str, reasoning: str | None, message: Mapping[str, Any], model: str, dialect: Dialect
+) -> Message | None:
+    details = message.get("reasoning_details")
+    if dialect.reasoning_details and isinstance(details, list) and details:
+        native = [detail for detail in details if isinstance(detail, dict)]
+        return {
+            "role": "assistant",
+            "content": content,
+            "native": {"provider": dialect.provider, "model": model, "content": native},
+        }
     if reasoning is None:
         return None
     return {"role": "assistant", "content": content, "reasoning_content": reasoning}
@@ -278,21 +263,26 @@ def _usage_of(usage: Any, request_bytes: int, content: str, reasoning: str | Non
         written = len((content + (reasoning or "")).encode(errors="replace"))
         completion = -(-written // BYTES_PER_TOKEN)
     details = usage.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
-    cost = usage.get("cost")
-    priced = isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < float("inf")
-    return Usage(prompt, completion, float(cost) if priced else None, min(cached or 0, prompt))
+    if not isinstance(details, Mapping):
+        details = {}
+    cached = min(_count(details.get("cached_tokens")) or 0, prompt)
+    written_to_cache = min(_count(details.get("cache_write_tokens")) or 0, prompt - cached)
+    return Usage(prompt, completion, _cost_of(usage), cached, written_to_cache)
+
+
+def _cost_of(usage: Mapping[str, Any]) -> float | None:
+    cost = _dollars(usage.get("cost"))
+    details = usage.get("cost_details")
+    if cost is not None and usage.get("is_byok") is True and isinstance(details, Mapping):
+        # With a key of one's own OpenRouter charges its fee only, and the provider the rest.
+        cost += _dollars(details.get("upstream_inference_cost")) or 0.0
+    return cost
+
+
+def _dollars(value: Any) -> float | None:
+    priced = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    return float(value) if priced else None
 
 
 def _count(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
-
-
-def decode_models(body: bytes) -> list[dict[str, Any]] | None:
-    """The entries of a `/models` answer, None if it is none."""
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    entries = data.get("data") if isinstance(data, Mapping) else None
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else None

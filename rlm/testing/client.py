@@ -7,6 +7,7 @@ from typing import Any
 
 from rlm.clients import wire
 from rlm.clients.base import ModelReply
+from rlm.clients.failures import failure_of
 from rlm.errors import ModelUnavailableError
 from rlm.testing.model import ScriptedModel, body_bytes
 from rlm.testing.policy import ChatRequest, Fault, Policy
@@ -91,5 +92,7 @@ def _raise(fault: Fault, model: str) -> ModelReply:
         if isinstance(outcome, ModelReply):
             return outcome
     else:
-        outcome = wire.failure_of(fault.status, {k.lower(): v for k, v in fault.headers.items()}, body)
+        outcome = failure_of(fault.status, {k.lower(): v for k, v in fault.headers.items()}, body)
+    if outcome.refusal is not None:
+        return wire.refused(outcome, model=model, request_bytes=0, retries=0)
     raise outcome.error

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rlm.clients import wire
 from rlm.clients.base import ModelReply
+from rlm.clients.failures import Failure, excerpt, failure_of
 from rlm.errors import (
     BadReplyError,
     ContextLengthError,
@@ -44,7 +45,7 @@ def test_every_string_can_be_sent(text: str) -> None:
 @given(st.binary(max_size=200) | any_text.map(lambda t: t.encode(errors="replace")))
 def test_no_answer_crashes_the_reader(body: bytes) -> None:
     for status in (400, 404, 409, 429, 500):
-        failure = wire.failure_of(status, {}, body)
+        failure = failure_of(status, {}, body)
         assert failure.error.status == status
         assert len(str(failure.error)) < 600
     with pytest.raises(BadReplyError) as caught:
@@ -71,13 +72,13 @@ json_values = st.recursive(
 @given(json_values)
 def test_no_json_crashes_the_reader(value: Any) -> None:
     body = json.dumps(value).encode()
-    assert wire.failure_of(400, {}, body).error.status == 400
+    assert failure_of(400, {}, body).error.status == 400
     wire.decode_models(body)
     try:
         outcome = wire.decode_reply(body, model="m", request_bytes=1, retries=0)
     except BadReplyError:
         return
-    assert isinstance(outcome, ModelReply | wire.Failure)
+    assert isinstance(outcome, ModelReply | Failure)
 
 
 @pytest.mark.parametrize(
@@ -156,23 +157,23 @@ def test_context_length_errors(message: str) -> None:
         {"object": "error", "message": message},
         {"error": message},
     ):
-        failure = wire.failure_of(400, {}, json.dumps(body).encode())
+        failure = failure_of(400, {}, json.dumps(body).encode())
         assert isinstance(failure.error, ContextLengthError), message
         assert not failure.retry
 
 
 def test_openais_code_for_context_length() -> None:
     body = {"error": {"message": "Too much.", "code": "context_length_exceeded"}}
-    assert isinstance(wire.failure_of(400, {}, json.dumps(body).encode()).error, ContextLengthError)
+    assert isinstance(failure_of(400, {}, json.dumps(body).encode()).error, ContextLengthError)
 
 
 def test_an_unknown_model_may_be_a_400() -> None:
     body = {"error": {"message": "x/y is not a valid model ID", "code": 400}}
-    assert isinstance(wire.failure_of(400, {}, json.dumps(body).encode()).error, ModelNotFoundError)
+    assert isinstance(failure_of(400, {}, json.dumps(body).encode()).error, ModelNotFoundError)
 
 
 def test_retry_after_may_be_a_date() -> None:
-    failure = wire.failure_of(503, {"retry-after": formatdate(time() + 100, usegmt=True)}, b"")
+    failure = failure_of(503, {"retry-after": formatdate(time() + 100, usegmt=True)}, b"")
     assert isinstance(failure.error, ModelUnavailableError)
     assert failure.wait is not None
     assert 50 < failure.wait <= 100
@@ -180,9 +181,9 @@ def test_retry_after_may_be_a_date() -> None:
 
 @pytest.mark.parametrize("value", ["soon", "", "-5", "nan", "inf", "1e400"])
 def test_a_senseless_retry_after_is_no_wish(value: str) -> None:
-    assert wire.failure_of(503, {"retry-after": value}, b"").wait is None
+    assert failure_of(503, {"retry-after": value}, b"").wait is None
 
 
 def test_an_excerpt_is_one_short_printable_line() -> None:
-    assert wire.excerpt(b"a\n\tb\x00\xff") == "a b\ufffd\ufffd"
-    assert len(wire.excerpt("x" * 10_000)) == 300
+    assert excerpt(b"a\n\tb\x00\xff") == "a b\ufffd\ufffd"
+    assert len(excerpt("x" * 10_000)) == 300

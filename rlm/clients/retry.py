@@ -1,0 +1,74 @@
+"""Trying a call again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from rlm.clients.base import ModelReply
+from rlm.clients.failures import Failure
+from rlm.clients.options import is_number
+from rlm.errors import ConfigError
+
+_LONGEST_BACKOFF = 30.0
+_RETRY_WINDOW = 120.0
+
+
+class Retry:
+    """Calls an attempt until it gives a reply, fails for good, or has been tried often enough.
+
+    Between attempts it waits `retry_delay` seconds, doubled each time up to 30 s, with jitter, or what the server asks
+    for. No attempt starts later than the longer of 120 s and twice `timeout` after the call began.
+    """
+
+    def __init__(self, *, timeout: float, max_retries: int, retry_delay: float) -> None:
+        """
+        Args:
+            timeout: seconds that one attempt may take; the attempt itself keeps to it.
+            max_retries: attempts after the first.
+            retry_delay: seconds before the first of them, at most.
+
+        Raises:
+            ConfigError: an argument does not fit.
+        """
+        if not is_number(timeout) or timeout <= 0:
+            raise ConfigError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        if type(max_retries) is not int or max_retries < 0:
+            raise ConfigError(f"max_retries must be 0 or more, not {max_retries!r}")
+        if not is_number(retry_delay) or retry_delay < 0:
+            raise ConfigError(f"retry_delay must be a number of seconds, not {retry_delay!r}")
+        self.timeout = float(timeout)
+        self._max_retries = max_retries
+        self._delay = float(retry_delay)
+
+    async def run(
+        self,
+        attempt: Callable[[int], Awaitable[ModelReply | Failure]],
+        report: Callable[[int, float, Failure], None],
+    ) -> tuple[ModelReply | Failure, int]:
+        """The reply, or the failure of the last attempt; and how many attempts there were.
+
+        Args:
+            attempt: makes one, given how many failed before it.
+            report: is told of each retry: the attempt's number from 2, the seconds before it, and why.
+        """
+        clock = asyncio.get_running_loop().time
+        last_start = clock() + max(_RETRY_WINDOW, 2 * self.timeout)
+        failed = 0
+        while True:
+            outcome = await attempt(failed)
+            if isinstance(outcome, ModelReply):
+                return outcome, failed + 1
+            wait = self._wait(failed, outcome.wait)
+            if not outcome.retry or failed >= self._max_retries or clock() + wait > last_start:
+                return outcome, failed + 1
+            failed += 1
+            report(failed + 1, wait, outcome)
+            await asyncio.sleep(wait)
+
+    def _wait(self, failed: int, asked: float | None) -> float:
+        """Seconds before the next attempt. The jitter keeps calls that failed together from coming back together."""
+        if asked is not None:
+            return asked * random.uniform(1.0, 1.1)
+        return min(self._delay * 2.0 ** min(failed, 60), _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)
