@@ -11,6 +11,8 @@
         RolloutStoppedError     a training endpoint ended the rollout: no call after it can succeed
         ModelTimeoutError       no reply in time
         ModelUnavailableError   connection refused or dropped, 408, 409, 429, 5xx, after all retries
+        ReplayError             a log that is played again has no reply to this request
+      LogError                a file that a log, or the results of a map, should be read from is none (a ValueError)
       REPLError               the REPL could not be started, or died and could not be replaced
       LimitError              a limit of the run was reached; each carries the best answer so far
         TimeoutExceededError
@@ -87,6 +89,14 @@ class ModelTimeoutError(ModelError):
 
 class ModelUnavailableError(ModelError):
     """The server could not be reached or was overloaded, after all retries."""
+
+
+class ReplayError(ModelError):
+    """A log that is played again has no reply to what is asked now."""
+
+
+class LogError(RLMError, ValueError):
+    """A file that a log, or the results of a map, should be read from is none. The message names file and line."""
 
 
 class REPLError(RLMError):
