@@ -6,6 +6,7 @@ import math
 import os
 import string
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from rlm.errors import ConfigError
 
@@ -14,7 +15,7 @@ _HEADER_CHARACTERS = set(string.ascii_letters + string.digits + string.punctuati
 _NAME_CHARACTERS = set(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
 
 
-def is_str(value: object) -> bool:
+def is_str(value: object) -> TypeGuard[str]:
     """A str that is not empty."""
     return isinstance(value, str) and bool(value)
 

@@ -1,0 +1,226 @@
+"""Backends that speak the OpenAI-compatible format: where they are, how they take the key, and how they differ."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, TypedDict, Unpack
+
+from rlm.clients import wire
+from rlm.clients.openai import OPENAI_URL, OpenAIClient
+from rlm.clients.options import checked_key, is_str, key_or_environment
+from rlm.errors import ConfigError
+from rlm.types import SamplingArgs
+
+OPENROUTER_URL = "https://openrouter.ai/api/v1"
+VERCEL_URL = "https://ai-gateway.vercel.sh/v1"
+PORTKEY_URL = "https://api.portkey.ai/v1"
+
+_OPENAI = wire.Dialect(tokens_field="max_completion_tokens")
+
+
+class Options(TypedDict, total=False):
+    """What all of these backends take; see `OpenAIClient`."""
+
+    timeout: float
+    max_retries: int
+    retry_delay: float
+    default_headers: Mapping[str, str] | None
+    sampling_args: SamplingArgs | None
+    echo_reasoning: bool
+    max_tokens_field: wire.TokensField | None
+
+
+def openai(
+    model_name: str, *, api_key: str | None = None, base_url: str | None = None, **options: Unpack[Options]
+) -> OpenAIClient:
+    """OpenAI, or any server that speaks like it and wants a key.
+
+    Args:
+        model_name: the model's name at the server.
+        api_key: else OPENAI_API_KEY.
+        base_url: else OPENAI_BASE_URL, else OpenAI's own.
+
+    Raises:
+        ConfigError: there is no key, or an argument does not fit.
+    """
+    key = key_or_environment(
+        api_key, "OPENAI_API_KEY", "openai", " (for a server without keys use backend 'vllm')"
+    )
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+    dialect = _OPENAI if url.rstrip("/") == OPENAI_URL else wire.PLAIN
+    return OpenAIClient(model_name, base_url=url, api_key=key, dialect=dialect, **options)
+
+
+def vllm(
+    model_name: str, *, base_url: str | None = None, api_key: str | None = None, **options: Unpack[Options]
+) -> OpenAIClient:
+    """Any OpenAI-compatible server: vLLM, SGLang, llama.cpp, ... Reads no environment variable, so that no key goes to a
+    server that it is not for.
+
+    Raises:
+        ConfigError: there is no URL, or an argument does not fit.
+    """
+    if not base_url:
+        raise ConfigError("backend 'vllm' needs base_url, for instance http://127.0.0.1:8000/v1")
+    return OpenAIClient(model_name, base_url=base_url, api_key=api_key, **options)
+
+
+def openrouter(
+    model_name: str,
+    *,
+    api_key: str | None = None,
+    base_url: str = OPENROUTER_URL,
+    app_url: str | None = None,
+    app_title: str | None = None,
+    **options: Unpack[Options],
+) -> OpenAIClient:
+    """OpenRouter. It reports what each call cost, so `max_budget` needs no price.
+
+    Args:
+        model_name: "vendor/model".
+        api_key: else OPENROUTER_API_KEY.
+        app_url: the page of your program, by which OpenRouter counts it (`HTTP-Referer`).
+        app_title: its name there.
+
+    Raises:
+        ConfigError: there is no key, or an argument does not fit.
+    """
+    key = key_or_environment(api_key, "OPENROUTER_API_KEY", "openrouter")
+    headers = {"HTTP-Referer": app_url, "X-Title": app_title}
+    dialect = wire.Dialect(
+        "openrouter",
+        extra_body={"usage": {"include": True}},
+        reasoning_details=True,
+        reports_cost=True,
+    )
+    return OpenAIClient(
+        model_name, base_url=base_url, api_key=key, dialect=dialect, **_with_headers(options, headers)
+    )
+
+
+def vercel(
+    model_name: str, *, api_key: str | None = None, base_url: str = VERCEL_URL, **options: Unpack[Options]
+) -> OpenAIClient:
+    """Vercel's AI gateway.
+
+    Args:
+        model_name: "vendor/model".
+        api_key: else AI_GATEWAY_API_KEY.
+
+    Raises:
+        ConfigError: there is no key, or an argument does not fit.
+    """
+    key = key_or_environment(api_key, "AI_GATEWAY_API_KEY", "vercel")
+    dialect = wire.Dialect("vercel", reasoning_details=True)
+    return OpenAIClient(model_name, base_url=base_url, api_key=key, dialect=dialect, **options)
+
+
+def portkey(
+    model_name: str,
+    *,
+    api_key: str | None = None,
+    base_url: str = PORTKEY_URL,
+    provider: str | None = None,
+    virtual_key: str | None = None,
+    config: str | Mapping[str, Any] | None = None,
+    provider_api_key: str | None = None,
+    **options: Unpack[Options],
+) -> OpenAIClient:
+    """Portkey's gateway.
+
+    Args:
+        model_name: the model's name at the provider, or "@provider/model" for one of Portkey's model catalogue.
+        api_key: Portkey's own; else PORTKEY_API_KEY.
+        provider: where the call goes: "openai", "anthropic", ..., or "@name" of a stored integration.
+        virtual_key: a stored key of a provider.
+        config: a stored configuration's id, or a configuration.
+        provider_api_key: the provider's key, where Portkey does not hold it.
+
+    Raises:
+        ConfigError: there is no key, or an argument does not fit.
+    """
+    key = key_or_environment(api_key, "PORTKEY_API_KEY", "portkey")
+    headers = {
+        "x-portkey-provider": provider,
+        "x-portkey-virtual-key": virtual_key,
+        "x-portkey-config": config if config is None or isinstance(config, str) else json.dumps(dict(config)),
+        "Authorization": provider_api_key and f"Bearer {checked_key(provider_api_key)}",
+    }
+    dialect = wire.Dialect("portkey", key_header="x-portkey-api-key")
+    return OpenAIClient(
+        model_name, base_url=base_url, api_key=key, dialect=dialect, **_with_headers(options, headers)
+    )
+
+
+def azure_openai(
+    model_name: str | None = None,
+    *,
+    api_key: str | None = None,
+    azure_endpoint: str | None = None,
+    azure_deployment: str | None = None,
+    api_version: str | None = None,
+    base_url: str | None = None,
+    **options: Unpack[Options],
+) -> OpenAIClient:
+    """Azure OpenAI: its v1 endpoint, or with `api_version` the dated API, whose URLs name the deployment.
+
+    Args:
+        model_name: under which usage is booked and priced; the deployment's name if None.
+        api_key: else AZURE_OPENAI_API_KEY.
+        azure_endpoint: https://<resource>.openai.azure.com; else AZURE_OPENAI_ENDPOINT.
+        azure_deployment: else AZURE_OPENAI_DEPLOYMENT, else the model's name.
+        api_version: such as "2024-10-21"; else AZURE_OPENAI_API_VERSION. None: the v1 endpoint, which has no dates.
+        base_url: the whole URL before /chat/completions, in place of `azure_endpoint`; spoken to as the v1 endpoint.
+
+    Raises:
+        ConfigError: the key, the endpoint or the deployment is missing, or an argument does not fit.
+    """
+    key = key_or_environment(api_key, "AZURE_OPENAI_API_KEY", "azure_openai")
+    deployment = azure_deployment or os.environ.get("AZURE_OPENAI_DEPLOYMENT") or model_name
+    model = model_name or deployment
+    if not is_str(model) or not is_str(deployment):
+        raise ConfigError(
+            "backend 'azure_openai' needs azure_deployment (or AZURE_OPENAI_DEPLOYMENT) or model_name, as a str"
+        )
+    version = api_version or os.environ.get("AZURE_OPENAI_API_VERSION")
+    if base_url and azure_endpoint:
+        raise ConfigError("give azure_endpoint or base_url, not both")
+    if base_url:
+        if api_version:
+            raise ConfigError(
+                "api_version goes with azure_endpoint; base_url is spoken to as the v1 endpoint"
+            )
+        url, version = base_url, None
+    else:
+        endpoint = azure_endpoint or os.environ.get("AZURE_OPENAI_ENDPOINT")
+        if not endpoint:
+            raise ConfigError(
+                "backend 'azure_openai' needs azure_endpoint (or AZURE_OPENAI_ENDPOINT), "
+                "for instance https://<resource>.openai.azure.com"
+            )
+        host = endpoint.strip().rstrip("/").removesuffix("/v1").removesuffix("/openai")
+        url = f"{host}/openai" if version else f"{host}/openai/v1"
+    if version and not all(c.isalnum() or c in "-." for c in version):
+        raise ConfigError(f"api_version must be a date like '2024-10-21', not {version!r}")
+    dated = f"/deployments/{{model}}/chat/completions?api-version={version}"
+    dialect = wire.Dialect(
+        "azure_openai",
+        tokens_field="max_completion_tokens",
+        key_header="api-key",
+        chat_path=dated if version else "/chat/completions",
+        deployments={model: deployment},
+        lists_models=False,
+    )
+    return OpenAIClient(model, base_url=url, api_key=key, dialect=dialect, **options)
+
+
+def _with_headers(options: Options, headers: Mapping[str, str | None]) -> Options:
+    """The options with these headers, where they have a value; those of the caller win."""
+    given = {name: value for name, value in headers.items() if value is not None}
+    merged: Options = {**options}
+    own = options.get("default_headers")
+    if own is None or isinstance(own, Mapping):  # anything else is refused by the client
+        merged["default_headers"] = {**given, **(own or {})}
+    return merged
