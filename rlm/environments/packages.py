@@ -1,0 +1,122 @@
+"""Installed packages that the code of a REPL is not to see: those that score it, with their data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from rlm.errors import ConfigError
+
+GRADERS = ("verifiers", "rlm-train")
+"""Distributions that are hidden, and so is every one that requires one of them or of those: environments, that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Something that pip installed."""
+
+    name: str
+    requires: frozenset[str]
+    folder: Path
+    """Its `.dist-info`."""
+
+    def files(self) -> Iterator[Path]:
+        """What was installed. Of an editable one, what is in the folder of packages."""
+        try:
+            lines = (self.folder / "RECORD").read_text("utf-8", "replace").splitlines()
+        except OSError:
+            return
+        for line in lines:
+            path = line[1:].partition('",')[0] if line.startswith('"') else line.partition(",")[0]
+            yield self.folder.parent / path
+
+    def modules(self) -> set[str]:
+        """Names that can be imported, as far as the list of files tells."""
+        names = set()
+        for file in self.files():
+            first, *rest = file.relative_to(self.folder.parent).parts
+            if rest and not first.endswith((".dist-info", "__pycache__")) and first != "..":
+                names.add(first)
+            elif not rest and file.suffix in (".py", ".so"):
+                names.add(first.partition(".")[0])
+        return names
+
+
+def installed(folders: Iterable[str]) -> list[Distribution]:
+    """The distributions in these folders of packages."""
+    found = []
+    for folder in folders:
+        for info in sorted(Path(folder).glob("*.dist-info")):
+            try:
+                head = (info / "METADATA").read_bytes().partition(b"\n\n")[0].decode("utf-8", "replace")
+            except OSError:
+                continue
+            name = re.search(r"(?m)^Name:\s*(\S+)", head)
+            # What only an extra asks for does not make a package an environment.
+            needed = re.findall(r"(?m)^Requires-Dist:\s*([\w.-]+)(?!.*;.*\bextra\s*==)", head)
+            if name is not None:
+                found.append(Distribution(_plain(name[1]), frozenset(map(_plain, needed)), info))
+    return found
+
+
+def hidden_paths(folders: Iterable[str], named: Iterable[str]) -> list[str]:
+    """The paths of all packages, modules and other files that are to be hidden.
+
+    Args:
+        folders: the folders of packages that are visible.
+        named: distributions, or names to import, that are hidden besides.
+
+    Raises:
+        ConfigError: one of them is not installed.
+    """
+    distributions = installed(folders)
+    hidden = set(GRADERS)
+    for name in named:
+        matches = [d.name for d in distributions if d.name == _plain(name) or name in d.modules()]
+        if not matches:
+            near = get_close_matches(_plain(name), [d.name for d in distributions], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"hidden: no package {name!r} is installed{hint}")
+        hidden.update(matches)
+    more = True
+    while more:
+        more = False
+        for distribution in distributions:
+            if distribution.name not in hidden and distribution.requires & hidden:
+                hidden.add(distribution.name)
+                more = True
+    paths: set[str] = set()
+    for distribution in distributions:
+        if distribution.name in hidden:
+            paths.update(map(str, _paths(distribution)))
+    return sorted(paths)
+
+
+def _paths(distribution: Distribution) -> set[Path]:
+    """The least paths that cover a distribution, and no file of another one."""
+    site = distribution.folder.parent
+    found: set[Path] = set()
+    for file in distribution.files():
+        parts = file.relative_to(site).parts
+        if parts[0].endswith(".dist-info") or parts[0].endswith(".pth"):
+            continue
+        if parts[0] == "..":
+            real = Path(file.parent.resolve(), file.name)
+            if real.parent.name not in ("bin", "Scripts"):
+                found.add(real)
+            continue
+        path = site.resolve()
+        for part in parts:
+            path /= part
+            if path.is_dir() and not (path / "__init__.py").exists():
+                continue  # others may have modules in it
+            found.add(path)
+            break
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,89 @@
+"""Says what this machine can do for a sandbox, by trying. What `rlm.environments.isolation.probe` runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from . import linux, processes, seccomp
+from .sandbox import Sandbox, fork_into
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_NAMESPACES = {
+    "mount namespaces": linux.NEW_MOUNTS,
+    "process namespaces": linux.NEW_PID,
+    "network namespaces": linux.NEW_NET,
+    "IPC namespaces": linux.NEW_IPC,
+    "UTS namespaces": linux.NEW_UTS,
+}
+
+
+def main(settings: str, folder: str) -> None:
+    """Prints a reason why there can be no sandbox, empty if there can be one, and features, as JSON.
+
+    Args:
+        settings: of the sandbox to try, as JSON.
+        folder: an empty directory.
+    """
+    print(json.dumps(examine(json.loads(settings), folder)))
+
+
+def examine(settings: dict[str, Any], folder: str) -> dict[str, Any]:
+    features: dict[str, Any] = {}
+    if processes.libc is not None and linux.machine() is not None:
+        linux.prepare()
+        user = linux.NEW_USER
+        features["user namespaces"] = _works(lambda: linux.unshare(user, ""))
+        for name, flag in _NAMESPACES.items():
+            features[name] = _works(lambda flag=flag: linux.unshare(user | flag, ""))  # type: ignore[misc]
+        features["seccomp"] = _works(_filter)
+        features["Landlock"] = linux.landlock_version()
+    processes.become_subreaper()
+    news, theirs = os.pipe()
+
+    def look(sandbox: Sandbox) -> None:
+        """In the sandbox: has a worker look around."""
+
+        def work() -> None:
+            try:
+                said: dict[str, Any] = {"reason": "", "features": sandbox.lock()}
+            except OSError as error:
+                said = {"reason": str(error), "features": {}}
+            os.write(theirs, json.dumps(said).encode())
+            os._exit(0)
+
+        first, worker = sandbox.fork(work)
+        os.waitpid(worker, 0)
+        processes.kill(first, 9)
+        os.waitpid(first, 0)
+
+    reason = fork_into(settings, folder, look)
+    os.close(theirs)
+    with open(news, "rb") as stream:  # noqa: PTH123 (a descriptor)
+        said = json.loads(stream.read() or "{}")
+    processes.end_children()
+    features.update(said.get("features", {}))
+    return {"reason": reason or said.get("reason", "it ended before it said anything"), "features": features}
+
+
+def _filter() -> None:
+    linux.gain_no_privileges()
+    linux.filter_calls(seccomp.program())
+
+
+def _works(action: Callable[[], None]) -> bool:
+    """Whether an action succeeds, in a process of its own."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0

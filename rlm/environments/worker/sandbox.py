@@ -1,0 +1,195 @@
+"""The sandbox: what stands between the code of a REPL and the machine, on Linux.
+
+The warm parent enters it once: namespaces of its own for users, mounts, processes, the network, IPC and the host's name,
+and a root directory with little in it (`view.py`). Each worker gets a namespace of processes beneath it, whose first
+process does nothing but hold it and reap, and then, before anything of a cell runs, its own mounts and rules that nobody
+takes back: no privileges, a filter of system calls (`seccomp.py`), Landlock (`landlock.py`).
+"""
+
+# ruff: noqa: SIM105 (no contextlib)
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+
+from . import linux, seccomp
+from .landlock import make_rules
+from .processes import libc
+from .view import DEVICES, SCRATCH, View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class Sandbox:
+    """The sandbox of a warm parent.
+
+    Args:
+        settings: "visible" and "hidden", as `View` has them; "scratch_bytes", "processes": what each worker may use.
+
+    Raises:
+        OSError: this machine cannot have one.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        if libc is None:
+            raise OSError("this Python has no ctypes")
+        if linux.machine() is None:
+            raise OSError(f"its system calls are known on {' and '.join(linux.MACHINES)} only")
+        linux.prepare()
+        self._settings = settings
+        self._view = View(settings["visible"], settings["hidden"])
+        self._landlock = linux.landlock_version()
+        self._filter = seccomp.program()
+        self._own = -1
+
+    def leave(self) -> None:
+        """Leaves the host's namespaces; that of processes from the next fork on.
+
+        Raises:
+            OSError: the kernel refused one.
+        """
+        uid, gid = os.geteuid(), os.getegid()
+        linux.unshare(linux.NEW_USER, "a user namespace")
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {uid} 1"),
+            ("gid_map", f"{gid} {gid} 1"),
+        ):
+            try:
+                _write(f"/proc/self/{name}", text)
+            except OSError as error:
+                raise OSError(error.errno, f"the users of a user namespace: {error.strerror}") from error
+        linux.unshare(linux.NEW_MOUNTS, "a mount namespace")
+        linux.unshare(linux.NEW_NET, "a network namespace")
+        linux.unshare(linux.NEW_IPC, "an IPC namespace")
+        linux.unshare(linux.NEW_UTS, "a UTS namespace")
+        linux.unshare(linux.NEW_PID, "a process namespace")
+
+    def enter(self, root: str) -> None:
+        """Makes the sandbox, in the first process of the new namespace.
+
+        Args:
+            root: an empty directory.
+
+        Raises:
+            OSError: the kernel refused a part of it.
+        """
+        # The descriptor is the way back from each worker's namespace, and can be had nowhere but in a /proc.
+        self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        linux.set_hostname(b"repl")
+        self._view.enter(root)
+        linux.give_up_root()
+
+    def fork(self, work: Callable[[], None]) -> tuple[int, int]:
+        """Forks a worker into a namespace of its own.
+
+        Args:
+            work: what it does; does not return.
+
+        Returns:
+            The ids of the first process of the namespace, whose end is the end of all, and of the worker.
+
+        Raises:
+            OSError: there can be no more processes.
+        """
+        linux.unshare(linux.NEW_PID, "a process namespace")
+        try:
+            first = os.fork()
+            if first == 0:
+                _hold()
+            try:
+                worker = os.fork()
+            except OSError:
+                os.kill(first, _signal.SIGKILL)
+                raise
+            if worker == 0:
+                work()
+        finally:
+            linux.enter(self._own, linux.NEW_PID)
+        return first, worker
+
+    def lock(self) -> dict[str, Any]:
+        """Locks a worker up, for good.
+
+        Returns:
+            What it has that not every kernel offers, as `isolation.Probe` has it.
+
+        Raises:
+            OSError: the kernel refused a part of it.
+        """
+        linux.unshare(linux.NEW_MOUNTS, "a mount namespace")
+        features = self._view.furnish(self._settings["scratch_bytes"], self._settings["processes"])
+        linux.drop_capabilities()
+        linux.gain_no_privileges()
+        if self._landlock:
+            rules = make_rules(self._landlock, [SCRATCH], list(DEVICES))
+            linux.landlock_restrict(rules)
+            os.close(rules)
+        linux.filter_calls(self._filter)
+        return features
+
+
+def _hold() -> None:
+    """Is the first process of a namespace: holds it, has the kernel reap what is orphaned, and cannot be reached."""
+    try:
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+        linux.hide_memory()
+        linux.close_all()
+        while True:
+            libc.pause()
+    finally:
+        os._exit(70)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def fork_into(settings: dict[str, Any], root: str, run: Callable[[Sandbox], None]) -> str:
+    """Forks a process that lives in a sandbox. It becomes our child if we are a subreaper.
+
+    Args:
+        settings: as `Sandbox` has them.
+        root: an empty directory.
+        run: what it does.
+
+    Returns:
+        Why that could not be; empty if it is there.
+    """
+    news, theirs = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        try:
+            os.close(news)
+            sandbox = Sandbox(settings)
+            sandbox.leave()
+            if os.fork() == 0:
+                sandbox.enter(root)
+                os.write(theirs, b"\0")
+                os.close(theirs)
+                run(sandbox)
+        except BaseException as error:
+            try:
+                os.write(theirs, str(error).encode() or repr(error).encode())
+            except OSError:
+                pass
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    os.waitpid(middle, 0)
+    said = b""
+    while True:
+        piece = os.read(news, 1 << 16)
+        said += piece
+        if not piece or said == b"\0":
+            break
+    os.close(news)
+    return "" if said == b"\0" else said.decode("utf-8", "replace") or "it ended before it began"

@@ -1,0 +1,214 @@
+"""The files that sandboxed workers see: a root directory in which nothing is but what was put there, all of it read-only."""
+
+# ruff: noqa: PTH101, PTH102, PTH103, PTH110, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH120, PTH123, PTH202, PTH211 (no pathlib)
+
+from __future__ import annotations
+
+import os
+
+from . import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+SCRATCH = "/tmp"
+"""The one place where a worker may write: its working directory, `HOME` and the directory for temporary files."""
+_SHARED_MEMORY = SCRATCH + "/.shm"
+DEVICES = tuple("/dev/" + name for name in ("null", "zero", "full", "random", "urandom"))
+_SYSTEM = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
+    "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone", "/etc/mime.types",
+)  # fmt: skip
+_COPIED = 1 << 20
+"""Bytes up to which a file is copied, where a mount would cost each worker something."""
+_HIDDEN = 'raise ModuleNotFoundError(f"{__name__} is hidden from the REPL by its sandbox", name=__name__)\n'
+
+
+class View:
+    """What is visible, once it is made.
+
+    Args:
+        visible: absolute paths of directories and files; those that do not exist are left out.
+        hidden: paths without links of packages, modules and other files among them: they are to look as if they could not
+            be imported, or were empty.
+    """
+
+    def __init__(self, visible: Iterable[str], hidden: Iterable[str]) -> None:
+        self._links: dict[str, str] = {}
+        self._real: set[str] = set()
+        for path in (*_SYSTEM, *visible):
+            self._resolve(path)
+        self._hidden = list(hidden)
+        self._mounts: list[str] = []
+        self._has_proc = False
+
+    def _resolve(self, path: str) -> None:
+        """Notes a path, and each link on the way to it."""
+        for _ in range(40):
+            link = _first_link(path)
+            if link is None:
+                if os.path.exists(path):
+                    self._real.add(os.path.normpath(path))
+                return
+            target = self._links[link] = os.readlink(link)
+            path = os.path.normpath(os.path.join(os.path.dirname(link), target)) + path[len(link) :]
+
+    def _is_shown(self, path: str) -> bool:
+        return any(within(path, mount) for mount in self._mounts)
+
+    def enter(self, root: str) -> None:
+        """Makes a root directory and lives in it from now on, without what was there before.
+
+        Args:
+            root: an empty directory.
+        """
+        linux.make_mounts_private()
+        flags = linux.READ_ONLY | linux.NO_SUID | linux.NO_DEVICES
+        linux.mount("tmpfs", root, linux.NO_SUID | linux.NO_DEVICES, "mode=755,size=64m")
+        for path in sorted(self._real):
+            if not self._is_shown(path):
+                self._show(root, path, flags)
+        for path, target in sorted(self._links.items()):
+            if not self._is_shown(path):
+                os.makedirs(os.path.dirname(root + path), exist_ok=True)
+                os.symlink(target, root + path)
+        self._add_files(root)
+        self._hide(root)
+        linux.set_mounts(root, flags)
+        for path in DEVICES:
+            linux.bind(path, root + path)
+            linux.set_mounts(root + path, linux.READ_ONLY | linux.NO_SUID | linux.NO_EXEC)
+        try:
+            # Not read-only itself: the kernel would allow no other after it.
+            linux.mount("proc", root + "/proc", linux.NO_SUID | linux.NO_DEVICES | linux.NO_EXEC)
+            linux.set_mounts(root + "/proc", linux.READ_ONLY)
+            self._has_proc = True
+        except OSError:
+            pass  # a container that hides some of its own lets nobody see more
+        linux.make_root(root)
+
+    def _show(self, root: str, path: str, flags: int) -> None:
+        target = root + path
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.isdir(path):
+            os.makedirs(target, exist_ok=True)
+        elif os.path.isfile(path) and os.path.getsize(path) <= _COPIED:
+            with open(path, "rb") as source, open(target, "wb") as copy:
+                copy.write(source.read())
+            os.chmod(target, os.stat(path).st_mode & 0o777)
+            return
+        else:
+            with open(target, "wb"):
+                pass
+        linux.bind(path, target)
+        linux.set_mounts(target, flags)
+        self._mounts.append(path)
+
+    def _add_files(self, root: str) -> None:
+        """What programs expect of any system."""
+        uid, gid = os.getuid(), os.getgid()
+        files = {
+            "/etc/passwd": f"user:x:{uid}:{gid}::{SCRATCH}:/bin/sh\n",
+            "/etc/group": f"user:x:{gid}:\n",
+            "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+            **dict.fromkeys(DEVICES, ""),
+        }
+        links = {
+            "/dev/shm": _SHARED_MEMORY,
+            "/dev/fd": "/proc/self/fd",
+            "/dev/stdin": "/proc/self/fd/0",
+            "/dev/stdout": "/proc/self/fd/1",
+            "/dev/stderr": "/proc/self/fd/2",
+            "/var/tmp": SCRATCH,
+        }
+        for path in ("/dev", "/etc", "/var", "/proc", SCRATCH):
+            os.makedirs(root + path, exist_ok=True)
+        for path in (*files, *links):
+            if self._is_shown(path) or os.path.lexists(root + path):
+                continue
+            if path in links:
+                os.symlink(links[path], root + path)
+            else:
+                with open(root + path, "w") as file:
+                    file.write(files[path])
+
+    def _hide(self, root: str) -> None:
+        package, module, empty = (root + "/.hidden/" + name for name in ("package", "module.py", "empty"))
+        os.makedirs(package)
+        for path in (package + "/__init__.py", module):
+            with open(path, "w") as file:
+                file.write(_HIDDEN)
+        with open(empty, "w"):
+            pass
+        for path in self._hidden:
+            target = root + path
+            if not self._is_shown(path) or not os.path.lexists(target):
+                continue
+            if os.path.isdir(target):
+                linux.bind(package, target)
+            else:
+                linux.bind(module if path.endswith(".py") else empty, target)
+
+    def furnish(self, scratch_bytes: int, processes: int) -> dict[str, Any]:
+        """Gives a worker, which has mounts of its own, its own scratch directory and its own /proc.
+
+        Args:
+            scratch_bytes: the most that files in it may take.
+            processes: the most processes and threads at once.
+
+        Returns:
+            "own /proc", "process limit": as `isolation.Probe` has them.
+        """
+        held = [(path, linux.hold_mount(path)) for path in self._mounts if within(path, SCRATCH)]
+        flags = linux.NO_SUID | linux.NO_DEVICES
+        inodes = max(1024, scratch_bytes >> 12)
+        linux.mount("tmpfs", SCRATCH, flags, f"mode=700,size={scratch_bytes},nr_inodes={inodes}")
+        os.mkdir(_SHARED_MEMORY, 0o700)
+        for path, fd in held:
+            os.makedirs(path)
+            linux.drop_mount(fd, path)
+            os.close(fd)
+        for path, target in self._links.items():
+            if within(path, SCRATCH) and not self._is_shown(path):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                os.symlink(target, path)
+        if not self._has_proc:
+            return {"own /proc": False, "process limit": "none"}
+        flags |= linux.NO_EXEC
+        linux.mount("proc", "/proc", flags)
+        limited = _limit_processes(processes)
+        linux.remount("/proc", flags | linux.READ_ONLY)
+        return {"own /proc": True, "process limit": "kernel" if limited else "none"}
+
+
+def _limit_processes(processes: int) -> bool:
+    # Numbers below 300 are not given twice, so there must be as many above. Linux 6.14; before, there is but one such
+    # limit for the whole machine, which we may not change.
+    try:
+        fd = os.open("/proc/sys/kernel/pid_max", os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        os.write(fd, str(300 + processes).encode())
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
+
+
+def _first_link(path: str) -> str | None:
+    """The first link on the way along a path."""
+    end = 0
+    while end >= 0:
+        end = path.find("/", end + 1)
+        part = path if end < 0 else path[:end]
+        if os.path.islink(part):
+            return part
+    return None
