@@ -1,0 +1,133 @@
+"""The options that name a model and where it is served."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlm.cli.completion import suggest
+from rlm.cli.values import add_values, values_of
+from rlm.clients import backends
+from rlm.errors import ConfigError
+
+
+@dataclass(slots=True)
+class ClientOptions:
+    """`backend` and `backend_kwargs` of one model."""
+
+    backend: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def add_server_options(group: argparse._ActionsContainer) -> None:
+    """Adds the options that name one server."""
+    group.add_argument(
+        "-m", "--model", help="its name at the provider; not needed where a server has but one"
+    )
+    backend = group.add_argument(
+        "--backend",
+        help=f"{', '.join(backends())}; by default vllm if there is a --base-url, and openai if not",
+    )
+    suggest(backend, backends())
+    group.add_argument(
+        "--base-url", metavar="URL", help="an OpenAI-compatible server: http://localhost:8000/v1"
+    )
+    group.add_argument(
+        "--api-key-env",
+        metavar="VAR",
+        help="environment variable that holds the key, if it is not the provider's own",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for the root's model and the sub-model."""
+    group = parser.add_argument_group(
+        "model",
+        "RLM_BASE_URL, RLM_MODEL and RLM_API_KEY name a server and its model where neither --backend nor --base-url does.",
+    )
+    add_server_options(group)
+    add_values(group, "--backend-option", "a further setting of the provider: timeout=60, max_retries=2")
+    group = parser.add_argument_group(
+        "sub-model: answers the calls that the code makes (default: the same model)"
+    )
+    group.add_argument("--sub-model", metavar="MODEL", help="its name")
+    backend = group.add_argument("--sub-backend", metavar="BACKEND", help="if it is another provider's")
+    suggest(backend, backends())
+    group.add_argument("--sub-base-url", metavar="URL", help="if it is on another server")
+    group.add_argument("--sub-api-key-env", metavar="VAR", help="if it has another key")
+
+
+def server_options(options: argparse.Namespace) -> ClientOptions:
+    """The server that the options, or else the environment, name. Its model may be missing.
+
+    Raises:
+        ConfigError: the variable of the key is not set.
+    """
+    model, url, backend = options.model, options.base_url, options.backend
+    key = None if options.api_key_env is None else _key(options.api_key_env)
+    if url is None and backend is None:
+        url = os.environ.get("RLM_BASE_URL") or None
+        model = model or os.environ.get("RLM_MODEL") or None
+        if url is not None:  # a key goes to its own server only
+            key = key or os.environ.get("RLM_API_KEY") or None
+    return _client(backend, model, url, key)
+
+
+def client_options(options: argparse.Namespace) -> tuple[ClientOptions, ClientOptions | None]:
+    """The root's model, and the sub-model if it is another one. A model's name may be missing.
+
+    Raises:
+        ConfigError: a setting does not fit.
+    """
+    root = server_options(options)
+    further = values_of("--backend-option", options.backend_option)
+    if "api_key" in further:
+        raise ConfigError("keys do not belong on a command line: name a variable with --api-key-env")
+    root.kwargs.update(further)
+    sub_key = None if options.sub_api_key_env is None else _key(options.sub_api_key_env)
+    if options.sub_backend is not None or options.sub_base_url is not None:
+        return root, _client(options.sub_backend, options.sub_model, options.sub_base_url, sub_key)
+    if options.sub_model is None and sub_key is None:
+        return root, None
+    sub = ClientOptions(root.backend, dict(root.kwargs))
+    if options.sub_model is not None:
+        sub.kwargs["model_name"] = options.sub_model
+    if sub_key is not None:
+        sub.kwargs["api_key"] = sub_key
+    return root, sub
+
+
+async def name_model(client: ClientOptions, option: str) -> None:
+    """Fills in the model's name where there is a server that has one model only.
+
+    Raises:
+        ConfigError: it has several, or there is nobody to ask.
+        ModelError: the server cannot be reached or refused.
+    """
+    if client.kwargs.get("model_name"):
+        return
+    url = client.kwargs.get("base_url")
+    if url is None:
+        raise ConfigError(f"which model? Name it with {option}")
+    from rlm.cli.servers import list_models
+
+    models = await list_models(url, client.kwargs.get("api_key"))
+    if len(models) != 1:
+        names = ", ".join(model.name for model in models[:20]) or "none"
+        raise ConfigError(f"which model? Name it with {option}; {url} has {names}")
+    client.kwargs["model_name"] = models[0].name
+
+
+def _client(backend: str | None, model: str | None, url: str | None, key: str | None) -> ClientOptions:
+    kwargs = {"model_name": model, "base_url": url, "api_key": key}
+    given = {name: value for name, value in kwargs.items() if value is not None}
+    return ClientOptions(backend or ("openai" if url is None else "vllm"), given)
+
+
+def _key(variable: str) -> str:
+    key = os.environ.get(variable)
+    if not key:
+        raise ConfigError(f"the environment variable {variable}, which should hold the key, is not set")
+    return key

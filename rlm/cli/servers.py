@@ -1,0 +1,67 @@
+"""What a model server says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlm.errors import AuthenticationError, BadReplyError, ModelNotFoundError, ModelUnavailableError
+
+_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model of a server."""
+
+    name: str
+    window: int | None
+    """Tokens, if the server says."""
+
+
+async def list_models(base_url: str, api_key: str | None = None) -> list[ServedModel]:
+    """Asks an OpenAI-compatible server for its models (`GET /models`).
+
+    Raises:
+        ConfigError: the URL or the key cannot be used.
+        ModelError: there is no answer within 10 s, or none of that kind.
+    """
+    from yarl import URL
+
+    from rlm.clients import pool, wire
+    from rlm.clients.failures import redact
+    from rlm.clients.options import checked_url, headers_of
+
+    base = URL(checked_url(base_url), encoded=True)
+    headers, secrets = headers_of(api_key, None)
+    connections = await pool.pool_for(base.origin())
+    try:
+        answer = await connections.request(
+            "GET", URL(f"{base}/models", encoded=True), headers=headers, timeout=_TIMEOUT
+        )
+    except pool.TransportError as error:
+        raise ModelUnavailableError(redact(f"{base}: {error}", secrets)) from None
+    if answer.status in (401, 403):
+        raise AuthenticationError(
+            f"{base} refused the key (HTTP {answer.status})"
+            if api_key
+            else f"{base} wants a key: --api-key-env",
+            status=answer.status,
+        )
+    if answer.status == 404:
+        raise ModelNotFoundError(
+            f"{base} has no /models (HTTP 404); a base URL usually ends in /v1", status=404
+        )
+    if answer.status != 200:
+        raise ModelUnavailableError(f"{base}/models: HTTP {answer.status}", status=answer.status)
+    entries = wire.decode_models(answer.body)
+    if entries is None:
+        raise BadReplyError(f"{base}/models is no list of models", status=answer.status)
+    return [ServedModel(str(entry.get("id")), _window(entry)) for entry in entries]
+
+
+def _window(entry: dict[str, object]) -> int | None:
+    for name in ("max_model_len", "context_length", "context_window"):
+        size = entry.get(name)
+        if type(size) is int and size > 0:
+            return size
+    return None

@@ -1,0 +1,53 @@
+"""How a command ends, as its exit code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from rlm.errors import (
+    ConfigError,
+    ContextError,
+    ContextLengthError,
+    LimitError,
+    ModelError,
+    REPLError,
+    RLMError,
+)
+
+
+class ExitCode(IntEnum):
+    """Exit codes of `rlm`."""
+
+    ANSWERED = 0
+    NO_ANSWER = 1
+    """The run ended without an answer: a limit, or a history that outgrew the model's window. For `rlm doctor`:
+    `rlm run` cannot work."""
+    USAGE = 2
+    """An option, a file or the configuration does not fit. Nothing was asked of a model."""
+    MODEL = 3
+    """The model could not be reached, refused, or failed for good."""
+    REPL = 4
+    """The REPL could not run."""
+    BUG = 70
+    """Something that should not happen."""
+    UNWRITTEN = 74
+    """There is an answer, and stdout did not take it (a full disk)."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+    CLOSED_PIPE = 141
+    """Who read stdout has gone."""
+    TERMINATED = 143
+    """SIGTERM."""
+
+
+def exit_code_of(error: RLMError) -> ExitCode:
+    """The exit code of an error."""
+    if isinstance(error, ConfigError | ContextError):
+        return ExitCode.USAGE
+    if isinstance(error, LimitError | ContextLengthError):
+        return ExitCode.NO_ANSWER
+    if isinstance(error, ModelError):
+        return ExitCode.MODEL
+    if isinstance(error, REPLError):
+        return ExitCode.REPL
+    return ExitCode.NO_ANSWER

@@ -1,0 +1,87 @@
+"""The program as people start it: a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rlm.testing import ChatRequest, ModelServer, serve
+
+PROGRAM = (sys.executable, "-W", "error", "-m", "rlm")
+
+_VARIABLES = (
+    "RLM_",
+    "OPENAI_",
+    "OPENROUTER_",
+    "AI_GATEWAY_",
+    "PORTKEY_",
+    "AZURE_",
+    "ANTHROPIC_",
+    "GEMINI_",
+    "GOOGLE_",
+)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment without keys and servers, in which help is 100 columns wide."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
+    return {**kept, "COLUMNS": "100", **variables}
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a process ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def rlm(tmp_path: Path) -> Run:
+    """Runs `rlm` in an empty folder, with stdin empty unless it is given."""
+
+    def run(*words: str, stdin: bytes | None = None, **variables: str) -> Done:
+        done = subprocess.run(
+            [*PROGRAM, *words],
+            cwd=tmp_path,
+            env=environment(**variables),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            check=False,
+            timeout=50,
+        )
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run
+
+
+def cell(code: str) -> str:
+    """A reply of the root that runs code."""
+    return f"```repl\n{code}\n```"
+
+
+def describing(request: ChatRequest) -> str:
+    """Answers with what the code sees, and with the question."""
+    if request.messages[0]["role"] != "system":
+        return "seen"
+    said = "\n".join(str(message["content"]) for message in request.messages)
+    asked = next((word for word in ("Which?", "Sum?") if word in said), "no question")
+    return cell(f"answer.update(content=f'{{context!r}} | {asked}', ready=True)")
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    """A server whose only model answers with what it was given."""
+    with serve(describing) as server:
+        yield server

@@ -1,0 +1,407 @@
+"""`rlm run`: inputs, options, output, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rlm.testing import ChatRequest, Fault, ModelServer, Script, serve
+
+from .conftest import PROGRAM, Run, cell, environment
+
+READY = cell("answer.update(content='42', ready=True)")
+
+
+def sampling_of(server: ModelServer) -> list[dict[str, Any]]:
+    return [request.sampling for request in server.requests]
+
+
+# --- inputs ---
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["Which?", "--context", "a.txt"], "'one\\r\\n' | Which?"),
+        (["--context", "a.txt", "Which?"], "'one\\r\\n' | Which?"),
+        (["-c", "a.txt"], "'one\\r\\n' | no question"),
+        (["-c", "raw.bin", "Which?"], "b'\\xff\\x00' | Which?"),
+        (["-c", "deep/latin.txt", "--encoding", "latin-1", "Which?"], "'é' | Which?"),
+        (
+            ["--context", "a.txt", "b.txt", "Which?"],
+            "[{'path': 'a.txt', 'text': 'one\\r\\n'}, {'path': 'b.txt', 'text': 'two'}] | Which?",
+        ),
+        (
+            ["-c", "b.txt", "-c", "raw.bin", "Which?"],
+            "[{'path': 'b.txt', 'text': 'two'}, {'path': 'raw.bin', 'data': b'\\xff\\x00'}] | Which?",
+        ),
+        (
+            ["-c", "deep/**/*.txt", "deep/latin.txt", "Which?"],
+            "[{'path': 'deep/c [1].txt', 'text': 'three'}, {'path': 'deep/latin.txt', 'data': b'\\xe9'}] | Which?",
+        ),
+        (["-c", "deep/c [1].txt", "Which?"], "'three' | Which?"),
+        (["Which?"], "'Which?' | no question"),
+    ],
+)
+def test_files_become_the_context(
+    words: list[str], seen: str, rlm: Run, server: ModelServer, tmp_path: Path
+) -> None:
+    (tmp_path / "deep").mkdir()
+    for name, data in {
+        "a.txt": b"one\r\n",
+        "b.txt": b"two",
+        "deep/c [1].txt": b"three",
+        "deep/latin.txt": "é".encode("latin-1"),
+        "raw.bin": b"\xff\x00",
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    done = rlm("run", "--base-url", server.base_url, *words)
+    assert (done.code, done.out, done.err) == (0, f"{seen}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "piped", "seen"),
+    [
+        (["Which?"], b"from a pipe", "'from a pipe' | Which?"),
+        (["Which?", "-c", "-"], b"from a pipe", "'from a pipe' | Which?"),
+        (["-c", "-", "Which?"], b"", "'' | Which?"),
+        (["Which?"], b"", "'Which?' | no question"),
+        ([], b"Sum?", "'Sum?' | no question"),
+        (
+            ["-c", "-", "a.txt", "Which?"],
+            b"\xff",
+            "[{'path': '-', 'data': b'\\xff'}, {'path': 'a.txt', 'text': 'one'}] | Which?",
+        ),
+    ],
+)
+def test_stdin_becomes_the_context(
+    words: list[str], piped: bytes, seen: str, rlm: Run, server: ModelServer, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    done = rlm("run", "--base-url", server.base_url, *words, stdin=piped)
+    assert (done.code, done.out, done.err) == (0, f"{seen}\n", "")
+
+
+def test_a_pipe_by_name_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_path: Path) -> None:
+    """As in `--context <(command)`."""
+    os.mkfifo(tmp_path / "pipe")
+    command = [*PROGRAM, "run", "--base-url", server.base_url, "-c", "pipe", "Which?"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        (tmp_path / "pipe").write_text("through")
+        out, _ = process.communicate(timeout=50)
+    assert (process.returncode, out) == (0, "'through' | Which?\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-c", "gone.txt", "Which?"], "there is no file 'gone.txt'"),
+        (["-c", "a.txt", "gone.txt"], "there is no file 'gone.txt'; if it is the question"),
+        (["-c", "*.csv", "Which?"], "no file matches '*.csv'"),
+        (["-c", ".", "Which?"], "'.' is a folder; name its files: './**/*'"),
+        (
+            ["-c", "raw.bin", "--encoding", "utf-8", "Which?"],
+            "'raw.bin' is not utf-8: invalid start byte at byte 0",
+        ),
+        (["-c", "a.txt", "--encoding", "utf-9", "Which?"], "there is no encoding 'utf-9'"),
+        (["one", "two"], "one question, please: what is 'two'?"),
+        ([], "there is nothing to ask"),
+        (["Which?", "--modle", "x"], "there is no option --modle; did you mean --model?"),
+        (["Which?", "--max-depth", "-1"], "max_depth must be an integer of at least 0"),
+        (["Which?", "--max-depth", "deep"], "invalid int value: 'deep'"),
+        (["Which?", "--set", "temperature"], "--set takes NAME=VALUE, not 'temperature'"),
+        (["Which?", "--set", "n=1", "--set", "n=2"], "--set has 'n' twice"),
+        (["Which?", "--backend-option", "api_key=k"], "name a variable with --api-key-env"),
+        (["Which?", "--backend-option", "timeuot=3"], "did you mean 'timeout'?"),
+        (
+            ["Which?", "--api-key-env", "NOT_SET"],
+            "the environment variable NOT_SET, which should hold the key, is not set",
+        ),
+        (["Which?", "--environment-option", "cell_timeuot=3"], "did you mean 'cell_timeout'?"),
+        (["Which?", "--isolation", "sandbxo"], "there is no isolation 'sandbxo'"),
+        (["Which?", "--response-schema", "a.txt"], "'a.txt' is no JSON"),
+        (["Which?", "--system-prompt", "gone.txt"], "'gone.txt' cannot be read: No such file or directory"),
+        (["Which?", "--log-dir", "a.txt"], "'a.txt' cannot hold a log: File exists"),
+    ],
+)
+def test_what_cannot_be_run_is_said(
+    words: list[str], said: str, rlm: Run, server: ModelServer, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "raw.bin").write_bytes(b"\xff")
+    done = rlm("run", "--base-url", server.base_url, *words)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert "Traceback" not in done.err
+    assert server.requests == []
+
+
+# --- models ---
+
+
+def test_a_server_and_its_key_come_from_the_environment(rlm: Run) -> None:
+    with serve(Script([READY]), models=["one", "two"], api_key="the-key-itself") as server:
+        named = {"RLM_BASE_URL": server.base_url, "RLM_MODEL": "two", "RLM_API_KEY": "the-key-itself"}
+        done = rlm("run", "Which?", **named)
+        assert (done.code, done.out) == (0, "42\n"), done.err
+        # A server that the command line names is another one: neither model nor key are its own.
+        done = rlm("run", "Which?", "--base-url", server.base_url, **named)
+        assert (done.code, "wants a key" in done.err) == (3, True)
+        keyed = ["--base-url", server.base_url, "--api-key-env", "RLM_API_KEY"]
+        done = rlm("run", "Which?", *keyed, **named)
+        assert done.code == 2
+        assert f"which model? Name it with --model; {server.base_url} has one, two" in done.err
+        done = rlm("run", "Which?", *keyed, "--model", "one", **named)
+        assert (done.code, done.out) == (0, "42\n"), done.err
+        assert "the-key-itself" not in done.err
+    assert [request.model for request in server.requests] == ["two", "one"]
+
+
+def test_without_a_server_the_backend_is_openai(rlm: Run) -> None:
+    done = rlm("run", "Which?", "--model", "gpt-5")
+    assert done.code == 2
+    assert "OPENAI_API_KEY" in done.err
+    done = rlm("run", "Which?")
+    assert (done.code, done.err) == (2, "rlm: which model? Name it with --model\n")
+
+
+def test_arguments_reach_the_models(rlm: Run, tmp_path: Path) -> None:
+    asks = cell("answer.update(content=llm_query('sub'), ready=True)")
+    (tmp_path / "system.txt").write_text("Be brief, {you}.")
+
+    def policy(request: ChatRequest) -> str:
+        return asks if request.messages[0]["role"] == "system" else f"from {request.model}"
+
+    options = ["--temperature", "0.5", "--set", "seed=7", "--set", 'stop=["x"]', "--sub-set", "temperature=0"]
+    with serve(policy, models=["root", "sub"]) as server, serve(policy, models=["other"]) as other:
+        where = ["--base-url", server.base_url, "--model", "root", "--system-prompt", "system.txt"]
+        done = rlm("run", "Which?", *where, *options, "--sub-model", "sub")
+        assert (done.code, done.out) == (0, "from sub\n"), done.err
+        done = rlm("run", "Which?", *where, *options, "--sub-base-url", other.base_url)
+        assert (done.code, done.out) == (0, "from other\n"), done.err
+    root, sub = server.requests[0], server.requests[1]
+    assert root.messages[0]["content"] == "Be brief, {you}."
+    assert (root.model, root.sampling["temperature"], root.sampling["seed"], root.sampling["stop"]) == (
+        "root",
+        0.5,
+        7,
+        ["x"],
+    )
+    assert (sub.model, sub.sampling["temperature"], sub.sampling["seed"]) == ("sub", 0, 7)
+
+
+# --- output and exit codes ---
+
+
+def test_json_has_what_a_script_needs(rlm: Run, server: ModelServer, tmp_path: Path) -> None:
+    done = rlm(
+        "run",
+        "Which?",
+        "--base-url",
+        server.base_url,
+        "--json",
+        "--log-dir",
+        "logs",
+        "--verbose",
+        stdin=b"in",
+    )
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["response"] == "'in' | Which?"
+    assert (report["exit_code"], report["error"], report["error_type"], report["stop"]) == (
+        0,
+        None,
+        None,
+        "answered",
+    )
+    assert report["prompt"] == {"kind": "str", "size": 2, "sha256": report["prompt"]["sha256"]}
+    assert report["usage"]["calls"] == 1
+    assert (
+        report["usage"]["input_tokens"]
+        == report["usage_summary"]["model_usage_summaries"]["scripted"]["total_input_tokens"]
+    )
+    assert [message["role"] for message in report["messages"]] == ["system", "user", "assistant"]
+    [log] = (tmp_path / "logs").iterdir()
+    assert Path(report["metadata"]["run_metadata"]["log_file"]).name == log.name
+    assert "'in' | Which?" in done.err
+
+
+def test_an_answer_of_a_form(rlm: Run, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    wrong = cell('answer.update(content=\'{"n": "many"}\', ready=True)')
+    right = cell("answer.update(content='{\"n\": 3}', ready=True)")
+    with serve(Script([wrong, right])) as server:
+        where = ["--base-url", server.base_url, "--response-schema", "schema.json"]
+        done = rlm("run", "How many?", *where)
+        assert (done.code, json.loads(done.out)) == (0, {"n": 3}), done.err
+        done = rlm("run", "How many?", *where, "--json")
+        assert json.loads(done.out)["parsed"] == {"n": 3}
+    with serve(Script([wrong, wrong, wrong])) as server:
+        done = rlm(
+            "run",
+            "How many?",
+            "--base-url",
+            server.base_url,
+            "--response-schema",
+            "schema.json",
+            "--max-iterations",
+            "2",
+        )
+    assert done.code == 1
+    assert "what is printed is the best answer so far" in done.err
+
+
+def test_turns_that_run_out_end_in_an_answer_with_a_note(rlm: Run) -> None:
+    with serve(Script([cell("x = 1"), "I guess 7."])) as server:
+        done = rlm("run", "Which?", "--base-url", server.base_url, "--max-iterations", "1")
+    assert (done.code, done.out) == (0, "I guess 7.\n")
+    assert "the turns ran out" in done.err
+
+
+def test_a_limit_without_an_answer(rlm: Run) -> None:
+    begun = cell("answer['content'] = 'about 40'\nraise ValueError")
+    with serve(Script([begun, begun])) as server:
+        words = ["run", "Which?", "--base-url", server.base_url, "--max-errors", "1"]
+        done = rlm(*words)
+        assert (done.code, done.out) == (1, "about 40\n")
+        assert done.err.startswith("rlm: 1 cells failed in a row (max_errors is 1)")
+        assert "what is printed is the best answer so far" in done.err
+        report = json.loads(rlm(*words, "--json").out)
+        assert (report["exit_code"], report["error_type"], report["response"]) == (
+            1,
+            "ErrorThresholdExceededError",
+            "about 40",
+        )
+        done = rlm(*words, "--debug")
+        assert (done.code, "ErrorThresholdExceededError" in done.err, "Traceback" in done.err) == (
+            1,
+            True,
+            True,
+        )
+    with serve(Script([cell("while True: pass")])) as server:
+        done = rlm("run", "Which?", "--base-url", server.base_url, "--max-timeout", "0.2")
+    assert (done.code, done.out) == (1, "")
+    assert "max_timeout is 0.2 s; there is no answer" in done.err
+
+
+def test_a_model_that_cannot_be_had(rlm: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        for named in ([], ["--model", "m", "--backend-option", "max_retries=0"]):
+            done = rlm("run", "Which?", "--base-url", url, *named)
+            assert (done.code, done.out) == (3, "")
+            assert url in done.err
+            assert "Traceback" not in done.err
+    with serve(Script([Fault(400, "no such thing")])) as server:
+        done = rlm("run", "Which?", "--base-url", server.base_url, "--json")
+    assert done.code == 3
+    report = json.loads(done.out)
+    assert (report["exit_code"], report["response"]) == (3, "")
+    assert "no such thing" in report["error"]
+
+
+def test_a_repl_that_cannot_be_had(rlm: Run, server: ModelServer, tmp_path: Path) -> None:
+    done = rlm("run", "Which?", "--base-url", server.base_url, TMPDIR=str(tmp_path / "gone"))
+    assert (done.code, done.out) == (4, ""), done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_json_object_for_every_failure(rlm: Run, server: ModelServer) -> None:
+    done = rlm("run", "Which?", "--base-url", server.base_url, "-c", "gone.txt", "--json")
+    report = json.loads(done.out)
+    assert (done.code, report["exit_code"], report["error_type"]) == (2, 2, "ConfigError")
+
+
+def test_a_pipe_whose_reader_has_gone(server: ModelServer, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run(
+            [*PROGRAM, "run", "Which?", "--base-url", server.base_url],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(server: ModelServer, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*PROGRAM, "run", "Which?", "--base-url", server.base_url],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        74,
+        "rlm: stdout could not be written: No space left on device\n",
+    )
+
+
+def test_what_stdout_cannot_encode_is_escaped(rlm: Run) -> None:
+    with serve(Script([cell("answer.update(content='\\u20ac \\ud800', ready=True)")])) as server:
+        done = rlm("run", "Which?", "--base-url", server.base_url, PYTHONIOENCODING="ascii")
+    assert (done.code, done.out) == (0, "\\u20ac \\ud800\n"), done.err
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_signal_ends_it_with_the_best_answer(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    cells = [cell("answer['content'] = 'so far'"), cell("llm_query('now')\nwhile True: pass")]
+    runs = threading.Event()
+
+    def policy(request: ChatRequest) -> str:
+        if request.messages[0]["role"] != "system":
+            runs.set()
+            return "go on"
+        return cells[request.turn]
+
+    with serve(policy) as server:
+        command = [*PROGRAM, "run", "Which?", "--base-url", server.base_url]
+        with subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert runs.wait(30)
+                children = psutil.Process(process.pid).children(recursive=True)
+                assert children
+            finally:
+                process.send_signal(number)
+                out, err = process.communicate(timeout=50)
+    assert (process.returncode, out) == (code, "so far\n")
+    assert err == "rlm: interrupted; what is printed is the best answer so far\n"
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
