@@ -266,8 +266,8 @@ EVENTS: dict[str, type[Event]] = {
 
 
 place: ContextVar[tuple[int, ...]] = ContextVar("place", default=())
-"""Where in its tree of calls a task stands: for each sub-call that it is part of, the number of the batch in its run and that of
-the prompt in its batch, from 0. By it a replay tells equal requests apart."""
+"""Where in its tree of calls a task stands: for each sub-call that it is part of, the number of the batch in its run and that
+of the prompt in its batch, from 0. By it a replay tells equal requests apart."""
 
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """Sampling arguments that say how long a reply may be. Limits change them, so they are no part of a request's name."""
