@@ -1,0 +1,257 @@
+"""Anthropic's models, through its SDK (`pip install 'rlms[anthropic]'`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from rlm.clients import wire
+from rlm.clients.base import ModelReply
+from rlm.clients.options import key_or_environment
+from rlm.clients.parts import Link, Media, Text, parts_of
+from rlm.clients.sdk import Options, SDKClient, stop_sequences, token_limit
+from rlm.errors import BadReplyError, ConfigError
+from rlm.types import Content, Message, SamplingArgs, Usage
+
+if TYPE_CHECKING:
+    from anthropic.types import Message as Answer
+
+ANTHROPIC_URL = "https://api.anthropic.com"
+
+_PROVIDER = "anthropic"
+_LEAST_BUDGET = 1024  # tokens; the API takes no smaller budget for thinking
+_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_EMPTY = "(empty)"  # the API takes no message without text
+_FINISH = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+_OURS = ("system", "cache_control")
+
+
+def anthropic(
+    model_name: str,
+    *,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    max_tokens: int = 16_000,
+    prompt_caching: bool = True,
+    **options: Unpack[Options],
+) -> AnthropicClient:
+    """Anthropic's API.
+
+    Args:
+        api_key: else ANTHROPIC_API_KEY.
+        base_url: else ANTHROPIC_BASE_URL, else Anthropic's own.
+
+    Raises:
+        ConfigError: there is no key, the SDK is not installed, or an argument does not fit.
+    """
+    return AnthropicClient(
+        model_name,
+        api_key=key_or_environment(api_key, "ANTHROPIC_API_KEY", "anthropic"),
+        base_url=base_url or os.environ.get("ANTHROPIC_BASE_URL") or ANTHROPIC_URL,
+        max_tokens=max_tokens,
+        prompt_caching=prompt_caching,
+        **options,
+    )
+
+
+class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
+    """A model behind Anthropic's Messages API.
+
+    System messages become `system`. Thinking (sampling argument `thinking`) is `ModelReply.reasoning`; its signed blocks
+    go back unchanged by way of `ModelReply.echo`. A reply that was refused has no content, so that it does not go back.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        api_key: str,
+        base_url: str = ANTHROPIC_URL,
+        max_tokens: int = 16_000,
+        prompt_caching: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        """
+        Args:
+            max_tokens: the token limit of a reply for calls that give none: the API wants one. A budget for thinking is
+                added to it. Where a call gives a limit that leaves no room for its budget, the budget gives way.
+            prompt_caching: asks the API to cache the system prompt and, in chats that go on, all up to the last user
+                message, for five minutes. Reading is cheap, writing costs a quarter more than plain input: so a single
+                user message, as sub-calls are, is not cached.
+            options: see `SDKClient`.
+
+        Raises:
+            ConfigError: the SDK is not installed, or an argument does not fit.
+        """
+        try:
+            import anthropic as sdk
+            import httpx2
+        except ImportError:
+            raise ConfigError(
+                "backend 'anthropic' needs Anthropic's SDK: pip install 'rlms[anthropic]'"
+            ) from None
+        if type(max_tokens) is not int or max_tokens < 1:
+            raise ConfigError(f"max_tokens must be a number of tokens, at least 1, not {max_tokens!r}")
+        self._max_tokens = max_tokens
+        self._caching = bool(prompt_caching)
+        super().__init__(model_name, base_url=base_url, api_key=api_key, **options)
+        self._sdk = sdk.AsyncAnthropic(
+            api_key=self._key,
+            base_url=self._base.removesuffix("/v1"),
+            max_retries=0,
+            timeout=self._retry.timeout,
+            default_headers=self._extra_headers,
+            http_client=httpx2.AsyncClient(
+                transport=self._transport.PoolTransport(self._retry.timeout), trust_env=False
+            ),
+        )
+
+    def _prepare(
+        self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None
+    ) -> dict[str, Any]:
+        fields = wire.merge_sampling(self._sampling, sampling)
+        fields.pop("n", None)
+        for ours in _OURS:
+            if ours in fields:
+                raise ConfigError(f"{ours!r} is no sampling argument: the client writes it")
+        limit, stop, thinking = token_limit(fields), stop_sequences(fields), fields.pop("thinking", None)
+        if stop is not None:
+            fields["stop_sequences"] = stop
+        if thinking is not None:
+            thinking, limit = _fit_budget(thinking, limit, self._max_tokens)
+            fields["thinking"] = thinking
+        system, chat = _chat(messages, name)
+        if self._caching:
+            _mark(system, chat)
+        if system:
+            fields["system"] = system
+        # The SDK knows the sampling arguments of the newest models only: all travel as they are, and the API judges.
+        return {
+            "model": name,
+            "messages": chat,
+            "max_tokens": self._max_tokens if limit is None else limit,
+            "extra_body": fields,
+        }
+
+    async def _send(self, request: dict[str, Any]) -> Answer:
+        answer: Answer = await self._sdk.messages.create(**request, timeout=self._retry.timeout)
+        return answer
+
+    def _read(self, name: str, answer: Answer, request_bytes: int, retries: int) -> ModelReply:
+        if not isinstance(getattr(answer, "content", None), list):
+            raise BadReplyError("there is no content in it")
+        blocks = [_kept(block.to_dict()) for block in answer.content if block.type in _KEPT]
+        content = "".join(block["text"] for block in blocks if block["type"] == "text")
+        reasoning = "\n\n".join(block["thinking"] for block in blocks if block["type"] == "thinking")
+        refusal = None
+        if answer.stop_reason == "refusal":
+            details = answer.stop_details
+            content, refusal = "", (details and details.explanation) or "the provider ended the reply"
+        # A message may not end in thinking: a reply that has nothing else goes back as no message at all.
+        signed = any(block["type"] != "text" for block in blocks) and blocks[-1]["type"] == "text"
+        echo: Message | None = None
+        if signed and content:
+            echo = {
+                "role": "assistant",
+                "content": content,
+                "native": {"provider": _PROVIDER, "model": name, "content": blocks},
+            }
+        return ModelReply(
+            content=content,
+            model=name,
+            usage=_usage(answer),
+            finish_reason=_FINISH.get(answer.stop_reason or "", answer.stop_reason),
+            reasoning=reasoning or None,
+            echo=echo,
+            refusal=refusal,
+            retries=retries,
+        )
+
+    async def _window(self, name: str) -> int | None:
+        return (await self._sdk.models.retrieve(name)).max_input_tokens
+
+
+_KEPT = {"text": ("text",), "thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}
+
+
+def _kept(block: dict[str, Any]) -> dict[str, Any]:
+    """The block with what has to go back."""
+    return {"type": block["type"], **{name: block[name] for name in _KEPT[block["type"]] if name in block}}
+
+
+def _chat(messages: Sequence[Message], model: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The system prompt's blocks, and the other messages."""
+    system: list[dict[str, Any]] = []
+    chat: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] == "system":
+            system += _blocks(message["content"], "a system message")
+            continue
+        native = message.get("native")
+        if native and (native["provider"], native["model"]) == (_PROVIDER, model):
+            content = native["content"]
+        else:
+            content = _blocks(message["content"], None)
+        if not content and message["role"] == "assistant":
+            continue  # the API joins what stands beside it
+        chat.append({"role": message["role"], "content": content or [{"type": "text", "text": _EMPTY}]})
+    if not chat:
+        raise ConfigError("Anthropic's API needs a message besides the system prompt")
+    return system, chat
+
+
+def _blocks(content: Content, only_text: str | None) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    for part in parts_of(content):
+        match part:
+            case Text(text):
+                if text.strip():
+                    blocks.append({"type": "text", "text": text})
+                continue
+            case _ if only_text:
+                raise ConfigError(f"{only_text} can hold text only")
+            case Link(url):
+                source = {"type": "url", "url": url}
+            case Media(media_type, data):
+                if media_type not in _IMAGES:
+                    raise ConfigError(f"Anthropic's models take {', '.join(_IMAGES)}, not {media_type}")
+                source = {"type": "base64", "media_type": media_type, "data": data}
+        blocks.append({"type": "image", "source": source})
+    return blocks
+
+
+def _mark(system: list[dict[str, Any]], chat: list[dict[str, Any]]) -> None:
+    """Marks where the API should cache. An append-only chat then finds all but its last turn again."""
+    if system:
+        system[-1]["cache_control"] = {"type": "ephemeral"}
+    if (system or len(chat) > 1) and chat[-1]["role"] == "user":
+        chat[-1]["content"][-1]["cache_control"] = {"type": "ephemeral"}
+
+
+def _fit_budget(thinking: Any, limit: Any, default: int) -> tuple[Any, Any]:
+    """Thinking and token limit such that the one leaves room for the other."""
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    if type(budget) is not int:
+        return thinking, limit
+    if limit is None:
+        return thinking, budget + default
+    if type(limit) is not int or budget < limit:
+        return thinking, limit
+    if limit <= _LEAST_BUDGET:
+        return {"type": "disabled"}, limit
+    return {**thinking, "budget_tokens": max(_LEAST_BUDGET, limit // 2)}, limit
+
+
+def _usage(answer: Answer) -> Usage:
+    """The API counts what was read from and written to its cache apart from the other input."""
+    usage = answer.usage
+    read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
+    return Usage(usage.input_tokens + read + written, usage.output_tokens, None, read, written)

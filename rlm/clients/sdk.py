@@ -1,0 +1,194 @@
+"""What the clients over vendors' SDKs have in common."""
+
+from __future__ import annotations
+
+import abc
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypedDict, TypeVar
+
+from rlm.clients import wire
+from rlm.clients.base import ModelReply
+from rlm.clients.failures import Failure, redact
+from rlm.clients.options import checked_key, checked_url, headers_of, is_str
+from rlm.clients.retry import Retry
+from rlm.errors import BadReplyError, ConfigError
+from rlm.types import Message, SamplingArgs
+
+logger = logging.getLogger("rlm.clients")
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+
+
+class Options(TypedDict, total=False):
+    """What these backends take beside their own; see `SDKClient`."""
+
+    timeout: float
+    max_retries: int
+    retry_delay: float
+    default_headers: Mapping[str, str] | None
+    sampling_args: SamplingArgs | None
+
+
+class SDKClient(abc.ABC, Generic[Request, Answer]):
+    """One model of a provider behind its SDK. Use it from any number of tasks, loops, threads and forked children; there
+    is nothing to close. Retries as `OpenAIClient` does; the SDK's own retries are off."""
+
+    reports_cost = False
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        base_url: str,
+        api_key: str,
+        timeout: float = 600.0,
+        max_retries: int = 5,
+        retry_delay: float = 0.5,
+        default_headers: Mapping[str, str] | None = None,
+        sampling_args: SamplingArgs | None = None,
+    ) -> None:
+        """
+        Args:
+            model_name: the model's name at the provider.
+            base_url: the provider's URL, without a version.
+            api_key: the provider's key.
+            timeout: seconds that one attempt may take.
+            max_retries: attempts after the first.
+            retry_delay: seconds before the first of them, at most.
+            default_headers: sent with every request.
+            sampling_args: arguments of every call, as the provider names them; those of a call win over them.
+
+        Raises:
+            ConfigError: an argument does not fit.
+        """
+        from rlm.clients import pool, transport
+
+        if not is_str(model_name):
+            raise ConfigError("model_name is missing: the model's name at the provider, a str")
+        if not isinstance(sampling_args, Mapping | None):
+            raise ConfigError(f"sampling_args must be a dict, not {type(sampling_args).__name__}")
+        self._model = model_name
+        self._base = checked_url(base_url)
+        self._key = checked_key(api_key)
+        self._retry = Retry(timeout=timeout, max_retries=max_retries, retry_delay=retry_delay)
+        _, secrets = headers_of(self._key, default_headers)
+        self._extra_headers = dict(default_headers or {})
+        self._secrets = secrets
+        self._sampling = dict(sampling_args or {})
+        self._pool, self._transport = pool, transport
+        self._prepare(model_name, [{"role": "user", "content": "?"}], None)  # checks the sampling arguments
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    @property
+    def base_url(self) -> str:
+        return self._base
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._model!r}, base_url={self._base!r})"
+
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> ModelReply:
+        """Asks for one reply; see `rlm.clients.base.Client.complete`.
+
+        Raises:
+            ModelError: of the kind that `rlm.errors` names, after retries where they make sense.
+            ConfigError: a sampling argument, or a part of a message, cannot be sent.
+        """
+        name = model or self._model
+        request = self._prepare(name, messages, sampling)
+        noted = self._transport.Exchange()
+
+        async def attempt(failed: int) -> ModelReply | Failure:
+            nonlocal noted
+            noted = self._transport.Exchange()
+            return await self._attempt(name, request, noted, failed)
+
+        def report(number: int, wait: float, failure: Failure) -> None:
+            logger.info("%s: attempt %d in %.1f s: %s", name, number, wait, self._clean(failure.error))
+
+        outcome, attempts = await self._retry.run(attempt, report)
+        if isinstance(outcome, ModelReply):
+            return outcome
+        tried = f", {attempts} attempts" if attempts > 1 else ""
+        text = self._clean(f"{outcome.error} [{name} at {self._base}{tried}]")
+        raise type(outcome.error)(text, status=outcome.error.status) from noted.cause
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        """The model's window in tokens, as the provider's list of models has it. Asked once per event loop and model, even
+        by many tasks at once; a failure is asked again after 30 s. Never raises."""
+        from yarl import URL
+
+        name = model or self._model
+        pool = await self._pool.pool_for(URL(self._base, encoded=True).origin())
+        return await pool.remembered(f"window of {name} at {self._base}", lambda: self._ask_window(name))
+
+    @abc.abstractmethod
+    def _prepare(self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None) -> Request:
+        """The call in the SDK's terms. Raises ConfigError if it cannot be sent."""
+
+    @abc.abstractmethod
+    async def _send(self, request: Request) -> Answer:
+        """Asks the SDK, once."""
+
+    @abc.abstractmethod
+    def _read(self, name: str, answer: Answer, request_bytes: int, retries: int) -> ModelReply:
+        """The reply in an answer."""
+
+    @abc.abstractmethod
+    async def _window(self, name: str) -> int | None:
+        """The model's window in tokens, from the SDK."""
+
+    async def _attempt(self, name: str, request: Request, noted: Any, failed: int) -> ModelReply | Failure:
+        token = self._transport.exchange.set(noted)
+        problem = ""
+        try:
+            answer = await self._send(request)
+            return self._read(name, answer, noted.request_bytes, failed)
+        except Exception as exc:
+            problem = f"{type(exc).__name__}: {exc}"
+        finally:
+            self._transport.exchange.reset(token)
+        # Outside of the handler: the SDK's errors hold the request's headers, and the key must not travel on.
+        if noted.failure is not None:
+            if noted.failure.refusal is None:
+                failure: Failure = noted.failure
+                return failure
+            return wire.refused(noted.failure, model=name, request_bytes=noted.request_bytes, retries=failed)
+        if noted.answered:
+            return Failure(BadReplyError(f"the reply cannot be read: {problem}", status=200), retry=False)
+        raise ConfigError(self._clean(f"the SDK could not send the request: {problem}"))
+
+    async def _ask_window(self, name: str) -> int | None:
+        token = self._transport.exchange.set(self._transport.Exchange())
+        try:
+            size = await self._window(name)
+        except Exception as exc:
+            logger.info("no window of %s at %s: %s", name, self._base, self._clean(exc))
+            return None
+        finally:
+            self._transport.exchange.reset(token)
+        return size if type(size) is int and size > 0 else None
+
+    def _clean(self, text: object) -> str:
+        return redact(str(text), self._secrets)
+
+
+def token_limit(fields: dict[str, Any]) -> Any:
+    """Takes the token limit of a reply out of the sampling arguments: the smallest, where it was given under several
+    names; None if there is none."""
+    names = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+    given = [fields.pop(name) for name in names if name in fields]
+    return min(given) if given and all(type(value) is int for value in given) else next(iter(given), None)
+
+
+def stop_sequences(fields: dict[str, Any]) -> Any:
+    """Takes the stop sequences out of the sampling arguments, under OpenAI's name or the provider's."""
+    stop = fields.pop("stop", None)
+    stop = fields.pop("stop_sequences", stop)
+    return [stop] if isinstance(stop, str) else stop

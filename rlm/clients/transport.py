@@ -1,0 +1,73 @@
+"""The connections of vendors' SDKs: their requests travel over our pools.
+
+So an SDK's client is bound to no event loop and needs no closing, its calls share connections with all others of their
+loop, and what is no reply is read by the same reader as everywhere.
+
+This module imports httpx2, which the SDKs bring: clients import it when the first of them is made.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import httpx2
+from yarl import URL
+
+from rlm.clients.failures import Failure, failure_of, failure_without_answer
+from rlm.clients.pool import TransportError, pool_for
+
+# The connection's business, not the SDK's.
+_OURS = {"accept-encoding", "connection", "content-length", "host", "transfer-encoding"}
+_THEIRS = {"connection", "content-encoding", "content-length", "transfer-encoding"}
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request of an SDK and what came back, noted on the way."""
+
+    request_bytes: int = 0
+    answered: bool = False
+    """There was a 2xx."""
+    failure: Failure | None = None
+    cause: TransportError | None = None
+
+
+exchange: ContextVar[Exchange] = ContextVar("exchange")
+"""Where the transport notes what happens. Set it before an SDK is asked for anything."""
+
+
+class NoReply(Exception):  # noqa: N818 - never raised to users: `Exchange.failure` has the error
+    """Takes the way out through the SDK when there was no 2xx."""
+
+
+class PoolTransport(httpx2.AsyncBaseTransport):
+    """Sends requests over the pools of the running loop. Does not stream, and does not follow redirects."""
+
+    def __init__(self, timeout: float) -> None:
+        """
+        Args:
+            timeout: seconds that a request may take, whatever the SDK says.
+        """
+        self._timeout = timeout
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        noted = exchange.get()
+        url = URL(str(request.url), encoded=True)
+        body = await request.aread()
+        noted.request_bytes = len(body)
+        headers = {name: value for name, value in request.headers.items() if name not in _OURS}
+        pool = await pool_for(url.origin())
+        try:
+            answer = await pool.request(
+                request.method, url, headers=headers, body=body or None, timeout=self._timeout
+            )
+        except TransportError as exc:
+            noted.cause, noted.failure = exc, failure_without_answer(exc)
+            raise NoReply from None
+        if not 200 <= answer.status < 300:
+            noted.failure = failure_of(answer.status, answer.headers, answer.body)
+            raise NoReply
+        noted.answered = True
+        received = [(name, value) for name, value in answer.headers.items() if name.lower() not in _THEIRS]
+        return httpx2.Response(answer.status, headers=received, content=answer.body, request=request)
