@@ -2,7 +2,8 @@
 
 The encoded form is UTF-8 for a str (lone surrogates as the three bytes that they would have), the bytes themselves
 for bytes, and version 2 of Python's marshal format for containers: it carries plain values exactly, has no
-references between values, sorts sets, and is read back at C speed without importing or running anything.
+references between values, sorts sets, and is read back at C speed without importing or running anything. Tables have
+forms of their own (`rlm.tables`).
 """
 
 from __future__ import annotations
@@ -10,60 +11,92 @@ from __future__ import annotations
 import hashlib
 import marshal
 import os
-import sys
-import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
+from rlm import files, tables
 from rlm.errors import ContextError
+from rlm.plain import a, advice, plain
 
 MARSHAL_VERSION: Final = 2
-_PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes, complex})
-_CONTAINERS: Final = (list, tuple, dict, set, frozenset)
-_MAX_DEPTH: Final = 1000
-_CHUNK: Final = 1 << 20
 _KINDS: Final = ((str, "str"), (bytes | bytearray, "bytes"), (list, "list"), (tuple, "tuple"), (dict, "dict"))
+_UNITS: Final = {"str": "character", "bytes": "byte", "dataframe": "row", "series": "row", "table": "row"}
 
 
 class Context:
-    """An input: `str`, `bytes`, or `list`, `tuple`, `dict` of plain values at any depth. Hashed and encoded once, and
-    shared by every REPL that gets it. Immutable: later changes of the value that was given do not show.
+    """An input. Hashed and encoded once, and shared by every REPL that gets it. Immutable: later changes of the value
+    that was given, or of a file, do not show. These can be one:
 
-    Plain values are str, bytes, int, float, complex, bool and None, and lists, tuples, dicts, sets and frozensets of
-    such. Instances of subclasses (Counter, namedtuple, IntEnum, bytearray for bytes, ...) go over as the plain value
-    that they are equal to.
+    - `str`, `bytes`, and `list`, `tuple`, `dict` of plain values at any depth: str, bytes, int, float, complex, bool and
+      None, and lists, tuples, dicts, sets and frozensets of such. Instances of subclasses (Counter, namedtuple,
+      IntEnum, bytearray for bytes, ...) go over as the plain value that they are equal to.
+    - `pathlib.Path` of a file: the code sees its text if it is UTF-8, else its bytes. A list of paths: a list of dicts
+      with "path" and "text" ("data", bytes, if it is not UTF-8). A dict of names and paths: a dict of names and texts.
+    - documents as libraries have them, alone or among plain values: objects with a text (`page_content`, `text` or
+      `content`) and a mapping `metadata` (or `meta`). The code sees dicts with "text" and "metadata".
+    - a pandas DataFrame or Series and a pyarrow Table: the code sees a copy.
 
     Raises:
-        ContextError: the value is of another type, or holds something that cannot be sent; the message says where.
+        ContextError: the value is of another type, or holds something that cannot be sent, or a file cannot be read; the
+            message says where.
     """
 
     kind: str
-    """"str", "bytes", "list", "tuple" or "dict"."""
+    """What the code sees: "str", "bytes", "list", "tuple", "dict", "dataframe", "series" or "table"."""
     size: int
-    """Characters of a str, bytes of bytes, items of the rest."""
+    """Characters of a str, bytes of bytes, rows of tables, items of the rest."""
+    summary: str
+    """What it is, in a line without a full stop: "a str of 1,234 characters"."""
 
     def __init__(self, value: Any) -> None:
+        self._value = value
+        self._lock = threading.Lock()
+        self._plain: str | bytes = b""
+        self._encoded_size: int | None = None
+        self._file: int | None = None
+        self._sha256: str | None = None
+        table = tables.encode(value)
+        if table is not None:
+            self.kind, self.size, self.summary = table.kind, table.rows, table.summary
+            self._keep(table.file)
+        elif isinstance(value, Path):
+            file, characters = files.copy(value)
+            self._keep(file)
+            self.kind = "bytes" if characters is None else "str"
+            self.size = self.encoded_size if characters is None else characters
+            self.summary = f"the file {value.name}: {self._count()}"
+        else:
+            self._encode(value)
+
+    def _encode(self, value: Any) -> None:
+        value = files.document(files.documents(value))
+        self._value = value
         for types, kind in _KINDS:
             if isinstance(value, types):
                 self.kind = kind
                 break
         else:
             raise ContextError(
-                f"a context must be a str, bytes, list, tuple or dict, and this is {_a(value)}{_advice(value)}"
+                "a context must be a str, bytes, list, tuple or dict, a file's path, documents or a table of pandas or "
+                f"pyarrow, and this is {a(value)}{advice(value)}"
             )
-        self._value = value
-        try:
-            plain: Any = value if _is_plain(value) else _plain(value, "context")
-        except RecursionError as error:
-            raise ContextError("the context is nested too deep, or contains itself") from error
-        self._plain: str | bytes = plain if isinstance(plain, str | bytes) else _marshal(plain)
-        self.size = len(plain)
-        self._lock = threading.Lock()
-        self._sha256: str | None = None
-        self._file: int | None = None
-        self._encoded_size: int | None = len(self._plain) if isinstance(self._plain, bytes) else None
+        sent = plain(value, "context", files.document)
+        self._plain = sent if isinstance(sent, str | bytes) else _marshal(sent)
+        self.size = len(sent)
+        self.summary = self._count()
+        if isinstance(self._plain, bytes):
+            self._encoded_size = len(self._plain)
+
+    def _keep(self, file: int) -> None:
+        self._file = file
+        self._encoded_size = os.fstat(file).st_size
+        weakref.finalize(self, os.close, file)
+
+    def _count(self) -> str:
+        return f"a {self.kind} of {self.size:,} {self.unit}"
 
     @classmethod
     def of(cls, value: Any) -> Context:
@@ -76,19 +109,32 @@ class Context:
 
     @property
     def value(self) -> Any:
-        """The Python value (the object that was given)."""
-        return self._value
+        """The value as the code sees it: the object that was given, or what was read of files and documents. The text of a
+        single file is decoded anew each time."""
+        if not isinstance(self._value, Path):
+            return self._value
+        data = b"".join(self.chunks())
+        return data.decode() if self.kind == "str" else data
+
+    @property
+    def unit(self) -> str:
+        """What `size` counts: "characters", "bytes", "rows" or "items"; "item" if there is one."""
+        unit = _UNITS.get(self.kind, "item")
+        return unit if self.size == 1 else unit + "s"
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the encoded form. Equal for equal values on every machine, except that the order of a dict
-        counts, as it can be seen by the code."""
+        """Hex digest of the encoded form; of tables that of names, types and values. Equal for equal values on every
+        machine, except that the order of a dict counts, as it can be seen by the code."""
         with self._lock:
             if self._sha256 is None:
-                digest = hashlib.sha256()
-                for chunk in self.chunks():
-                    digest.update(chunk)
-                self._sha256 = digest.hexdigest()
+                if self.kind in tables.NAMES and self._file is not None:
+                    self._sha256 = tables.digest(self.kind, self._file)
+                else:
+                    digest = hashlib.sha256()
+                    for chunk in self.chunks():
+                        digest.update(chunk)
+                    self._sha256 = digest.hexdigest()
             return self._sha256
 
     @property
@@ -109,9 +155,12 @@ class Context:
 
     def chunks(self) -> Iterator[bytes]:
         """The encoded form in pieces of about 1 MB."""
+        if self._file is not None:
+            yield from files.pieces(self._file)
+            return
         data = self._plain
-        for start in range(0, len(data), _CHUNK):
-            piece = data[start : start + _CHUNK]
+        for start in range(0, len(data), files.CHUNK):
+            piece = data[start : start + files.CHUNK]
             yield piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
 
     def file(self) -> int:
@@ -124,9 +173,13 @@ class Context:
         """
         with self._lock:
             if self._file is None:
-                self._file = _memory_file(self.chunks())
-                weakref.finalize(self, os.close, self._file)
+                self._keep(files.memory_file(self._write))
+            assert self._file is not None
             return self._file
+
+    def _write(self, fd: int) -> None:
+        for chunk in self.chunks():
+            files.write_all(fd, chunk)
 
     @property
     def has_file(self) -> bool:
@@ -134,120 +187,8 @@ class Context:
         return self._file is not None
 
 
-def _memory_file(chunks: Iterator[bytes]) -> int:
-    if sys.platform == "linux":
-        fd = os.memfd_create("rlm-context", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    else:
-        with tempfile.TemporaryFile(prefix="rlm-context-") as unnamed:
-            fd = os.dup(unnamed.fileno())
-    try:
-        for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-        if sys.platform == "linux":
-            import fcntl
-
-            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
 def _marshal(plain: Any) -> bytes:
     try:
         return marshal.dumps(plain, MARSHAL_VERSION)
     except ValueError as error:
         raise ContextError(f"the context cannot be sent: {error} (a single item may have 2 GiB)") from error
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether all of it is of exactly the plain types: the quick look, without paths, at what is nearly always so."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        below: list[Any] = []
-        for container in level:
-            kind = type(container)
-            if kind is dict:
-                if not _PLAIN.issuperset(map(type, container)):
-                    below += [key for key in container if type(key) not in _PLAIN]
-                items = container.values()
-            elif kind in _CONTAINERS:
-                items = container
-            elif kind in _PLAIN:
-                continue
-            else:
-                return False
-            if not _PLAIN.issuperset(map(type, items)):
-                below += [item for item in items if type(item) not in _PLAIN]
-        if not below:
-            return True
-        level = below
-    return False
-
-
-def _plain(value: Any, path: str) -> Any:
-    """`value` as exactly the plain types: a copy where it is not."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if isinstance(value, dict):
-        return _plain_dict(value, path)
-    for container in (list, tuple, set, frozenset):
-        if isinstance(value, container):
-            return _plain_items(value, container, path)
-    bases: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
-        (int, int.__index__),
-        (float, float.__float__),
-        (complex, complex.__complex__),
-        (str, str.__str__),
-        (bytes | bytearray, lambda data: bytes(memoryview(data))),
-    )
-    for base, convert in bases:
-        if isinstance(value, base):
-            return convert(value)
-    raise ContextError(
-        f"{path} is {_a(value)}: a context can hold str, bytes, int, float, complex, bool, None, and lists, tuples, "
-        f"dicts and sets of them{_advice(value)}"
-    )
-
-
-def _plain_items(value: Any, container: type, path: str) -> Any:
-    return container(_plain(item, f"{path}[{index}]") for index, item in enumerate(value))
-
-
-def _plain_dict(value: dict[Any, Any], path: str) -> dict[Any, Any]:
-    return {
-        _plain(key, f"a key of {path}"): _plain(item, f"{path}[{_short(key)}]")
-        for key, item in dict.items(value)
-    }
-
-
-def _short(key: Any) -> str:
-    text = repr(key) if type(key) in _PLAIN else f"<{type(key).__name__}>"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _a(value: Any) -> str:
-    name = "None" if value is None else type(value).__qualname__
-    if value is None:
-        return name
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-
-
-def _advice(value: Any) -> str:
-    if value is None:
-        return "; pass the input itself, an empty str if there is none"
-    if isinstance(value, (set, frozenset, range)) or hasattr(value, "__next__"):
-        return "; pass list(...) of it"
-    if hasattr(value, "to_dict"):
-        return "; pass its to_dict()"
-    if hasattr(value, "model_dump"):
-        return "; pass its model_dump()"
-    if hasattr(value, "tolist"):
-        return "; pass its tolist()"
-    if callable(value):
-        return "; functions and classes cannot be sent"
-    return "; pass a str, or plain data made of it"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from rlm.context import Context
+from rlm.tools import Toolbox, ToolCall
 from rlm.types import Message
 
 
@@ -43,6 +44,10 @@ class SessionSpec:
     """`context_0`, `context_1`, ...; `context` is the last."""
     history: Sequence[Sequence[Message]] = ()
     """Message lists of earlier completions, as `history`."""
+    tools: Toolbox | None = None
+    """Functions of the host and values that the code finds beside its contexts."""
+    on_tool: Callable[[ToolCall], None] | None = None
+    """Is told of each call of a tool that has ended, and was not cancelled."""
     cell_timeout: float | None = 300.0
     """Seconds that a cell may take, sub-calls included; None: no limit."""
     interrupt_grace: float = 2.0
@@ -108,6 +113,27 @@ class REPL(Protocol):
     def interrupt(self, reason: str) -> None:
         """Stops the cell that runs, as its time limit would: `execute` then returns with the status "interrupted" (or
         "killed", after `interrupt_grace`) and an error line that says `reason`. Does nothing between cells."""
+        ...
+
+    async def extend(
+        self,
+        contexts: Sequence[Context] = (),
+        history: Sequence[Sequence[Message]] | None = None,
+        *,
+        fresh_answer: bool = False,
+    ) -> None:
+        """Gives the REPL, between two cells, what a further completion brings. A fresh worker that has to replace this one
+        gets it too.
+
+        Args:
+            contexts: become the next `context_N`, and the last of them `context`.
+            history: in place of what `history` is; None: it stays.
+            fresh_answer: `answer` is empty and not ready again.
+
+        Raises:
+            REPLError: the REPL is closed, or cannot have the contexts; then nothing has changed.
+            asyncio.CancelledError: the caller was cancelled; the REPL gets it all the same.
+        """
         ...
 
     async def close(self) -> None:

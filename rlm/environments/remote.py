@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import marshal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlm.environments.base import SessionSpec
-from rlm.environments.worker.wire import Frames, ProtocolError, decode, encode, pack
+from rlm.environments.worker.wire import NUMBER, Frames, ProtocolError, decode, encode, pack
 
 _PATIENCE = 0.5
 """Seconds within which the two streams of a REPL end, once one did."""
+_FROM_WORKER = frozenset((b"Q", b"C", b"G", b"N", b"D"))
 _IMPOSSIBLE = b"E\xff\xff\xff\xff"
 """The begin of a frame that cannot be."""
 
@@ -76,7 +78,8 @@ class _Stream(asyncio.Protocol):
         self._frames.feed(data)
         try:
             while not self.over and (frame := self._frames.next()) is not None:
-                self._received(frame[0], decode(frame[1]))
+                kind, payload = frame
+                self._received(kind, payload if kind == b"C" else decode(payload))
         except Exception as error:
             # Code that got hold of the stream wrote to it. What comes after that cannot be trusted.
             self.over = True
@@ -95,7 +98,9 @@ class Remote:
         lost: is called when both are gone.
     """
 
-    def __init__(self, received: Callable[[bytes, Any], None], lost: Callable[[Remote], None]) -> None:
+    def __init__(
+        self, received: Callable[[Remote, bytes, Any], None], lost: Callable[[Remote], None]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._received, self._lost = received, lost
         self._links: Links | None = None
@@ -130,8 +135,23 @@ class Remote:
 
     def tell(self, kind: bytes, message: Any) -> None:
         """Tells the worker something."""
+        self._say(kind, encode(message))
+
+    def answer(self, number: int, value: Any) -> None:
+        """Sends the worker a plain value that it asked for.
+
+        Args:
+            number: that of its question.
+        """
+        self.reply(number, marshal.dumps(value, 2))
+
+    def reply(self, number: int, value: bytes) -> None:
+        """`answer`, with a value that is marshalled already."""
+        self._say(b"V", NUMBER.pack(number) + value)
+
+    def _say(self, kind: bytes, payload: bytes) -> None:
         if self._links is not None and not self.work.over:
-            self._links.work.write(pack(kind, encode(message)))
+            self._links.work.write(pack(kind, payload))
 
     def fail(self, reason: str) -> None:
         """Asks for its end, because it cannot go on."""
@@ -156,8 +176,8 @@ class Remote:
                 self.up.set_result(None)
         elif kind == b"F":
             self.fail(str(message["error"]))
-        elif kind in (b"Q", b"D"):
-            self._received(kind, message)
+        elif kind in _FROM_WORKER:
+            self._received(self, kind, message)
         else:
             raise ProtocolError(f"a frame {kind!r}")
 
@@ -167,7 +187,7 @@ class Remote:
             self.end = End(str(message["status"]), str(message["manner"]), (str(stdout), str(stderr)))
             self.condemned = True
         elif kind == b"P":
-            self._received(kind, [str(stdout), str(stderr)])
+            self._received(self, kind, [str(stdout), str(stderr)])
         else:
             raise ProtocolError(f"a frame {kind!r}")
 

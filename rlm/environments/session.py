@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from rlm.environments.base import (
-    AnswerState,
-    CellResult,
-    CellStatus,
-    Query,
-    QueryHandler,
-    QueryReply,
-    SessionSpec,
-)
+from rlm.context import Context
+from rlm.environments.base import AnswerState, CellResult, CellStatus, QueryHandler, SessionSpec
+from rlm.environments.calls import Calls
 from rlm.environments.cell import Cell, Ending
 from rlm.environments.remote import Place, Remote
+from rlm.environments.supply import MOST_FILES, Supply
 from rlm.environments.worker.output import joined
 from rlm.errors import ConfigError, REPLError
-
-_log = logging.getLogger(__name__)
+from rlm.tools import Toolbox
+from rlm.types import Message
 
 DEFAULT_LIMITS = {
     "memory_bytes": 4 << 30,
@@ -43,12 +38,15 @@ class Session:
     def __init__(self, place: Place, spec: SessionSpec, on_query: QueryHandler) -> None:
         self._place = place
         self._spec = spec
-        self._on_query = on_query
+        self._tools = Toolbox.of(spec.tools)
+        self._calls = Calls(self._tools, on_query, spec.on_tool)
         self._limits = {**DEFAULT_LIMITS, **_checked_limits(spec)}
         self._remote: Remote | None = None
         self._cell: Cell | None = None
         self._number = 0
-        self._queries: set[asyncio.Task[None]] = set()
+        self._supply = Supply()
+        self._extension: asyncio.Task[str | None] | None = None
+        self._extended: asyncio.Future[str | None] | None = None
         self._answer = AnswerState("", ready=False)
         self._notice = ""
         self._closing: asyncio.Task[None] | None = None
@@ -67,10 +65,7 @@ class Session:
 
     async def execute(self, code: str, *, timeout: float | None = None) -> CellResult:
         """See `REPL.execute`. A second call waits for the first."""
-        while (busy := self._busy()) is not None:
-            await asyncio.wait([busy])
-        if self._closing is not None:
-            raise REPLError("the REPL is closed")
+        await self._idle()
         self._number += 1
         cell = self._cell = Cell(self._number, self._time_limit(timeout))
         try:
@@ -82,11 +77,20 @@ class Session:
             raise
         return await self._run(code, cell)
 
+    async def _idle(self) -> None:
+        """Waits until nothing goes on in the REPL."""
+        while (busy := self._busy()) is not None:
+            await asyncio.wait([busy])
+        if self._closing is not None:
+            raise REPLError("the REPL is closed")
+
     def _busy(self) -> asyncio.Future[Any] | None:
-        """What the next cell has to wait for: the one that runs, or the end of processes that are ending, which would
-        take a cell with them that is none of their business."""
+        """What the next cell has to wait for: the one that runs, contexts on their way, or the end of processes that are
+        ending, which would take a cell with them that is none of their business."""
         if self._cell is not None:
             return self._cell.result
+        if self._extension is not None:
+            return self._extension
         return self._remote.ended if self._remote is not None and self._remote.condemned else None
 
     def _time_limit(self, timeout: float | None) -> float | None:
@@ -148,7 +152,7 @@ class Session:
             return
         cell.interrupted = reason
         cell.seconds = time.monotonic() - cell.started
-        self._cancel_queries()
+        self._calls.cancel()
         remote.tell(b"A", {"id": cell.number})
         remote.order(b"I", {"grace": self._spec.interrupt_grace})
         loop = asyncio.get_running_loop()
@@ -167,17 +171,74 @@ class Session:
 
     async def _close(self) -> None:
         remote = self._remote
-        queries = list(self._queries)
-        for query in queries:
-            query.cancel()
+        self._calls.cancel()
         if remote is not None:
             remote.order(b"Z")
             await asyncio.wait([remote.ended], timeout=_SLACK)
             self._give_up(remote)
             await asyncio.wait([remote.ended], timeout=_SLACK)
-        if queries:
-            await asyncio.gather(*queries, return_exceptions=True)
+        if self._extension is not None:
+            await asyncio.wait([self._extension])
+        await self._calls.end()
         self._spec = replace(self._spec, contexts=())  # a REPL that is kept does not keep its contexts
+
+    # further contexts
+
+    async def extend(
+        self,
+        contexts: Sequence[Context] = (),
+        history: Sequence[Sequence[Message]] | None = None,
+        *,
+        fresh_answer: bool = False,
+    ) -> None:
+        """See `REPL.extend`. Waits for the cell that runs."""
+        await self._idle()
+        before = self._spec, self._answer
+        self._spec = replace(
+            self._spec,
+            contexts=[*self._spec.contexts, *contexts],
+            history=self._spec.history if history is None else list(history),
+        )
+        if fresh_answer:
+            self._answer = AnswerState("", ready=False)
+        if self._remote is None:
+            return  # the worker that the next cell gets will have it
+        task = self._bring(self._remote, before, history is not None, fresh_answer)
+        self._extension = asyncio.get_running_loop().create_task(task)
+        error = await asyncio.shield(self._extension)
+        if error is not None:
+            raise REPLError(error)
+
+    async def _bring(
+        self, remote: Remote, before: tuple[SessionSpec, AnswerState], history: bool, fresh_answer: bool
+    ) -> str | None:
+        """Has the worker take what is new.
+
+        Args:
+            before: what there was, for the case that it cannot.
+
+        Returns:
+            Why it cannot. That it ended on the way is no reason: the next one will have it all.
+        """
+        first = len(before[0].contexts)
+        self._supply = Supply(self._spec.contexts[first:], first)
+        self._extended = asyncio.get_running_loop().create_future()
+        error: str | None = None
+        try:
+            async with asyncio.timeout(_patience(await self._supply.measure())):
+                message = {"contexts": self._supply.announce(), "fresh_answer": fresh_answer, "history": None}
+                if history:
+                    message["history"] = self._history()
+                remote.tell(b"N", message)
+                error = await self._extended
+        except TimeoutError:
+            self._kill(remote, "the REPL did not take its new contexts in time and was killed")
+        finally:
+            if error is not None:
+                self._spec, self._answer = before
+            self._supply = Supply()
+            self._extension = self._extended = None
+        return error
 
     # the start
 
@@ -194,11 +255,11 @@ class Session:
 
     async def _connect(self) -> Remote:
         """Processes that are up, or have ended."""
-        spec = self._spec
+        supply = self._supply = Supply(self._spec.contexts, values=self._tools.values)
+        spec = replace(self._spec, contexts=supply.contexts[:MOST_FILES])
         remote = Remote(self._received, self._lost)
-        size = sum(context.encoded_size for context in spec.contexts)
         try:
-            async with asyncio.timeout(30.0 + size / 10e6):
+            async with asyncio.timeout(_patience(await supply.measure())):
                 remote.attach(await self._place.connect(remote.control, remote.work, spec))
                 remote.tell(b"O", self._opening())
                 await asyncio.wait([remote.up])
@@ -208,23 +269,35 @@ class Session:
         except BaseException:
             remote.abort()
             raise
+        finally:
+            self._supply = Supply()
         return remote
 
     def _opening(self) -> dict[str, Any]:
         spec = self._spec
         return {
-            "contexts": [{"kind": context.kind} for context in spec.contexts],
-            "history": [list(messages) for messages in spec.history],
+            "contexts": self._supply.announce(),
+            "history": self._history(),
+            "tools": self._tools.functions,
             "limits": self._limits,
             "seed": spec.seed,
             "answer": [self._answer.content, self._answer.ready],
         }
 
+    def _history(self) -> list[list[Message]]:
+        return [list(messages) for messages in self._spec.history]
+
     # what comes from the worker and its supervisor
 
-    def _received(self, kind: bytes, message: Any) -> None:
-        if kind == b"Q":
-            self._begin_query(message)
+    def _received(self, remote: Remote, kind: bytes, message: Any) -> None:
+        if kind == b"Q" or kind == b"C":
+            void = self._cell is not None and self._cell.interrupted is not None
+            begin = self._calls.begin_query if kind == b"Q" else self._calls.begin_tool
+            begin(remote, message, void=void)
+        elif kind == b"G":
+            remote.answer(message["id"], self._supply.piece(message["context"]))
+        elif kind == b"N":
+            self._end_extension(message["error"])
         elif kind == b"D":
             self._end_cell(message)
         elif self._cell is not None and self._cell.ending is not None:
@@ -246,6 +319,11 @@ class Session:
         ]
         remote.order(b"T", {"lines": lines})
 
+    def _end_extension(self, error: Any) -> None:
+        if self._extended is None or self._extended.done():
+            raise ValueError("the end of an extension that does not happen")
+        self._extended.set_result(None if error is None else str(error))
+
     def _finish(self, cell: Cell, ending: Ending, collected: list[str]) -> None:
         """Makes the result of a cell that has run."""
         limit = self._spec.max_output_chars
@@ -261,10 +339,12 @@ class Session:
 
     def _lost(self, remote: Remote) -> None:
         """The processes are gone."""
-        self._cancel_queries()
+        self._calls.cancel()
         if remote is not self._remote:
             return
         self._remote = None
+        if self._extended is not None and not self._extended.done():
+            self._extended.set_result(None)
         cell, why = self._cell, remote.why
         status: CellStatus = "died"
         stdout, stderr = remote.end.printed if remote.end is not None else ("", "")
@@ -296,42 +376,10 @@ class Session:
         if not cell.result.done():
             cell.result.set_result(CellResult(status, stdout, notice + stderr, error, answer, names, seconds))
 
-    # queries
 
-    def _begin_query(self, message: Any) -> None:
-        number = message["id"]
-        prompts, model = message["prompts"], message["model"]
-        kind, batched = message["kind"], message["batched"]
-        if (
-            not isinstance(number, int)
-            or not isinstance(prompts, list)
-            or not isinstance(model, str | None)
-            or kind not in ("llm", "rlm")
-        ):
-            raise ValueError("a malformed query")
-        query = Query(kind, prompts, model, bool(batched))
-        task = asyncio.get_running_loop().create_task(self._answer_query(number, query))
-        self._queries.add(task)
-        task.add_done_callback(self._queries.discard)
-        if self._cell is not None and self._cell.interrupted is not None:
-            task.cancel()
-
-    async def _answer_query(self, number: int, query: Query) -> None:
-        remote = self._remote
-        try:
-            replies = list(await self._on_query(query))
-            if len(replies) != len(query.prompts):
-                raise REPLError(f"{len(replies)} replies to {len(query.prompts)} prompts")
-        except Exception as error:
-            _log.exception("a query of the code could not be answered")
-            text = f"Error: the query could not be answered: {type(error).__name__}: {error}"
-            replies = [QueryReply(text, failed=True)] * len(query.prompts)
-        if remote is not None:
-            remote.tell(b"R", {"id": number, "replies": [[reply.text, reply.failed] for reply in replies]})
-
-    def _cancel_queries(self) -> None:
-        for task in self._queries:
-            task.cancel()
+def _patience(size: int) -> float:
+    """Seconds that a worker has to take contexts of that many bytes."""
+    return 30.0 + size / 10e6
 
 
 def _checked_limits(spec: SessionSpec) -> dict[str, int]:

@@ -7,11 +7,13 @@ there is nothing in it that a fork could hand on. The **supervisor** stands besi
 it collects what other programs and C code print, stops a cell that takes too long, and says how a worker ended. In a
 container there is one worker, and the supervisor passes its frames on over stdin and stdout (`__main__.py`, `relay.py`).
 
-What they say to each other, in frames (`wire.py`), JSON but for B and L:
+What they say to each other, in frames (`wire.py`), JSON but for B, C, L and V:
 
-    host to worker        O  open: contexts, history, limits, ...   X  run a cell   R  replies to a query
-                          A  the queries of the interrupted cell are void
-    worker to host        U  up   Q  a query   D  the cell is done   F  the REPL cannot be
+    host to worker        O  open: contexts, history, tools, limits, ...   X  run a cell   R  replies to a query
+                          N  further contexts, a new history   V  the result of a tool, or a piece of a context: its number
+                          and the value, marshalled   A  the queries and calls of the interrupted cell are void
+    worker to host        U  up   Q  a query   C  a call of a tool: its number, and JSON as in `values.py`
+                          G  a piece of a context, please   N  they are there   D  the cell is done   F  the REPL cannot be
     host to supervisor    I  interrupt the cell, then kill it   T  the cell is done: what was printed?   Z  end everything
     supervisor to host    P  what was printed   E  how the worker ended; the last frame
 

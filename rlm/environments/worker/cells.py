@@ -18,11 +18,13 @@ import types
 
 from .answer import Answer
 from .channel import Channel
+from .contexts import ContextError, fetch_context, read_context
 from .functions import make_functions
 from .processes import libc
-from .setup import read_context, seed_random, set_limits
+from .setup import seed_random, set_limits
 from .streams import STREAMS
 from .texts import bounded, describe, one_line, one_line_error, trace
+from .tools import ToolError, make_tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ class Worker:
         os.setsid()
         sys.argv = [""]
         os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
-        link, *contexts = enlist()
+        link, *files = enlist()
         try:
             os.mkdir(folder, 0o700)
         except FileNotFoundError:  # whoever cleans up old files may have taken the one that it is in
@@ -83,19 +85,16 @@ class Worker:
         self.connect(link)
         spec = self.receive()
         set_limits(spec["limits"])
-        try:
-            metas = spec["contexts"]
-            values = [read_context(meta["kind"], fd) for meta, fd in zip(metas, contexts)]  # noqa: B905 (Python 3.9)
-        except MemoryError:
-            limit = spec["limits"]["memory_bytes"]
-            error = f"the contexts do not fit in the memory of a REPL, {limit:,} bytes (limits: memory_bytes)"
+        self._memory = spec["limits"]["memory_bytes"]
+        self.begin(spec["history"], spec["answer"], spec["tools"])
+        error = self._take(spec["contexts"], files)
+        if error is not None:
             self._channel.send(b"F", {"error": error})
             return
-        for fd in contexts:
+        for fd in files:
             os.close(fd)
         if spec["seed"] is not None:
             seed_random(spec["seed"])
-        self.begin(values, spec["history"], spec["answer"])
         gc.enable()
         self._channel.send(b"U", {"python": sys.version.split()[0]})
         while True:
@@ -106,28 +105,71 @@ class Worker:
         self._channel = Channel(_move_high(link))
         os.close(link)
 
-    def begin(self, contexts: list[Any], history: list[Any], answer: list[Any]) -> None:
+    def begin(self, history: list[Any], answer: list[Any], tools: list[Any]) -> None:
         """Makes the namespace."""
         self._answer = Answer(*answer)
-        self._values: dict[str, Any] = {f"context_{number}": value for number, value in enumerate(contexts)}
-        if contexts:
-            self._values["context"] = contexts[-1]
-        self._values["history"] = history
-        self._values.update(make_functions(self._channel.ask, self._locals))
+        self._values: dict[str, Any] = {
+            "history": history,
+            **make_functions(self._channel.ask, self._locals),
+            "ToolError": ToolError,
+            **make_tools(self._channel.call, tools),
+        }
         main = types.ModuleType("__main__")
         sys.modules["__main__"] = main
         self._names: dict[str, Any] = main.__dict__
         self._names["__builtins__"] = builtins
-        self._names.update(self._values, answer=self._answer.value)
+        self._names["answer"] = self._answer.value
+
+    def _take(self, contexts: list[dict[str, Any]], files: list[int]) -> str | None:
+        """Takes contexts and other values into the namespace, all or none.
+
+        Args:
+            contexts: what the host says of each: the names that it gets, its kind and its bytes. Without names it is a
+                dict of names and values.
+            files: descriptors of files with the first of them. The host is asked for the others.
+
+        Returns:
+            What is wrong with them.
+        """
+        values: dict[str, Any] = {}
+        try:
+            for number, context in enumerate(contexts):
+                kind = context["kind"]
+                if number < len(files):
+                    value = read_context(kind, files[number])
+                else:
+                    value = fetch_context(kind, number, context["size"], self._channel)
+                values.update(dict.fromkeys(context["names"], value) if context["names"] else value)
+        except MemoryError:
+            return f"the contexts do not fit in the memory of a REPL, {self._memory:,} bytes (limits: memory_bytes)"
+        except ContextError as error:
+            return str(error)
+        self._values.update(values)
+        return None
 
     def receive(self) -> dict[str, Any]:
         """Waits for what is to be done next: the namespace, then cell after cell."""
         return self._channel.next()
 
     def step(self) -> None:
-        """Waits for a cell and runs it."""
-        cell = self.receive()
-        self._channel.send(b"D", self._run_cell(cell["id"], cell["code"]))
+        """Waits for a cell and runs it, or takes further contexts."""
+        task = self.receive()
+        if "code" in task:
+            self._channel.send(b"D", self._run_cell(task["id"], task["code"]))
+        else:
+            self._channel.send(b"N", {"error": self._extend(task)})
+
+    def _extend(self, task: dict[str, Any]) -> str | None:
+        """Takes what a further completion brings. Returns what is wrong with it."""
+        error = self._take(task["contexts"], [])
+        if error is not None:
+            return error
+        if task["history"] is not None:
+            self._values["history"] = task["history"]
+        if task["fresh_answer"]:
+            self._answer = Answer("", False)
+            self._names["answer"] = self._answer.value
+        return None
 
     def end(self) -> None:
         """Gives its descriptors up."""

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import marshal
 import os
 import select
 from collections import deque
 
-from .wire import MAX_FRAME, Frames, decode, encode, pack, write_all
+from .values import MOST_BYTES, to_json
+from .wire import MAX_FRAME, NUMBER, Frames, decode, encode, pack, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,8 +85,20 @@ class Channel:
         self._wait(ticket, lambda: bool(self._tasks), False)
         del self._tickets[0]
         task = self._tasks.popleft()
-        self._cell = task.get("id", 0)
+        self._cell = task.get("id", self._cell)
         return task
+
+    def request(self, kind: bytes, message: dict[str, Any]) -> _Ticket:
+        """Asks the host for something, and does not wait. From the main thread, guarded."""
+        number = next(self._numbers)
+        ticket = self._tickets[number] = _Ticket()
+        self.send(kind, {"id": number, **message})
+        return ticket
+
+    def reply(self, ticket: _Ticket) -> Any:
+        """Waits for what was requested."""
+        self._wait(ticket, lambda: ticket.done, False)
+        return marshal.loads(ticket.reply)
 
     def ask(self, query: dict[str, Any]) -> list[Any]:
         """Sends a query and returns its replies, each [text, failed]. From any thread.
@@ -95,10 +109,6 @@ class Channel:
             TypeError: it holds something that is no str, number, list, dict, bool or None.
             RuntimeError: this is a forked child process.
         """
-        if self._fd < 0:
-            raise RuntimeError(
-                "sub-models can be asked from the REPL's own process only: use threads instead"
-            )
         number = next(self._numbers)
         payload = encode({"id": number, **query})
         if len(payload) > MAX_FRAME:
@@ -106,11 +116,47 @@ class Channel:
                 f"the prompts of one call may have {MAX_FRAME >> 20} MB together, and these have "
                 f"{len(payload) >> 20} MB: send fewer at a time"
             )
+        replies: list[Any] = self._exchange(b"Q", number, payload)
+        return replies
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str | None, Any]:
+        """Calls a tool. From any thread.
+
+        Returns:
+            None and the result; or the name of the exception's type, and its message.
+
+        Raises:
+            KeyboardInterrupt, RuntimeError: see `ask`.
+            TypeError: the arguments hold something that cannot be sent.
+            ValueError: they are too large, or nested too deep.
+        """
+        given = [
+            [to_json(value, f"argument {place} of {name}()") for place, value in enumerate(args, 1)],
+            {key: to_json(value, f"argument {key!r} of {name}()") for key, value in kwargs.items()},
+        ]
+        number = next(self._numbers)
+        payload = encode([name, *given])
+        if len(payload) > MOST_BYTES:
+            raise ValueError(
+                f"the arguments of {name}() have {len(payload) >> 20} MB, and may have {MOST_BYTES >> 20}: "
+                "send less at a time"
+            )
+        outcome: tuple[str | None, Any] = marshal.loads(
+            self._exchange(b"C", number, NUMBER.pack(number) + payload)
+        )
+        return outcome
+
+    def _exchange(self, kind: bytes, number: int, payload: bytes) -> Any:
+        """Sends a frame and waits for the reply to it."""
+        if self._fd < 0:
+            raise RuntimeError(
+                "sub-models and tools can be asked from the REPL's own process only: use threads instead"
+            )
         main = _thread.get_ident() == self._main
         if self._void == self._cell:
             self.told |= main
             raise KeyboardInterrupt("the cell was interrupted")
-        data = pack(b"Q", payload)
+        data = pack(kind, payload)
         if main:
             self.guarded = True
         try:
@@ -130,8 +176,7 @@ class Channel:
         if ticket.reply is None:
             self.told |= main
             raise KeyboardInterrupt("the cell was interrupted")
-        replies: list[Any] = ticket.reply
-        return replies
+        return ticket.reply
 
     def _wait(self, ticket: _Ticket, done: Callable[[], bool], interruptible: bool) -> None:
         while not done():
@@ -179,24 +224,29 @@ class Channel:
             self._dispatch(*frame)
 
     def _dispatch(self, kind: bytes, payload: bytes) -> None:
-        message = decode(payload)
         if kind == b"R":
-            ticket = self._tickets.pop(message["id"], None)
-            if ticket is not None:
-                ticket.reply = message["replies"]
-                ticket.done = True
-                ticket.wake()
-        elif kind == b"X" or kind == b"O":
-            self._tasks.append(message)
-            ticket = self._tickets.get(0)
-            if ticket is not None:
-                ticket.wake()
+            message = decode(payload)
+            self._settle(message["id"], message["replies"])
+        elif kind == b"V":
+            self._settle(NUMBER.unpack_from(payload)[0], payload[NUMBER.size :])
         elif kind == b"A":
-            self._void = message["id"]
+            self._void = decode(payload)["id"]
             for number, ticket in list(self._tickets.items()):
                 if number:
                     ticket.done = True
                     ticket.wake()
+        else:
+            self._tasks.append(decode(payload))
+            waiting = self._tickets.get(0)
+            if waiting is not None:
+                waiting.wake()
+
+    def _settle(self, number: int, reply: Any) -> None:
+        ticket = self._tickets.pop(number, None)
+        if ticket is not None:
+            ticket.reply = reply
+            ticket.done = True
+            ticket.wake()
 
     def leave(self) -> None:
         """In a forked child: gives the channel up."""

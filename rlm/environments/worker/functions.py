@@ -15,7 +15,7 @@ class SubcallError(str):
     __module__ = "__main__"
 
 
-class _Shown(str):
+class Shown(str):
     """A text that looks the same whether it is printed or is the value of a cell."""
 
     __slots__ = ()
@@ -45,9 +45,10 @@ def make_functions(
     def llm_query(prompt: Any, model: str | None = None) -> str:
         """Asks a sub-model and returns its reply. A failed call returns a SubcallError (a str, "Error: ...").
 
-        prompt: text, or a list of messages. model: its name; the default sub-model if None.
+        prompt: text; or a list of texts, images (bytes of a PNG, JPEG, GIF or WebP) and parts as OpenAI's chat API has
+        them; or a list of messages with such content. model: its name; the default sub-model if None.
         """
-        return query("llm", [prompt], model, False)[0]
+        return query("llm", [_as_prompt(prompt)], model, False)[0]
 
     def llm_query_batched(prompts: Iterable[Any], model: str | None = None) -> list[str]:
         """Asks a sub-model many prompts at once; returns the replies in their order. Failed ones are SubcallErrors."""
@@ -55,7 +56,7 @@ def make_functions(
 
     def rlm_query(prompt: Any, model: str | None = None) -> str:
         """Like llm_query, but the prompt becomes the context of a child run that has a REPL of its own."""
-        return query("rlm", [prompt], model, False)[0]
+        return query("rlm", [_as_prompt(prompt)], model, False)[0]
 
     def rlm_query_batched(prompts: Iterable[Any], model: str | None = None) -> list[str]:
         """Like llm_query_batched, with one child run for each prompt."""
@@ -65,8 +66,8 @@ def make_functions(
         """Lists the names that the code has defined and what they are."""
         names = describe_names()
         if not names:
-            return _Shown("No names have been defined yet.")
-        return _Shown("\n".join(f"{name}: {description}" for name, description in names.items()))
+            return Shown("No names have been defined yet.")
+        return Shown("\n".join(f"{name}: {description}" for name, description in names.items()))
 
     functions: list[Any] = [llm_query, llm_query_batched, rlm_query, rlm_query_batched, SHOW_VARS]
     for function in functions:
@@ -84,4 +85,37 @@ def _reply(text: str, failed: bool) -> str:
 def _as_list(prompts: Iterable[Any]) -> list[Any]:
     if isinstance(prompts, (str, bytes, dict)):
         raise TypeError(f"prompts must be a list of prompts, not a {type(prompts).__name__}")
-    return list(prompts)
+    return [_as_prompt(prompt) for prompt in prompts]
+
+
+def _as_prompt(prompt: Any) -> Any:
+    """A prompt in which images are data URLs. The rest is for the host to judge."""
+    if type(prompt) is str or not isinstance(prompt, (list, tuple)):
+        return prompt
+    return [_as_part(part) for part in prompt]
+
+
+def _as_part(part: Any) -> Any:
+    if isinstance(part, (bytes, bytearray)):
+        import binascii
+
+        kind = _image_kind(part)
+        url = f"data:image/{kind};base64,{binascii.b2a_base64(part, newline=False).decode()}"
+        return {"type": "image_url", "image_url": {"url": url}}
+    if isinstance(part, dict) and isinstance(part.get("content"), (list, tuple)):
+        return {**part, "content": [_as_part(inner) for inner in part["content"]]}
+    return part
+
+
+def _image_kind(data: bytes | bytearray) -> str:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    raise TypeError(
+        f"{len(data):,} bytes in a prompt are no PNG, JPEG, GIF or WebP image: decode them if they are text"
+    )

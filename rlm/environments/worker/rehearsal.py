@@ -19,7 +19,7 @@ from .cells import Worker
 from .wire import encode, pack, write_all
 
 _CELLS = (
-    "x = [1]\nprint(len(context), x)",
+    "x = [1]\nprint(len(history), x)",
     "def f(a):\n    return a / 0\nx",
     "f(1)",
     "class A: pass\nanswer['content'] = A()",
@@ -36,9 +36,9 @@ def rehearse() -> None:
     with mmap.mmap(-1, streams.SHARED) as memory:
         worker = Worker(pipes[0][1], pipes[1][1], memory)
         worker.connect(end.detach())
-        write_all(host.fileno(), pack(b"O", encode({"history": [], "answer": ["", False]})))
+        write_all(host.fileno(), pack(b"O", encode({"history": [], "answer": ["", False], "tools": []})))
         spec = worker.receive()
-        worker.begin(["text"], spec["history"], spec["answer"])
+        worker.begin(spec["history"], spec["answer"], spec["tools"])
         for number in range(1, _ROUNDS + 1):
             cell = {"id": number, "code": _CELLS[number % len(_CELLS)]}
             write_all(host.fileno(), pack(b"X", encode(cell)))

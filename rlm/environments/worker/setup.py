@@ -1,10 +1,7 @@
-"""What a worker does before its first cell: limits, contexts, seeds."""
+"""What a worker does before its first cell: limits, seeds."""
 
 from __future__ import annotations
 
-import marshal
-import mmap
-import os
 import resource
 import sys
 import types
@@ -36,19 +33,6 @@ def set_limits(limits: dict[str, int]) -> None:
         except (ValueError, OSError):
             if LINUX:
                 raise
-
-
-def read_context(kind: str, fd: int) -> Any:
-    """Reads a context from a file. The encoded forms are described in `rlm.context`."""
-    size = os.fstat(fd).st_size
-    if not size:
-        return "" if kind == "str" else b""
-    with mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as pages, memoryview(pages) as data:
-        if kind == "str":
-            return str(data, "utf-8", "surrogatepass")
-        if kind == "bytes":
-            return bytes(data)
-        return marshal.loads(data)
 
 
 def seed_random(seed: int) -> None:

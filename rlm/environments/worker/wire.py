@@ -14,6 +14,8 @@ MAX_FRAME = 256 << 20
 """Bytes of the largest frame: what one call of `llm_query_batched` may carry."""
 
 _HEADER = struct.Struct(">cI")
+NUMBER = struct.Struct(">Q")
+"""What a frame that is not JSON begins with."""
 
 
 class ProtocolError(Exception):

@@ -240,7 +240,7 @@ async def test_a_fork_in_a_cell_does_not_run_the_protocol(run: Run) -> None:
         "    raise SystemExit(7)"
     )
     assert result.status == "ok"
-    assert "child: sub-models can be asked from the REPL's own process only" in result.stdout
+    assert "child: sub-models and tools can be asked from the REPL's own process only" in result.stdout
     assert result.stdout.endswith("child exited with 7\n")
     failing = await run(
         "pid = os.fork()\nif pid == 0: 1 / 0\nos.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])"

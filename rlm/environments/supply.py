@@ -1,0 +1,66 @@
+"""Contexts, and values among the tools, on their way into a worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rlm.context import Context
+
+MOST_FILES = 200
+"""Contexts that a place is asked to bring; the kernel passes 253 descriptors with one message. The worker asks for the rest
+over its stream, piece by piece."""
+
+_QUICK = 1 << 20
+"""Characters that are measured on the event loop rather than in a thread."""
+
+
+class Supply:
+    """Values that a worker is told of, and asks for.
+
+    Args:
+        contexts: become `context_N`, from `first` on, and the last of them `context`.
+        values: names and values besides; without a name it is a dict of names and values.
+    """
+
+    def __init__(
+        self, contexts: Sequence[Context] = (), first: int = 0, values: Sequence[tuple[str, Context]] = ()
+    ) -> None:
+        names = [[f"context_{number}"] for number in range(first, first + len(contexts))]
+        if names:
+            names[-1].append("context")
+        names += [[name] if name else [] for name, _ in values]
+        self._names = names
+        self.contexts = [*contexts, *(value for _, value in values)]
+        self._pieces: dict[int, Iterator[bytes]] = {}
+
+    async def measure(self) -> int:
+        """Bytes of all of them."""
+        size = 0
+        for context in self.contexts:
+            if context.size <= _QUICK or context.has_file:
+                size += context.encoded_size
+            else:
+                size += await asyncio.to_thread(lambda context=context: context.encoded_size)  # type: ignore[misc]
+        return size
+
+    def announce(self) -> list[dict[str, Any]]:
+        """What the worker is told of them."""
+        return [
+            {"names": names, "kind": context.kind, "size": context.encoded_size}
+            for names, context in zip(self._names, self.contexts, strict=True)
+        ]
+
+    def piece(self, number: Any) -> bytes:
+        """The next piece of a context, empty at its end.
+
+        Args:
+            number: its place among those that were announced.
+
+        Raises:
+            LookupError, TypeError: there is none.
+        """
+        if number not in self._pieces:
+            self._pieces[number] = self.contexts[range(len(self.contexts))[number]].chunks()
+        return next(self._pieces[number], b"")

@@ -1,0 +1,122 @@
+"""Threads for functions that block: tools that are no coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+_IDLE_SECONDS = 10.0
+
+
+class Threads:
+    """Runs functions in at most `most` threads, which are started when they are needed and end when they are not.
+
+    They are daemons, and one whose caller no longer waits does not count: a function that never returns keeps neither
+    other functions nor the end of the program waiting. That is why this is no `ThreadPoolExecutor`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._jobs: deque[_Job] = deque()
+        self._threads = 0
+        self._idle = 0
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Runs `function` in a thread, in a copy of the caller's context variables, and returns what it returns.
+
+        Raises:
+            Exception: whatever it raises. It must raise neither StopIteration nor what is no Exception.
+        """
+        job = _Job(function)
+        with self._changed:
+            self._jobs.append(job)
+            self._provide()
+        try:
+            return await job.result
+        finally:
+            with self._changed:
+                job.abandoned = True
+                if job.running:
+                    self._threads -= 1
+                    self._provide()
+
+    def _provide(self) -> None:
+        """Sees to it that somebody takes the last job."""
+        if self._idle >= len(self._jobs):
+            self._changed.notify()
+        elif self._jobs and self._threads < self._most:
+            self._threads += 1
+            threading.Thread(target=self._serve, name="rlm-tool", daemon=True).start()
+
+    def _serve(self) -> None:
+        with self._changed:
+            while (job := self._take()) is not None:
+                job.running = True
+                self._changed.release()
+                try:
+                    job.run()
+                finally:
+                    self._changed.acquire()
+                    job.running = False
+                if job.abandoned:
+                    return
+                job.post()
+            self._threads -= 1
+
+    def _take(self) -> _Job | None:
+        """The next job; None if there is nothing to do for a while."""
+        while True:
+            while self._jobs:
+                job = self._jobs.popleft()
+                if not job.abandoned:
+                    return job
+            self._idle += 1
+            news = self._changed.wait(_IDLE_SECONDS)
+            self._idle -= 1
+            if not news and not self._jobs:
+                return None
+
+
+class _Job:
+    """A function, and who waits for it."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._function = function
+        self._variables = contextvars.copy_context()
+        self._outcome: tuple[Any, Exception | None] = None, None
+        self.result: asyncio.Future[Any] = self._loop.create_future()
+        self.running = False
+        self.abandoned = False
+        """Nobody waits any more."""
+
+    def run(self) -> None:
+        try:
+            self._outcome = self._variables.run(self._function), None
+        except Exception as error:
+            self._outcome = None, error
+
+    def post(self) -> None:
+        """Hands the outcome over."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if self.result.done():
+            return
+        value, error = self._outcome
+        if error is None:
+            self.result.set_result(value)
+        else:
+            self.result.set_exception(error)
