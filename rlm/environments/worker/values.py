@@ -1,7 +1,6 @@
 """Plain values as JSON and back, with their exact types: what the code hands to a tool. To read them runs nothing and
 imports nothing, so the host can do it with whatever a worker sends."""
 
-
 from __future__ import annotations
 
 import binascii
