@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             _refuse(parser, options.parser, unknown)
         debug = options.debug
-        warnings.showwarning = _show_warning
-        return int(options.command(options))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(options.command(options))
     except SystemExit as end:  # argparse: --help, or a usage error
         return end.code if isinstance(end.code, int) else ExitCode.USAGE
     except ClosedPipeError:
@@ -61,8 +62,11 @@ def _failure(error: BaseException) -> ExitCode:
     if isinstance(error, RLMError):
         say(str(error))
         return exit_code_of(error)
+    if isinstance(error, OSError):
+        say(f"the system refused: {error}")
+        return ExitCode.OTHER
     say(f"{type(error).__name__}: {error}\nThis is a bug of rlm; --debug shows the traceback.")
-    return ExitCode.BUG
+    return ExitCode.OTHER
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -95,7 +95,7 @@ def main(options: argparse.Namespace) -> int:
 async def _look(options: argparse.Namespace) -> list[Check]:
     from rlm.clients import backends
 
-    checks = [_python(), _system(), _temporary_files(), *_isolation(), await _repl()]
+    checks = [_python(), _system(), _temporary_files(), _isolation(), await _repl()]
     checks += [
         _provider(backend) for backend in backends() if backend != "vllm"
     ]  # which is a server, see below
@@ -178,8 +178,31 @@ def _temporary_files() -> Check:
     return Check("temporary files", "ok", detail, data=data)
 
 
-def _isolation() -> list[Check]:
-    return []
+def _isolation() -> Check:
+    """The level that the code of a model gets, unless the user asks for another."""
+    from rlm.environments.isolation import probe
+
+    found = probe()
+    features = ", ".join(_feature(name, value) for name, value in found.features.items())
+    data = {"level": found.level, "reason": found.reason, "features": dict(found.features)}
+    if found.level == "sandbox":
+        return Check("isolation", "ok", f"sandbox ({features})", data=data)
+    if found.level == "process":
+        detail = f"process only: {found.reason}{f' ({features})' if features else ''}"
+        return Check(
+            "isolation",
+            "warning",
+            detail,
+            "run models that you do not trust in a container or a virtual machine; docs/repl.md says what is open",
+            data,
+        )
+    return Check("isolation", "failed", found.reason or "there can be no local REPL here", data=data)
+
+
+def _feature(name: str, value: bool | int | str) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}" if value else f"no {name}"
 
 
 async def _repl() -> Check:

@@ -8,7 +8,7 @@ import contextlib
 import signal
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rlm import environments
 from rlm.cli.completion import suggest
@@ -17,6 +17,7 @@ from rlm.cli.models import add_model_options, client_options, name_model
 from rlm.cli.status import ExitCode, exit_code_of
 from rlm.cli.streams import emit, emit_json, say
 from rlm.cli.values import add_values, values_of
+from rlm.environments.isolation import Isolation
 from rlm.errors import ConfigError, RLMError
 
 if TYPE_CHECKING:
@@ -70,9 +71,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("the REPL")
     isolation = group.add_argument(
-        "--isolation", metavar="LEVEL", help="what keeps the code from this machine; see `rlm doctor`"
+        "--isolation",
+        metavar="LEVEL",
+        help="what keeps the code from this machine: sandbox (default), sandbox! (or nothing), process, none",
     )
-    suggest(isolation, ("sandbox", "process", "none"))
+    suggest(isolation, get_args(Isolation))
     group.add_argument("--cell-timeout", type=float, metavar="SECONDS", help="time of one cell (300)")
     place = group.add_argument(
         "--environment", default="local", metavar="PLACE", help="where the code runs (local)"
@@ -268,6 +271,7 @@ def _report(completion: RLMChatCompletion, error: RLMError | None, code: ExitCod
     usage = completion.usage_summary
     return {
         **completion.to_dict(),
+        "parsed": completion.parsed,
         "error_type": None if error is None else type(error).__name__,
         "exit_code": int(code),
         "usage": {

@@ -28,8 +28,8 @@ class ExitCode(IntEnum):
     """The model could not be reached, refused, or failed for good."""
     REPL = 4
     """The REPL could not run."""
-    BUG = 70
-    """Something that should not happen."""
+    OTHER = 70
+    """The system refused something, or there is a bug."""
     UNWRITTEN = 74
     """There is an answer, and stdout did not take it (a full disk)."""
     INTERRUPTED = 130

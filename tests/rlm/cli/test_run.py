@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from rlm.cli import main
 from rlm.testing import ChatRequest, Fault, ModelServer, Script, serve
 
 from .conftest import PROGRAM, Run, cell, environment
@@ -136,14 +138,20 @@ def test_a_pipe_by_name_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_p
     ],
 )
 def test_what_cannot_be_run_is_said(
-    words: list[str], said: str, rlm: Run, server: ModelServer, tmp_path: Path
+    words: list[str],
+    said: str,
+    server: ModelServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "raw.bin").write_bytes(b"\xff")
-    done = rlm("run", "--base-url", server.base_url, *words)
-    assert (done.code, done.out) == (2, "")
-    assert said in done.err
-    assert "Traceback" not in done.err
+    code = main(["run", "--base-url", server.base_url, *words])
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert said in err
     assert server.requests == []
 
 
@@ -313,10 +321,32 @@ def test_a_model_that_cannot_be_had(rlm: Run) -> None:
     assert "no such thing" in report["error"]
 
 
-def test_a_repl_that_cannot_be_had(rlm: Run, server: ModelServer, tmp_path: Path) -> None:
-    done = rlm("run", "Which?", "--base-url", server.base_url, TMPDIR=str(tmp_path / "gone"))
-    assert (done.code, done.out) == (4, ""), done.err
-    assert "Traceback" not in done.err
+def test_a_repl_that_cannot_be_had(server: ModelServer, tmp_path: Path) -> None:
+    """The Python that should run it has been removed."""
+    program = (
+        f"import sys; sys.executable = {str(tmp_path / 'gone')!r}; from rlm.cli import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            "run",
+            "Which?",
+            "--base-url",
+            server.base_url,
+            "--isolation",
+            "process",
+        ],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    assert "No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_json_object_for_every_failure(rlm: Run, server: ModelServer) -> None:
