@@ -89,7 +89,7 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
             vertexai=False,
             api_key=self._key,
             http_options=types.HttpOptions(
-                base_url=self._base.removesuffix("/v1beta"),
+                base_url=self._base.removesuffix("/v1beta").removesuffix("/v1"),
                 headers=self._extra_headers,
                 httpx_client=httpx2.Client(transport=httpx2.MockTransport(_never), trust_env=False),
                 httpx_async_client=httpx2.AsyncClient(
