@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="the version of this program")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog="rlm")
     for module in (run, doctor, completion):
         command = commands.add_parser(
             module.NAME,
@@ -96,6 +96,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions, and has room for the names of commands and options."""
+
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34)
 

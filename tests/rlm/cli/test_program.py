@@ -17,7 +17,7 @@ def test_help_and_version(rlm: Run) -> None:
     done = rlm("--help")
     assert done.code == 0
     for command in ("run", "doctor", "completion"):
-        assert f"\n    {command} " in done.out
+        assert f"\n    {command}" in done.out
         said = rlm(command, "--help")
         assert (said.code, said.err) == (0, "")
         assert said.out.startswith(f"usage: rlm {command}")

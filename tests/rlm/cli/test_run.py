@@ -256,7 +256,7 @@ def test_an_answer_of_a_form(rlm: Run, tmp_path: Path) -> None:
         assert (done.code, json.loads(done.out)) == (0, {"n": 3}), done.err
         done = rlm("run", "How many?", *where, "--json")
         assert json.loads(done.out)["parsed"] == {"n": 3}
-    with serve(Script([wrong, wrong, wrong])) as server:
+    with serve(Script([wrong] * 6)) as server:
         done = rlm(
             "run",
             "How many?",
