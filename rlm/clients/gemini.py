@@ -133,7 +133,7 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
         parts = (candidate.content.parts if candidate and candidate.content else None) or []
         content = "".join(part.text for part in parts if part.text and not part.thought)
         reasoning = "\n\n".join(part.text for part in parts if part.text and part.thought) or None
-        refusal = _refusal(answer, reason, candidate.finish_message if candidate else None)
+        refusal = _refusal(answer, reason)
         if refusal is not None:
             content = ""
         echo: Message | None = None
@@ -221,9 +221,9 @@ def _kept(part: types.Part) -> dict[str, Any]:
     return kept
 
 
-def _refusal(answer: types.GenerateContentResponse, reason: str | None, message: str | None) -> str | None:
+def _refusal(answer: types.GenerateContentResponse, reason: str | None) -> str | None:
     if reason in _FILTERED:
-        return message or f"the provider's filter ended the reply: {reason}"
+        return f"the provider's filter ended the reply: {reason}"
     if answer.candidates:
         return None
     feedback = answer.prompt_feedback

@@ -17,6 +17,7 @@ from rlm.clients.failures import Failure, failure_of, failure_without_answer, re
 from rlm.clients.options import checked_url, headers_of, is_str
 from rlm.clients.retry import Retry
 from rlm.errors import BadReplyError, ConfigError, ModelError, ModelNotFoundError
+from rlm.logger.redaction import protect
 from rlm.types import Message, SamplingArgs
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class OpenAIClient:
         self._tokens_field_is_fixed = max_tokens_field is not None
         self._learned_fields: dict[str, wire.TokensField] = {}
         self._headers, self._secrets = headers_of(api_key, default_headers, dialect.key_header)
+        protect(self, self._secrets)
         self._transport = pool
 
     @property

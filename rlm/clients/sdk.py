@@ -13,6 +13,7 @@ from rlm.clients.failures import Failure, redact
 from rlm.clients.options import checked_key, checked_url, headers_of, is_str
 from rlm.clients.retry import Retry
 from rlm.errors import BadReplyError, ConfigError
+from rlm.logger.redaction import protect
 from rlm.types import Message, SamplingArgs
 
 logger = logging.getLogger("rlm.clients")
@@ -76,6 +77,7 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
         _, secrets = headers_of(self._key, default_headers)
         self._extra_headers = dict(default_headers or {})
         self._secrets = secrets
+        protect(self, secrets)
         self._sampling = dict(sampling_args or {})
         self._pool, self._transport = pool, transport
         self._prepare(model_name, [{"role": "user", "content": "?"}], None)  # checks the sampling arguments

@@ -70,6 +70,7 @@ class WireServer:
         self._check = check
         self._listing = listing
         self.requests: list[Sent] = []
+        self.asked = asyncio.Event()
         self.listed: list[str] = []
         self.faults: list[str] = []
         self._runner: web.AppRunner | None = None
@@ -109,6 +110,7 @@ class WireServer:
         headers = {name.lower(): value for name, value in request.headers.items()}
         sent = Sent(request.path, dict(request.query), headers, json.loads(raw), raw)
         self.requests.append(sent)
+        self.asked.set()
         fault = self._check(sent)
         if fault is not None:
             self.faults.append(fault)

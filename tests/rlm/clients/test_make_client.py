@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 
-from rlm.clients import make_client
+from rlm.clients import Client, backends, make_client, register_backend
 from rlm.clients.openai import OpenAIClient
 from rlm.errors import ConfigError
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+from rlm.testing import Script, ScriptedClient
 
 
 def url_of(client: object) -> str:
@@ -44,6 +39,23 @@ def test_vllm_needs_a_url_and_no_key() -> None:
     [
         ("vlm", {}, "did you mean 'vllm'"),
         ("zzz", {}, "there are openai, vllm"),
+        ("openrouter", {"model_name": "m", "app_titel": "x"}, "did you mean 'app_title'"),
+        ("openrouter", {"model_name": "m", "max_retrys": 1}, "did you mean 'max_retries'"),
+        ("portkey", {"model_name": "m", "virtualkey": "x"}, "did you mean 'virtual_key'"),
+        ("anthropic", {"model_name": "m", "prompt_cache": 1}, "did you mean 'prompt_caching'"),
+        ("anthropic", {"model_name": "m", "thinking": {}}, r"sampling_args=\{'thinking': \.\.\.\}"),
+        (
+            "gemini",
+            {"model_name": "m", "max_output_tokens": 5},
+            r"sampling_args=\{'max_output_tokens': \.\.\.\}",
+        ),
+        ("gemini", {}, "needs model_name"),
+        ("vllm", {"model_name": "m", "max_tokens": 5}, r"sampling_args=\{'max_tokens': \.\.\.\}"),
+        (
+            "vllm",
+            {"model_name": "m", "base_url": "http://h", "max_tokens_field": "tokens"},
+            "max_tokens_field",
+        ),
         ("vllm", {"model": "m"}, "did you mean 'model_name'"),
         ("vllm", {"model_name": "m", "base_ur": "x"}, "did you mean 'base_url'"),
         ("vllm", {"model_name": "m", "temperature": 1.0}, r"sampling_args=\{'temperature': \.\.\.\}"),
@@ -84,3 +96,45 @@ def test_errors_show_no_secret(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         make_client("vllm", model_name="m", **options)
     assert "hunter2" not in f"{caught.value} {caught.value.__context__}"
+
+
+def test_all_backends_that_come_with_the_package() -> None:
+    names = ["openai", "vllm", "openrouter", "vercel", "portkey", "azure_openai", "anthropic", "gemini"]
+    assert backends()[: len(names)] == names
+
+
+async def test_a_provider_of_ones_own() -> None:
+    def acme(model_name: str, *, mood: str = "good", **rest: Any) -> Client:
+        return ScriptedClient(Script([f"in a {mood} mood"]), model=model_name)
+
+    def strict(model_name: str = "default", *, mood: str = "good") -> Client:
+        return acme(model_name, mood=mood)
+
+    register_backend("acme-open", acme)
+    register_backend("acme", strict)
+    assert {"acme", "acme-open"} < set(backends())
+    client = make_client("acme", mood="bad")
+    assert client.model == "default"
+    assert (await client.complete([{"role": "user", "content": "?"}])).content == "in a bad mood"
+    assert make_client("acme-open", model_name="m", anything="goes").model == "m"
+    with pytest.raises(ConfigError, match="did you mean 'mood'"):
+        make_client("acme", moood="bad")
+    with pytest.raises(ConfigError, match="needs model_name"):
+        make_client("acme-open")
+    with pytest.raises(ConfigError, match="did you mean 'acme-open'"):
+        make_client("acme-opn")
+
+
+def test_names_that_are_taken() -> None:
+    def factory(model_name: str) -> Client:
+        return ScriptedClient(Script(["a"]), model=model_name)
+
+    register_backend("taken", factory)
+    for name in ("taken", "openai"):
+        with pytest.raises(ConfigError, match="replace=True"):
+            register_backend(name, factory)
+    register_backend("taken", factory, replace=True)
+    with pytest.raises(ConfigError, match="must be a function"):
+        register_backend("new", "no function")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="name of a backend"):
+        register_backend("", factory)

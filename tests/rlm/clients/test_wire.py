@@ -20,7 +20,7 @@ from rlm.errors import (
     ModelNotFoundError,
     ModelUnavailableError,
 )
-from rlm.types import Usage
+from rlm.types import Message, Usage
 
 
 def decode(message: dict[str, Any], usage: Any = None, **choice: Any) -> ModelReply:
@@ -149,6 +149,12 @@ def test_usage_that_is_not_reported_is_estimated(usage: Any) -> None:
         "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096",
         "the request exceeds the available context size, try increasing it",
         "prompt is too long: 210000 tokens > 200000 maximum",
+        # OpenAI, Gemini, xAI, Bedrock and Groq behind gateways
+        "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300010 tokens.",
+        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+        "This model's maximum prompt length is 131072 but the request contains 140000 tokens.",
+        "Input is too long for requested model.",
+        "Please reduce the length of the messages or completion.",
     ],
 )
 def test_context_length_errors(message: str) -> None:
@@ -187,3 +193,20 @@ def test_a_senseless_retry_after_is_no_wish(value: str) -> None:
 def test_an_excerpt_is_one_short_printable_line() -> None:
     assert excerpt(b"a\n\tb\x00\xff") == "a b\ufffd\ufffd"
     assert len(excerpt("x" * 10_000)) == 300
+
+
+def test_an_image_that_a_server_counts_is_part_of_the_request() -> None:
+    url = "data:image/png;base64,aGk="
+    parts: list[Message] = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    assert json.loads(wire.encode_request("m", parts, {}))["messages"] == parts
+
+
+@pytest.mark.parametrize(
+    ("message", "flagged"),
+    [
+        ({"error": {"message": "m", "code": "content_filter"}}, True),
+        ({"error": {"message": "about content_filter settings", "code": "invalid_value"}}, False),
+    ],
+)
+def test_a_refusal_goes_by_its_code(message: dict[str, Any], flagged: bool) -> None:
+    assert (failure_of(400, {}, json.dumps(message).encode()).refusal is not None) is flagged
