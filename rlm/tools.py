@@ -14,7 +14,7 @@ from typing import Any
 
 from rlm.context import Context
 from rlm.errors import ConfigError, ContextError
-from rlm.plain import SCALARS, plain
+from rlm.plain import SCALARS, a, plain
 from rlm.threads import Threads
 
 _log = logging.getLogger(__name__)
@@ -137,6 +137,7 @@ class Toolbox:
         function = self._functions.get(name)
         if function is None:
             raise ToolError("NameError", f"there is no tool {name!r}")
+        function.check(args, kwargs)
         if function.is_async:
             result = await _finish(name, lambda: function.call(*args, **kwargs))
         else:
@@ -165,9 +166,11 @@ class _Function:
         try:
             signature = inspect.signature(function)
         except (ValueError, TypeError):  # some builtins do not say
+            self._signature = None
             self.head = f"{name}(...)"
             self.told: dict[str, Any] = {"name": name, "doc": self.doc, "parameters": None, "returns": None}
             return
+        self._signature = signature
         parameters = [
             parameter.replace(
                 default=_shown(parameter.default, _default_text),
@@ -183,6 +186,17 @@ class _Function:
             "parameters": [[p.name, int(p.kind), _told(p.default), _told(p.annotation)] for p in parameters],
             "returns": _told(returns),
         }
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            ToolError: it does not take these arguments.
+        """
+        if self._signature is not None:
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise ToolError("TypeError", f"{self._name}(): {error}") from error
 
 
 class _Text(str):
@@ -203,11 +217,17 @@ def _told(value: Any) -> str | None:
 
 
 def _annotation_text(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    if not isinstance(annotation, str):
+        return inspect.formatannotation(annotation)
+    quoted = annotation[:1] == annotation[-1:] and annotation[:1] in ("'", '"')
+    return annotation[1:-1] if quoted else annotation
 
 
 def _default_text(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of the value, or an int of more digits than Python shows
+        return "..."
     return text if len(text) <= 60 and " at 0x" not in text else "..."
 
 
@@ -274,7 +294,9 @@ def _sendable(name: str, value: Any) -> tuple[Any, str]:
     """A value as it is sent, and what it is."""
     try:
         if isinstance(value, bool | int | float | complex | None):
-            return plain(value, name), _default_text(plain(value, name))
+            number = plain(value, name)
+            text = _default_text(number)
+            return number, a(number) if text == "..." else text
         if isinstance(value, set | frozenset):
             return plain(value, name), f"a {type(value).__name__} of {len(value):,} items"
         context = Context.of(value)
