@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SOURCES := rlm training environments examples tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-verifiers-0.3 prime-rl test-prime-rl check format lint types bench bench-env lock vllm-cpu e2e-vllm oolong-sources clean
+.PHONY: help setup quickstart test test-verifiers-0.3 prime-rl test-prime-rl check format lint types api bench bench-env lock vllm-cpu e2e-vllm oolong-sources clean
 
 help: ## this list
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9.-]+):.*## /  \1\t/' | expand -t 24
@@ -45,6 +45,9 @@ types: $(READY)
 format: $(READY) ## mend format and imports
 	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
+
+api: $(READY) ## docs/api.md, from the docstrings
+	@$(BIN)/python -m scripts.api_reference
 
 bench: $(READY) ## measurements beside the bare floor; RLMS_PYTHON=... adds rlms 0.1.3
 	@$(BIN)/python -m benchmarks
