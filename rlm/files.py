@@ -104,8 +104,11 @@ def _read(path: Path) -> Iterator[bytes]:
         ContextError: there is no such file, or it is not one.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        fd = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        )  # a pipe would have us wait for its writer
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise ContextError(f"{path} is not a regular file")
             while piece := file.read(CHUNK):
                 yield piece
@@ -117,6 +120,11 @@ def _read(path: Path) -> Iterator[bytes]:
         raise ContextError(f"there is no file {path}") from error
     except OSError as error:
         raise ContextError(f"the file {path} cannot be read: {error.strerror}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, and does not wait for the writer of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def documents(value: Any) -> Any:

@@ -251,16 +251,17 @@ async def test_a_function_that_never_returns_gives_its_thread_up() -> None:
 
 
 def test_a_loop_that_is_gone() -> None:
-    leave, left = threading.Event(), threading.Event()
+    entered, leave, left = threading.Event(), threading.Event(), threading.Event()
     threads = Threads(1)
 
     def stay() -> None:
+        entered.set()
         leave.wait(30)
         left.set()
 
     async def main() -> None:
         task = asyncio.create_task(threads.run(stay))
-        await asyncio.sleep(0)
+        await asyncio.to_thread(entered.wait, 30)
         task.cancel()
 
     asyncio.run(main())
