@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,9 +63,9 @@ def main(options: argparse.Namespace) -> int:
     return ExitCode.ANSWERED
 
 
-def suggest(action: argparse.Action, choices: Sequence[str]) -> None:
-    """Has shells offer values for an option that takes others too."""
-    action.suggestions = tuple(choices)  # type: ignore[attr-defined]
+def suggest(action: argparse.Action, choices: Callable[[], Sequence[str]]) -> None:
+    """Has shells offer values for an option that takes others too. They are asked for when a script is made."""
+    action.suggestions = choices  # type: ignore[attr-defined]
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
@@ -95,7 +95,7 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[Command]:
 
 
 def _option(action: argparse.Action) -> Option:
-    choices: Iterable[object] = action.choices or getattr(action, "suggestions", None) or ()
+    choices: Iterable[object] = action.choices or getattr(action, "suggestions", list)()
     values: Values = "any"
     if action.nargs == 0:
         values = "none"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import platform
 import shutil
 import tempfile
@@ -73,6 +72,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Prints what was found. Returns 0 if `rlm run` can work."""
+    import asyncio  # 40 ms, which --help need not take
+
     checks = asyncio.run(_look(options))
     missing = _missing(checks)
     advice = [

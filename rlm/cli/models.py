@@ -9,7 +9,6 @@ from typing import Any
 
 from rlm.cli.completion import suggest
 from rlm.cli.values import add_values, values_of
-from rlm.clients import backends
 from rlm.errors import ConfigError
 
 
@@ -28,9 +27,9 @@ def add_server_options(group: argparse._ActionsContainer) -> None:
     )
     backend = group.add_argument(
         "--backend",
-        help=f"{', '.join(backends())}; by default vllm if there is a --base-url, and openai if not",
+        help="a provider, see `rlm doctor`; by default vllm if there is a --base-url, and openai if not",
     )
-    suggest(backend, backends())
+    suggest(backend, _backends)
     group.add_argument(
         "--base-url", metavar="URL", help="an OpenAI-compatible server: http://localhost:8000/v1"
     )
@@ -54,7 +53,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--sub-model", metavar="MODEL", help="its name")
     backend = group.add_argument("--sub-backend", metavar="BACKEND", help="if it is another provider's")
-    suggest(backend, backends())
+    suggest(backend, _backends)
     group.add_argument("--sub-base-url", metavar="URL", help="if it is on another server")
     group.add_argument("--sub-api-key-env", metavar="VAR", help="if it has another key")
 
@@ -124,6 +123,12 @@ def _client(backend: str | None, model: str | None, url: str | None, key: str | 
     kwargs = {"model_name": model, "base_url": url, "api_key": key}
     given = {name: value for name, value in kwargs.items() if value is not None}
     return ClientOptions(backend or ("openai" if url is None else "vllm"), given)
+
+
+def _backends() -> list[str]:
+    from rlm.clients import backends
+
+    return backends()
 
 
 def _key(variable: str) -> str:

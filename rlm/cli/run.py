@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import signal
 import traceback
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from rlm import environments
 from rlm.cli.completion import suggest
 from rlm.cli.inputs import read_context, read_json, read_text, split_question, stdin_is_piped
 from rlm.cli.models import add_model_options, client_options, name_model
 from rlm.cli.status import ExitCode, exit_code_of
 from rlm.cli.streams import emit, emit_json, say
 from rlm.cli.values import add_values, values_of
-from rlm.environments.isolation import Isolation
 from rlm.errors import ConfigError, RLMError
 
 if TYPE_CHECKING:
@@ -73,14 +70,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     isolation = group.add_argument(
         "--isolation",
         metavar="LEVEL",
-        help="what keeps the code from this machine: sandbox (default), sandbox! (or nothing), process, none",
+        help="what keeps the code from this machine: sandbox (default), sandbox! (that or nothing), process, none",
     )
-    suggest(isolation, get_args(Isolation))
+    suggest(isolation, _levels)
     group.add_argument("--cell-timeout", type=float, metavar="SECONDS", help="time of one cell (300)")
     place = group.add_argument(
         "--environment", default="local", metavar="PLACE", help="where the code runs (local)"
     )
-    suggest(place, environments.NAMES)
+    suggest(place, _places)
     add_values(group, "--environment-option", "a further setting of the place or of its REPLs")
 
     group = parser.add_argument_group("how to answer")
@@ -100,6 +97,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("-v", "--verbose", action="store_true", help="show the run on stderr as it happens")
     group.add_argument("--log-dir", metavar="DIR", help="append every event to a JSONL file in this folder")
+
+
+def _levels() -> tuple[str, ...]:
+    from rlm.environments.isolation import Isolation
+
+    return get_args(Isolation)
+
+
+def _places() -> tuple[str, ...]:
+    from rlm.environments import NAMES
+
+    return NAMES
 
 
 def main(options: argparse.Namespace) -> int:
@@ -122,6 +131,8 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    import asyncio  # 40 ms, which --help need not take
+
     question, words = split_question(options.question, options.context)
     context = _context(words, options.encoding)
     if context is None:
@@ -223,7 +234,9 @@ class _Signals:
     @contextlib.contextmanager
     def cancelling(self, token: CancelToken) -> Iterator[None]:
         """Has signals cancel the token, while the block runs."""
-        loop = asyncio.get_running_loop()
+        from asyncio import get_running_loop
+
+        loop = get_running_loop()
         codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
         def cancel(number: signal.Signals) -> None:
