@@ -8,6 +8,7 @@ import _thread
 import itertools
 import marshal
 import os
+import re
 import select
 from collections import deque
 
@@ -38,6 +39,13 @@ class _Ticket:
             self.signal.release()
         except RuntimeError:
             pass  # it is awake
+
+
+def _unfit(error: TypeError) -> str:
+    """What of a prompt is no JSON."""
+    found = re.match(r"Object of type (\w+)", str(error))
+    what = f"cannot hold {found[1]}" if found else f"cannot be sent ({error})"
+    return f"a prompt {what}: give text, a list of texts and images, or a list of messages"
 
 
 class Channel:
@@ -110,7 +118,10 @@ class Channel:
             RuntimeError: this is a forked child process.
         """
         number = next(self._numbers)
-        payload = encode({"id": number, **query})
+        try:
+            payload = encode({"id": number, **query})
+        except TypeError as error:
+            raise TypeError(_unfit(error)) from None
         if len(payload) > MAX_FRAME:
             raise ValueError(
                 f"the prompts of one call may have {MAX_FRAME >> 20} MB together, and these have "
