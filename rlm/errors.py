@@ -20,6 +20,7 @@
         BudgetExceededError
         ErrorThresholdExceededError
         CancellationError
+      AnswerFormatError       the answer does not have the form that `response_format` asks for
 
 Errors that end a run carry `completion`: usage, messages and trajectory as far as they came.
 """
@@ -119,8 +120,13 @@ class TimeoutExceededError(LimitError):
 class TokenLimitExceededError(LimitError):
     """`max_tokens` was reached: input and output tokens of the whole call tree."""
 
-    def __init__(self, tokens_used: int, token_limit: int) -> None:
-        super().__init__(f"the run used {tokens_used} tokens, and max_tokens is {token_limit}")
+    def __init__(self, tokens_used: int, token_limit: int, *, needed: int | None = None) -> None:
+        """
+        Args:
+            needed: tokens of the prompt that no longer fits, if that is what it was reached by.
+        """
+        text = f"the run used {tokens_used} tokens, and max_tokens is {token_limit}"
+        super().__init__(text if needed is None else f"{text}; the next prompt has about {needed}")
         self.tokens_used = tokens_used
         self.token_limit = token_limit
 
@@ -128,8 +134,13 @@ class TokenLimitExceededError(LimitError):
 class BudgetExceededError(LimitError):
     """`max_budget` was reached. Both values in USD."""
 
-    def __init__(self, spent: float, budget: float) -> None:
-        super().__init__(f"the run cost {spent:.4f} USD, and max_budget is {budget:.4f} USD")
+    def __init__(self, spent: float, budget: float, *, needed: float | None = None) -> None:
+        """
+        Args:
+            needed: USD that the next prompt costs, if there was too little left for it.
+        """
+        text = f"the run cost {spent:.4f} USD, and max_budget is {budget:.4f} USD"
+        super().__init__(text if needed is None else f"{text}; the next prompt costs about {needed:.4f} USD")
         self.spent = spent
         self.budget = budget
 
@@ -142,6 +153,10 @@ class ErrorThresholdExceededError(LimitError):
         self.error_count = error_count
         self.threshold = threshold
         self.last_error = last_error
+
+
+class AnswerFormatError(RLMError):
+    """The run ended with an answer that does not have the form that `response_format` asks for."""
 
 
 class CancellationError(LimitError):

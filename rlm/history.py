@@ -12,26 +12,52 @@ _MAX_NAMES = 20
 
 class History:
     """System, user, assistant, user, assistant, ...: earlier messages are never edited, there is exactly one user message
-    a turn, and a reply goes back exactly as it came. So prefix caches hit, and a rollout is one sequence of tokens."""
+    a turn, and a reply goes back exactly as it came. So prefix caches hit, and a rollout is one sequence of tokens. Only a
+    compaction begins anew."""
 
-    def __init__(self, system: str, first: str) -> None:
-        self._messages: list[Message] = [
-            {"role": "system", "content": system},
-            {"role": "user", "content": first},
-        ]
+    def __init__(self, system: str | None, first: str) -> None:
+        """
+        Args:
+            system: the system prompt; None: there is none.
+            first: the first user message.
+        """
+        self._system, self._first = system, first
+        self._messages: list[Message] = []
+        self._full: list[Message] = []
+        self._begin(first)
+        self._full += self._messages
 
     @property
     def messages(self) -> list[Message]:
         """A copy of the list; the messages themselves are shared."""
         return list(self._messages)
 
+    @property
+    def full(self) -> list[Message]:
+        """All that was said, also before compactions."""
+        return list(self._full)
+
+    def compact(self, notes: str) -> None:
+        """Begins anew with the system prompt, the first message and, in place of all after it, `notes`."""
+        self._expect("user")
+        self._begin(f"{self._first}\n\n{notes}")
+
+    def _begin(self, first: str) -> None:
+        self._messages = [{"role": "user", "content": first}]
+        if self._system is not None:
+            self._messages.insert(0, {"role": "system", "content": self._system})
+
     def add_reply(self, reply: Message) -> None:
         self._expect("user")
-        self._messages.append(reply)
+        self._append(reply)
 
     def add_observation(self, text: str) -> None:
         self._expect("assistant")
-        self._messages.append({"role": "user", "content": text})
+        self._append({"role": "user", "content": text})
+
+    def _append(self, message: Message) -> None:
+        self._messages.append(message)
+        self._full.append(message)
 
     def _expect(self, role: str) -> None:
         last = self._messages[-1]["role"]

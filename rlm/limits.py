@@ -6,9 +6,26 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 
-from rlm.errors import RLMError, TimeoutExceededError, TokenLimitExceededError
+from rlm.clients.prices import Price
+from rlm.errors import BudgetExceededError, RLMError, TimeoutExceededError, TokenLimitExceededError
 from rlm.types import Usage, UsageSummary
+
+_FREE = Price(0.0, 0.0)
+
+_FIRST_GUESS = 500
+"""Output tokens that a call is expected to take before there is an average."""
+
+
+@dataclass(slots=True)
+class _Claim:
+    """What a call in flight may take."""
+
+    tokens: int
+    cost: float
+    cap: int | None
+    """Output tokens that it may have; None: nothing limits them."""
 
 
 class Ledger:
@@ -16,26 +33,52 @@ class Ledger:
 
     A limit is noticed where it is crossed: by a timer, or when a reply is booked. From then on `check` raises, and
     everything that waits in `guard` or runs in `interruptible` is stopped at once.
+
+    A call is claimed before it is made: what is spent, what the calls in flight may take and what this one may take must
+    fit in the limits together, or it waits until some of those have ended. It gets a cap on its output of what was left.
+    "May take" is the output that the caller limits a call to. Where nothing does, it is what calls took so far, doubled: a
+    batch can then overshoot by what its calls in flight take beyond that.
     """
 
-    def __init__(self, *, max_timeout: float | None = None, max_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_timeout: float | None = None,
+        max_tokens: int | None = None,
+        max_budget: float | None = None,
+        max_subcalls: int | None = None,
+    ) -> None:
         """
         Args:
             max_timeout: seconds of wall-clock time from `start`.
             max_tokens: input and output tokens of all calls together.
+            max_budget: USD of all calls together.
+            max_subcalls: prompts that the code may send to sub-models and child runs.
         """
         self._max_timeout = max_timeout
         self._max_tokens = max_tokens
+        self._max_budget = max_budget
+        self._max_subcalls = max_subcalls
         self._stoppers: dict[int, Callable[[RLMError], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._started = time.monotonic()
+        self._claimed_tokens = 0
+        self._claimed_cost = 0.0
+        self._in_flight = 0
+        self._waiters: set[asyncio.Future[None]] = set()
         self.error: RLMError | None = None
         """What ended the tree: the limit that was reached first, or the endpoint's word that the rollout is over."""
+        self.on_trip: Callable[[RLMError], None] | None = None
+        """Is told of it once."""
         self.summary = UsageSummary()
         self.root = Usage()
         self.sub = Usage()
+        self.cost = 0.0
+        """USD, of the calls whose cost is known."""
         self.subcalls = 0
         self.subcall_failures = 0
+        self.bounded = max_tokens is not None or max_budget is not None
+        """Whether calls have to be claimed."""
 
     @property
     def elapsed(self) -> float:
@@ -66,8 +109,85 @@ class Ledger:
             self.root += usage
         else:
             self.sub += usage
+        self.cost += usage.cost or 0.0
         if self._max_tokens is not None and self.total_tokens >= self._max_tokens:
             self.trip(TokenLimitExceededError(self.total_tokens, self._max_tokens))
+        if self._max_budget is not None and self.cost >= self._max_budget:
+            self.trip(BudgetExceededError(self.cost, self._max_budget))
+
+    def count_subcall(self) -> bool:
+        """Counts one sub-call. Returns whether there may be one more."""
+        if self._max_subcalls is not None and self.subcalls >= self._max_subcalls:
+            return False
+        self.subcalls += 1
+        return True
+
+    @contextlib.asynccontextmanager
+    async def claim(
+        self, prompt_tokens: int, price: Price | None, cap: int | None
+    ) -> AsyncIterator[int | None]:
+        """Holds what a call may take, while it is made and booked in the block.
+
+        Args:
+            prompt_tokens: of its prompt, about.
+            price: of the model; None: nobody knows it.
+            cap: output tokens that it asks for at most; None: it does not say.
+
+        Returns:
+            Output tokens that it may have at most; None: nothing limits them.
+
+        Raises:
+            LimitError: less is left than its prompt takes. Only this call is refused.
+            RLMError: a limit has been reached.
+        """
+        while (claim := self._try(prompt_tokens, price or _FREE, cap)) is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+        self._claimed_tokens += claim.tokens
+        self._claimed_cost += claim.cost
+        self._in_flight += 1
+        try:
+            yield claim.cap
+        finally:
+            self._claimed_tokens -= claim.tokens
+            self._claimed_cost -= claim.cost
+            self._in_flight -= 1
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _try(self, prompt_tokens: int, price: Price, cap: int | None) -> _Claim | None:
+        """What a call may have; None while others have to end first."""
+        self.check()
+        expected = self._expected_output() if cap is None else cap
+        room = cap
+        if self._max_tokens is not None:
+            left = self._max_tokens - self.total_tokens - self._claimed_tokens - prompt_tokens
+            if left < expected and self._in_flight:
+                return None
+            if left < 1:
+                raise TokenLimitExceededError(self.total_tokens, self._max_tokens, needed=prompt_tokens)
+            room = left if room is None else min(room, left)
+        prompt_cost, rate = price.cost(Usage(prompt_tokens)), price.cost(Usage(0, 1))
+        if self._max_budget is not None:
+            money = self._max_budget - self.cost - self._claimed_cost - prompt_cost
+            if money < expected * rate and self._in_flight:
+                return None
+            if money < rate:
+                raise BudgetExceededError(self.cost, self._max_budget, needed=prompt_cost)
+            if rate > 0:
+                affordable = int(money / rate)
+                room = affordable if room is None else min(room, affordable)
+        output = expected if room is None else min(expected, room)
+        return _Claim(prompt_tokens + output, prompt_cost + output * rate, room)
+
+    def _expected_output(self) -> int:
+        calls = self.summary.total_calls
+        return 2 * (self.root + self.sub).output_tokens // calls + 1 if calls else _FIRST_GUESS
 
     def check(self) -> None:
         """
@@ -84,6 +204,8 @@ class Ledger:
         self.error = error
         for stop in list(self._stoppers.values()):
             stop(error)
+        if self.on_trip is not None:
+            self.on_trip(error)
 
     @contextlib.contextmanager
     def interruptible(self, stop: Callable[[RLMError], None]) -> Iterator[None]:

@@ -2,64 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rlm.clients.base import Client, ModelReply
+from rlm.clients.prices import Price
+from rlm.errors import ConfigError
 from rlm.limits import Ledger
 from rlm.tokens import Window
 from rlm.types import Message, SamplingArgs
+
+_ASKED_OF_ANY_MODEL = 16_384
+"""Output tokens: no more than current models allow a call to ask for, where nobody says how large the window is."""
+
+_CAPS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """One model and how this run asks it."""
 
+    name: str
+    """What the code calls it."""
     client: Client
     sampling: SamplingArgs
     window: Window
-
-    @property
-    def name(self) -> str:
-        return self.client.model
+    price: Price | None = None
 
     async def ask(self, messages: Sequence[Message], ledger: Ledger, *, root: bool) -> ModelReply:
         """One call, refused before it is sent if the prompt cannot fit, and booked once.
 
         Raises:
             ModelError: the call failed for good.
+            LimitError: less is left of a limit than the prompt takes.
         """
         await self.window.check(messages)
-        reply = await self.client.complete(messages, sampling=self.sampling)
-        ledger.book(self.name, reply.usage, root=root)
+        if not ledger.bounded:
+            reply = self._priced(await self.client.complete(messages, sampling=self.sampling))
+            ledger.book(self.client.model, reply.usage, root=root)
+        else:
+            size = self.window.bound(messages)
+            async with ledger.claim(size, self.price, self._own_cap()) as cap:
+                sampling = await self._capped(cap, size)
+                reply = self._priced(await self.client.complete(messages, sampling=sampling))
+                ledger.book(self.client.model, reply.usage, root=root)
         if root:
             self.window.observe(messages, reply.usage.input_tokens)
         return reply
+
+    def _priced(self, reply: ModelReply) -> ModelReply:
+        """With the cost that the provider says, or else that of its prices."""
+        if reply.usage.cost is not None or self.price is None:
+            return reply
+        return replace(reply, usage=replace(reply.usage, cost=self.price.cost(reply.usage)))
+
+    def _own_cap(self) -> int | None:
+        """Output tokens that the caller limits a call to."""
+        for sampling in (self.sampling, getattr(self.client, "sampling_args", {})):
+            for name in _CAPS:
+                if isinstance(sampling.get(name), int):
+                    return int(sampling[name])
+        return None
+
+    async def _capped(self, cap: int | None, prompt_tokens: int) -> SamplingArgs:
+        """The sampling arguments with that cap, where it is less than what a reply could have anyway."""
+        if cap is None or cap == self._own_cap():
+            return self.sampling
+        window = await self.window.size()
+        most = _ASKED_OF_ANY_MODEL if window is None else window - prompt_tokens * 9 // 8 - 64
+        if self._own_cap() is None and cap >= most:
+            return self.sampling  # servers refuse to be asked for more than they have
+        name = next((name for name in _CAPS if name in self.sampling), _CAPS[0])
+        return {**self.sampling, name: cap}
 
 
 class Models:
     """The root's model, the sub-models, and which one answers what."""
 
     def __init__(
-        self, root: Client, others: Sequence[Client], sampling: SamplingArgs, sub_sampling: SamplingArgs
+        self,
+        root: Client,
+        others: Mapping[str, Client],
+        sampling: SamplingArgs,
+        sub_sampling: SamplingArgs,
+        *,
+        depth_models: Sequence[str] = (),
+        price: Callable[[Client], Price | None] = lambda _: None,
     ) -> None:
         """
         Args:
             root: answers the root's turns.
-            others: sub-models. The first answers sub-calls that name no model, and drives child runs; without any, the
-                root's model does.
+            others: sub-models by name. The first answers sub-calls that name no model, and drives child runs; without
+                any, the root's model does.
             sampling: arguments of the root's calls.
             sub_sampling: arguments of all calls below the root.
-        """
-        self.root = Model(root, sampling, Window(root))
-        subs = [Model(client, sub_sampling, Window(client)) for client in (*others, root)]
-        self.sub = subs[0]
-        self._by_name = {model.name: model for model in reversed(subs)}
+            depth_models: names of the models that answer at depth 1, 2, ... in place of the first of `others`; the last
+                one below that too.
+            price: of a client's model.
 
-    def named(self, name: str | None) -> Model | None:
-        """The sub-model of that name, the default for None; None if this run has no such model."""
-        return self.sub if name is None else self._by_name.get(name)
+        Raises:
+            ConfigError: there is no model of a name in `depth_models`.
+        """
+        self.sub_sampling = sub_sampling
+        self.root = Model(root.model, root, sampling, Window(root), price(root))
+        subs = {
+            name: Model(name, client, sub_sampling, Window(client), price(client))
+            for name, client in others.items()
+        }
+        subs.setdefault(root.model, replace(self.root, sampling=sub_sampling))
+        self._by_name = subs
+        for name in depth_models:
+            if name not in subs:
+                raise ConfigError(
+                    f"depth_models names {name!r}, and the models of this run are {', '.join(self.names)}"
+                )
+        default = next(iter(subs))
+        self._by_depth = list(depth_models) or [default]
+
+    def named(self, name: str | None, depth: int) -> Model | None:
+        """The model of that name; None if this run has no such model.
+
+        Args:
+            name: None: the default of the depth.
+            depth: of who answers: 1 below the root.
+        """
+        if name is None:
+            name = self._by_depth[min(depth, len(self._by_depth)) - 1]
+        return self._by_name.get(name)
+
+    def describe(self) -> dict[str, dict[str, str]]:
+        """What each is, by name, the default first."""
+        first = self._by_depth[0]
+        return {
+            name: {"model": model.client.model, "provider": provider_of(model.client)}
+            for name, model in sorted(self._by_name.items(), key=lambda item: item[0] != first)
+        }
 
     @property
     def names(self) -> list[str]:
         return sorted(self._by_name)
+
+
+def provider_of(client: Client) -> str:
+    """A word for who serves a client's model."""
+    return str(getattr(client, "provider", type(client).__name__))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlm.context import Context
+from rlm.errors import ContextError
 
 _SYSTEM = """\
 You answer a question about an input that may be far longer than what you can read at once. You do not see the input. It \
@@ -57,16 +58,74 @@ def system_prompt(*, orchestrator: bool = True) -> str:
     return f"{_SYSTEM}\n\n{_ORCHESTRATOR}" if orchestrator else _SYSTEM
 
 
+def tools(lines: str) -> str:
+    """What the system prompt says of custom tools.
+
+    Args:
+        lines: one for each.
+    """
+    return f"The REPL also holds these functions and values, for this task:\n{lines}"
+
+
 def first_message(
-    context: Context, question: str | None, *, prologue: str | None, max_iterations: int
+    context: Context,
+    question: str | None,
+    *,
+    prologue: str | None,
+    max_iterations: int,
+    earlier: int = 0,
+    answer_format: str | None = None,
 ) -> str:
-    """The first user message: the question, what the context is, and the turn."""
+    """The first user message: the question, what the context is, and the turn.
+
+    Args:
+        earlier: contexts of earlier completions in the same REPL.
+        answer_format: what the answer has to look like.
+    """
     if question is None:
         question = "The context itself holds the request: read it there, and answer it."
-    parts = [f"Question: {question}", f"{_describe(context)}", turn_header(1, max_iterations)]
+    parts = [f"Question: {question}", f"Context: {context.summary}."]
+    if earlier:
+        parts.append(
+            f"This is completion {earlier + 1} in this REPL, which still holds its variables: the new context is "
+            f"`context` and `context_{earlier}`, earlier ones are `context_0` to `context_{earlier - 1}`, and `history` has "
+            "the messages of the earlier completions, each a list that ends with the answer. `answer` is empty again."
+        )
+    if answer_format is not None:
+        parts.append(answer_format)
+    parts.append(turn_header(1, max_iterations))
     if prologue:
         parts.insert(0, prologue)
     return "\n\n".join(parts)
+
+
+def plain(context: Context, question: str | None, answer_format: str | None) -> str:
+    """The only message of a run without a REPL: the input itself, then the question.
+
+    Raises:
+        ContextError: the input is no text.
+    """
+    if context.kind != "str":
+        raise ContextError(f"max_depth=0 sends the input as the prompt: give a str, not a {context.kind}")
+    parts = [
+        context.value,
+        question,
+        answer_format and answer_format.replace('answer["content"]', "your reply"),
+    ]
+    return "\n\n".join(part for part in parts if part is not None)
+
+
+def bad_answer(problem: str) -> str:
+    """What the model is told of an answer that does not have the form that was asked for."""
+    return (
+        f'answer["content"] does not have the form that is asked for, so the run goes on: {problem}. '
+        'Set it again, to JSON text, with answer["ready"] = True.'
+    )
+
+
+def bad_last_word(problem: str) -> str:
+    """The same for an answer that was given without code."""
+    return f"That does not have the form that is asked for: {problem}. Reply once more, with the JSON text alone."
 
 
 def turn_header(number: int, max_iterations: int) -> str:
@@ -81,8 +140,3 @@ FORCED_ANSWER = (
     "There are no turns left, and no more code will run. Reply with your final answer to the question alone: "
     "the best that you can say from what you have seen, as plain text, in the form that the question asks for."
 )
-
-
-def _describe(context: Context) -> str:
-    units = {"str": "characters", "bytes": "bytes"}
-    return f"Context: a {context.kind} of {context.size:,} {units.get(context.kind, 'items')}."

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
+import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
-from rlm import environments, prompts
+from rlm import environments, options, prompts
 from rlm.background import background
-from rlm.baseline import plain_call
+from rlm.callbacks import Callbacks
+from rlm.cancellation import CancelToken
 from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.context import Context
-from rlm.environments.base import SessionSpec
-from rlm.errors import ConfigError, RolloutStoppedError
+from rlm.conversation import Conversation
+from rlm.errors import CancellationError, ConfigError, RolloutStoppedError
+from rlm.events import Completed, Event
 from rlm.limits import Ledger
 from rlm.logger import RLMLogger
 from rlm.models import Models
 from rlm.rollout import Rollout
-from rlm.tree import Outcome, Settings, Tree
+from rlm.structured import AnswerFormat
+from rlm.tools import Toolbox
+from rlm.tree import Outcome, Seat, Settings, Tree
 from rlm.types import RLMChatCompletion, SamplingArgs
-
-# Part of the interface that people know, and built in a later version: better refused than ignored.
-_NOT_BUILT: Mapping[str, Any] = {
-    "max_budget": None,
-    "persistent": False,
-    "custom_tools": None,
-    "custom_sub_tools": None,
-    "compaction": False,
-    "on_subcall_start": None,
-    "on_subcall_complete": None,
-    "on_iteration_start": None,
-    "on_iteration_complete": None,
-}
-
-_SESSION_OPTIONS = {f.name for f in fields(SessionSpec)} - {"contexts", "history"}
 
 
 class RLM:
@@ -45,7 +35,8 @@ class RLM:
         rlm = RLM(backend="vllm", backend_kwargs={"model_name": "...", "base_url": "http://localhost:8000/v1"})
         print(rlm.completion(text, root_prompt="How many of the messages are spam?").response)
 
-    One object serves any number of completions at once, from any thread and any event loop.
+    One object serves any number of completions at once, from any thread and any event loop; with `persistent=True` one after
+    the other.
     """
 
     def __init__(
@@ -72,139 +63,259 @@ class RLM:
         compaction: bool = False,
         compaction_threshold_pct: float = 0.85,
         max_concurrent_subcalls: int = 4,
-        on_subcall_start: Any = None,
-        on_subcall_complete: Any = None,
-        on_iteration_start: Any = None,
-        on_iteration_complete: Any = None,
+        on_subcall_start: Callable[[int, str, str], object] | None = None,
+        on_subcall_complete: Callable[[int, str, float, str | None], object] | None = None,
+        on_iteration_start: Callable[[int, int], object] | None = None,
+        on_iteration_complete: Callable[[int, int, float], object] | None = None,
         sampling_args: SamplingArgs | None = None,
         sub_sampling_args: SamplingArgs | None = None,
         orchestrator: bool = True,
         user_prologue: str | None = None,
         *,
         client: Client | None = None,
-        other_clients: Sequence[Client] | None = None,
+        other_clients: Sequence[Client] | Mapping[str, Client] | None = None,
+        depth_models: Sequence[str] = (),
+        prices: Mapping[str, Any] | None = None,
+        max_subcalls: int | None = None,
+        max_concurrent_queries: int = 128,
     ) -> None:
         """
         Args:
-            backend: the provider of the root's model: "openai" or "vllm" (any OpenAI-compatible server).
+            backend: the provider of the root's model: one of `rlm.clients.BACKENDS`.
             backend_kwargs: `model_name`, and as the provider needs: `base_url`, `api_key`, `timeout` (seconds),
                 `max_retries`, ...
             environment: where the code runs: "local".
             environment_kwargs: `cell_timeout` (seconds), `max_output_chars` (characters), `limits`, `seed`, ... and what
-                the place itself takes.
+                the place itself takes, such as `isolation`.
             depth: 0; kept for compatibility.
             max_depth: 1: `rlm_query` is a plain model call; 2: it is a child run, whose own `rlm_query` is plain; and so
                 on. 0: no REPL at all, the model gets the input as its prompt.
             max_iterations: turns of a run. After the last the model is asked once more, for its answer alone.
-            max_timeout: seconds of wall-clock time for a completion and all below it.
-            max_tokens: input and output tokens of a completion and all below it.
+            max_budget: USD of a completion and all below it. Every model needs a price, or a provider that reports costs.
+            max_timeout: seconds of wall-clock time, likewise.
+            max_tokens: input and output tokens, likewise.
             max_errors: cells in a row that may fail.
-            custom_system_prompt: in place of `rlm.prompts.system_prompt()`, word for word.
+            custom_system_prompt: in place of `rlm.prompts.system_prompt()`, word for word; custom tools are listed after it.
             other_backends: providers of sub-models. The first answers the sub-calls that name no model and drives child
                 runs; without any, the root's model does. The code reaches each by its model name.
             other_backend_kwargs: one mapping for each of `other_backends`.
             logger: gets every event; `completion.metadata` then holds the trajectory.
             verbose: shows the run on the console (stderr).
-            max_concurrent_subcalls: sub-calls of one run in flight at once.
+            persistent: completions share one REPL: each finds the variables, the contexts and the histories of those
+                before it.
+            custom_tools: functions and values for the code, by name: each as it is, or as
+                `{"tool": ..., "description": text}`. Functions run here, in the caller's process; arguments, results and
+                values are sent by value.
+            custom_sub_tools: those of child runs; `custom_tools` if None.
+            compaction: a history that grows towards the end of the model's window is replaced by notes that the model
+                writes.
+            compaction_threshold_pct: the part of the window at which that happens.
+            max_concurrent_subcalls: child runs of one run in flight at once.
+            on_subcall_start: called with the depth of who answers, the model and the begin of the prompt.
+            on_subcall_complete: called with depth, model, seconds, and the error or None.
+            on_iteration_start: called with depth and turn (from 1).
+            on_iteration_complete: called with depth, turn and seconds.
             sampling_args: sampling arguments of the root's calls, as the provider names them.
             sub_sampling_args: those of all calls below the root; `sampling_args` if None.
             orchestrator: the default system prompt advises to leave reading to sub-models.
             user_prologue: text before the question in each run's first message.
             client: a client of your own for the root, in place of `backend` and `backend_kwargs`.
-            other_clients: clients of your own in place of `other_backends`.
+            other_clients: clients of your own in place of `other_backends`; as a mapping, the code reaches each by its key.
+            depth_models: names of the sub-models that answer at depth 1, 2, ...; the last one below that too.
+            prices: USD per million tokens by model name, where the built-in table has none or another one: a
+                `rlm.clients.prices.Price`, or a dict of its fields.
+            max_subcalls: prompts that the code may send in a completion. What is over it fails, and the run goes on.
+            max_concurrent_queries: plain sub-calls of a completion in flight at once.
 
         Raises:
-            ConfigError: an option does not fit, does not exist, or is not built yet.
+            ConfigError: an option does not fit, or does not exist.
         """
-        given = locals()
-        for name, neutral in _NOT_BUILT.items():
-            if given[name] != neutral:
-                raise ConfigError(f"RLM({name}=...) is not built yet; leave it at {neutral!r}")
-        _check_numbers(given)
+        options.check(locals())
         self._root = client if client is not None else make_client(backend, **(backend_kwargs or {}))
-        self._others = _other_clients(other_clients, other_backends, other_backend_kwargs)
-        session, options = _split_environment_kwargs(environment_kwargs or {})
-        self._environment = environments.make_environment(environment, **options)
-        self._sampling = dict(sampling_args or {})
-        self._sub_sampling = self._sampling if sub_sampling_args is None else dict(sub_sampling_args)
-        system = custom_system_prompt
+        others = options.other_clients(other_clients, other_backends, other_backend_kwargs)
+        sampling = dict(sampling_args or {})
+        self._models = Models(
+            self._root,
+            others,
+            sampling,
+            sampling if sub_sampling_args is None else dict(sub_sampling_args),
+            depth_models=depth_models,
+            price=options.pricing(prices, required=max_budget is not None),
+        )
+        session, place = options.split_environment(environment_kwargs or {})
+        self._environment = environments.make_environment(environment, **place)
+        system = (
+            prompts.system_prompt(orchestrator=orchestrator)
+            if custom_system_prompt is None
+            else custom_system_prompt
+        )
+        tools = Toolbox.of(custom_tools)
+        sub_tools = tools if custom_sub_tools is None else Toolbox.of(custom_sub_tools)
         self._settings = Settings(
             max_depth=max_depth,
             max_iterations=max_iterations,
             max_errors=max_errors,
             max_concurrent_subcalls=max_concurrent_subcalls,
-            system_prompt=prompts.system_prompt(orchestrator=orchestrator) if system is None else system,
+            max_concurrent_queries=max_concurrent_queries,
+            root=Seat.of(system, tools),
+            below=Seat.of(system, sub_tools),
             prologue=user_prologue,
             session=session,
+            compaction=compaction_threshold_pct if compaction else None,
+            callbacks=Callbacks(
+                on_subcall_start, on_subcall_complete, on_iteration_start, on_iteration_complete
+            ),
         )
-        self._max_timeout = max_timeout
-        self._max_tokens = max_tokens
+        self._limits: dict[str, Any] = {
+            "max_timeout": max_timeout,
+            "max_tokens": max_tokens,
+            "max_budget": max_budget,
+            "max_subcalls": max_subcalls,
+        }
         self._logger = logger
         self._verbose = verbose
+        self._conversation = Conversation(self._environment) if persistent else None
         self._closed = False
 
-    def completion(self, prompt: Any, root_prompt: str | None = None) -> RLMChatCompletion:
+    def completion(
+        self,
+        prompt: Any,
+        root_prompt: str | None = None,
+        *,
+        response_format: Any = None,
+        cancel: CancelToken | None = None,
+    ) -> RLMChatCompletion:
         """`acompletion` for callers without an event loop. Safe to call from several threads at once.
 
         A KeyboardInterrupt ends the run, and every process of it, before it goes on.
         """
-        return background.run(self.acompletion(prompt, root_prompt))
+        return background.run(
+            self.acompletion(prompt, root_prompt, response_format=response_format, cancel=cancel)
+        )
 
-    async def acompletion(self, prompt: Any, root_prompt: str | None = None) -> RLMChatCompletion:
+    async def acompletion(
+        self,
+        prompt: Any,
+        root_prompt: str | None = None,
+        *,
+        response_format: Any = None,
+        cancel: CancelToken | None = None,
+    ) -> RLMChatCompletion:
         """Answers one question.
 
         Args:
-            prompt: the input: a str, bytes, or a list, tuple or dict of plain values; or a `Context` made of one, to share it
-                among several runs.
+            prompt: the input: a str, bytes, a path of a file, a list, tuple or dict of plain values, ...: see `Context`; or a
+                `Context` made of one, to share it among several runs.
             root_prompt: the question, shown to the root model. None: the input itself holds it.
+            response_format: the form of the answer: a pydantic model class, or a JSON schema as a dict. An answer that does
+                not have it goes back to the model; `completion.parsed` is the object.
+            cancel: a token by which the completion can be cancelled from anywhere.
 
         Returns:
             The answer (`response`), why the run ended (`stop`), usage and trajectory. When the endpoint of a training run
             ends the rollout, that is the best answer so far.
 
         Raises:
+            ConfigError: an argument does not fit, or this RLM is closed.
             ContextError: the input cannot be sent to a REPL.
-            LimitError: a limit was reached before there was an answer; `partial_answer` and `completion` hold what there is.
+            LimitError: a limit was reached, or `cancel` called, before there was an answer; `partial_answer` and
+                `completion` hold what there is.
+            AnswerFormatError: turns ran out without an answer of the form; likewise.
             ModelError: the root's model failed for good; likewise.
             REPLError: the REPL could not be had; likewise.
         """
+        return await self._complete(prompt, root_prompt, response_format, cancel)
+
+    async def stream(
+        self,
+        prompt: Any,
+        root_prompt: str | None = None,
+        *,
+        response_format: Any = None,
+        cancel: CancelToken | None = None,
+    ) -> AsyncGenerator[Event]:
+        """Yields the events of a completion (`rlm.events`) as they happen; the last one, `Completed`, holds what
+        `acompletion` returns. Leaving the loop early cancels the run (use `contextlib.aclosing` to have that wait for its
+        end).
+
+        Args, errors: as `acompletion`; an error is raised after the events that led to it.
+        """
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        task = asyncio.ensure_future(
+            self._complete(prompt, root_prompt, response_format, cancel, listener=queue.put_nowait)
+        )
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        root = ""
+        try:
+            while (event := await queue.get()) is not None:
+                root = root or event.run
+                yield event
+            completion = await task
+            yield Completed(time=time.time(), run=root, parent=None, depth=0, completion=completion)
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+    async def _complete(
+        self,
+        prompt: Any,
+        question: str | None,
+        response_format: Any,
+        cancel: CancelToken | None,
+        listener: Callable[[Event], None] | None = None,
+    ) -> RLMChatCompletion:
         if self._closed:
             raise ConfigError("this RLM is closed; make a new one")
-        context = Context.of(prompt)
-        ledger = Ledger(max_timeout=self._max_timeout, max_tokens=self._max_tokens)
-        models = Models(self._root, self._others, self._sampling, self._sub_sampling)
+        if not isinstance(question, str | None):
+            raise ConfigError(f"root_prompt must be a str or None, and is a {type(question).__name__}")
+        form = None if response_format is None else AnswerFormat(response_format)
+        context = await _context_of(prompt)
         trajectory = self._logger.trajectory() if self._logger is not None else None
-        listeners = [] if trajectory is None else [trajectory.record]
+        listeners = [] if listener is None else [listener]
+        if trajectory is not None:
+            listeners.append(trajectory.record)
         if self._verbose:
             from rlm.logger.console import Console  # rich takes a while to import
 
             listeners.append(Console().show)
-        tree = Tree(self._settings, models, self._environment, ledger, tuple(listeners))
-        started = time.perf_counter()
-        ledger.start()
-        try:
-            if self._settings.max_depth == 0:
-                outcome = await plain_call(tree, models.root, context, root_prompt)
-            else:
-                outcome = await Rollout(tree, models.root, context, root_prompt).run()
-        finally:
-            ledger.stop()
-        seconds = time.perf_counter() - started
+        async with contextlib.AsyncExitStack() as stack:
+            if self._conversation is not None:
+                await stack.enter_async_context(self._conversation.turn())
+            ledger = Ledger(**self._limits)
+            tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners))
+            if cancel is not None:
+                stack.enter_context(cancel.calling(partial(_trip, asyncio.get_running_loop(), ledger)))
+            started = time.perf_counter()
+            ledger.start()
+            stack.callback(ledger.stop)
+            root = self._models.root
+            rollout = Rollout(
+                tree, root, context, question, conversation=self._conversation, answer_format=form
+            )
+            outcome = await rollout.run()
+            seconds = time.perf_counter() - started
+            if self._conversation is not None:
+                self._conversation.remember(outcome.messages, outcome.response)
         completion = self._completion(prompt, outcome, ledger, seconds)
         if trajectory is not None:
-            completion.metadata = trajectory.metadata(asdict(iteration) for iteration in outcome.iterations)
+            completion.metadata = trajectory.metadata()
         if outcome.error is not None and not _is_result(outcome):
             outcome.error.completion = completion
             raise outcome.error
         return completion
 
     def close(self) -> None:
-        """Refuses further completions. Runs under way end by themselves."""
+        """Refuses further completions, and ends a persistent REPL. Runs under way end by themselves."""
         self._closed = True
+        if self._conversation is not None:
+            self._conversation.close()
 
     async def aclose(self) -> None:
-        """`close`, for `async with`."""
-        self.close()
+        """`close`, for `async with`; a persistent REPL is gone when it returns."""
+        self._closed = True
+        if self._conversation is not None:
+            await self._conversation.aclose()
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +327,7 @@ class RLM:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self.close()
+        await self.aclose()
 
     def _completion(self, prompt: Any, outcome: Outcome, ledger: Ledger, seconds: float) -> RLMChatCompletion:
         return RLMChatCompletion(
@@ -230,62 +341,22 @@ class RLM:
             stats=outcome.stats,
             messages=outcome.messages,
             iterations=outcome.iterations,
+            parsed=outcome.parsed,
         )
+
+
+def _trip(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
+    loop.call_soon_threadsafe(ledger.trip, CancellationError())
+
+
+async def _context_of(prompt: Any) -> Context:
+    """In a thread, where it may take a while: a file is read, or much is copied."""
+    if isinstance(prompt, str | bytes | Context):
+        return Context.of(prompt)
+    return await asyncio.to_thread(Context.of, prompt)
 
 
 def _is_result(outcome: Outcome) -> bool:
     """Whether an outcome with an error is returned all the same: there is an answer, or a training endpoint wanted no
     more of it."""
     return outcome.stats.answered or isinstance(outcome.error, RolloutStoppedError)
-
-
-def _split_environment_kwargs(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of each REPL, and those of the place."""
-    session = {name: value for name, value in given.items() if name in _SESSION_OPTIONS}
-    options = {name: value for name, value in given.items() if name not in _SESSION_OPTIONS}
-    for name in options:
-        near = difflib.get_close_matches(name, _SESSION_OPTIONS, n=1)
-        if near:
-            raise ConfigError(f"environment_kwargs has no {name!r}; did you mean {near[0]!r}?")
-    return session, options
-
-
-def _check_numbers(given: Mapping[str, Any]) -> None:
-    least = {
-        "max_depth": 0,
-        "max_iterations": 1,
-        "max_errors": 1,
-        "max_tokens": 1,
-        "max_concurrent_subcalls": 1,
-    }
-    for name, smallest in least.items():
-        value = given[name]
-        if value is None and name in ("max_errors", "max_tokens"):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-            raise ConfigError(f"{name} must be an integer of at least {smallest}, and is {value!r}")
-    timeout = given["max_timeout"]
-    if timeout is not None and (
-        isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0
-    ):
-        raise ConfigError(f"max_timeout must be a number of seconds above 0, or None, and is {timeout!r}")
-    if given["depth"] != 0:
-        raise ConfigError(
-            "depth is the engine's own; leave it at 0, and say with max_depth how deep a run may go"
-        )
-    if given["compaction_threshold_pct"] != 0.85:
-        raise ConfigError("RLM(compaction_threshold_pct=...) is not built yet, like compaction itself")
-
-
-def _other_clients(
-    clients: Sequence[Client] | None,
-    backends: Sequence[str] | None,
-    kwargs: Sequence[Mapping[str, Any]] | None,
-) -> list[Client]:
-    if clients is not None:
-        return list(clients)
-    if backends is None and kwargs is None:
-        return []
-    if backends is None or kwargs is None or len(backends) != len(kwargs):
-        raise ConfigError("other_backends and other_backend_kwargs go together: one mapping for each backend")
-    return [make_client(backend, **options) for backend, options in zip(backends, kwargs, strict=True)]

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rlm import prompts
-from rlm.clients.base import ModelReply
+from rlm import events, prompts
 from rlm.context import Context
+from rlm.conversation import Conversation
+from rlm.dialogue import Dialogue
+from rlm.emitter import Emitter
 from rlm.environments.base import REPL, AnswerState, CellResult, SessionSpec
 from rlm.errors import (
+    AnswerFormatError,
     ErrorThresholdExceededError,
+    LimitError,
     RLMError,
 )
 from rlm.history import History, observation
 from rlm.models import Model
 from rlm.parsing import ParsedReply, answer_text, parse_reply
+from rlm.structured import AnswerFormat
 from rlm.subcalls import Subcalls
+from rlm.tools import ToolCall
 from rlm.tree import Outcome, Tree, stop_reason
-from rlm.types import CodeBlock, Iteration, RunStats, StopReason
-
-_log = logging.getLogger(__name__)
+from rlm.types import CodeBlock, Iteration, Message, RunStats, StopReason
 
 # Seconds that a cell gets when the reply that holds it has already used up the tokens of the run: enough to set an answer.
 _LAST_CELL_SECONDS = 5.0
@@ -34,10 +37,14 @@ _LAST_CELL_SECONDS = 5.0
 class _State:
     """What one run has so far."""
 
-    history: History
     stats: RunStats = field(default_factory=RunStats)
     iterations: list[Iteration] = field(default_factory=list)
     answer: AnswerState = field(default_factory=lambda: AnswerState("", ready=False))
+    done: bool = False
+    """The answer is ready, and of the form that was asked for."""
+    parsed: object = None
+    problem: str | None = None
+    """What is wrong with the form of an answer that was set ready."""
     errors_in_a_row: int = 0
 
 
@@ -52,48 +59,55 @@ class Rollout:
         question: str | None,
         *,
         parent: Rollout | None = None,
+        call: str | None = None,
+        conversation: Conversation | None = None,
+        answer_format: AnswerFormat | None = None,
     ) -> None:
-        self.id = uuid.uuid4().hex[:12]
+        """
+        Args:
+            model: plays this run.
+            question: None: the context holds it.
+            parent: the run above.
+            call: the id of its sub-call that this run answers.
+            conversation: has the REPL, where that outlives the run.
+            answer_format: of the answer.
+        """
         self.depth: int = 0 if parent is None else parent.depth + 1
         self._parent = parent
+        self._call = call
         self._tree = tree
-        self._model = model
         self._context = context
         self._question = question
+        self._conversation = conversation
+        self._format = answer_format
         self._subcalls = Subcalls(tree, self)
         settings = tree.settings
-        first = prompts.first_message(
-            context, question, prologue=settings.prologue, max_iterations=settings.max_iterations
-        )
-        self._state = _State(History(settings.system_prompt, first))
-
-    def child(self, model: Model, context: Context) -> Rollout:
-        """A run below this one."""
-        return Rollout(self._tree, model, context, None, parent=self)
+        self._seat = settings.root if parent is None else settings.below
+        self._id = uuid.uuid4().hex[:12]
+        self.emitter = Emitter(tree.listeners, self._id, None if parent is None else parent._id, self.depth)
+        """Tells the listeners what happens in this run."""
+        self._state = _State()
+        if settings.max_depth == 0:
+            history = History(None, prompts.plain(context, question, self._instructions))
+        else:
+            first = prompts.first_message(
+                context,
+                question,
+                prologue=settings.prologue,
+                max_iterations=settings.max_iterations,
+                earlier=0 if conversation is None else len(conversation.contexts),
+                answer_format=self._instructions,
+            )
+            history = History(self._seat.system_prompt, first)
+        self._dialogue = Dialogue(tree, model, history, self._state.stats, self.emitter, root=parent is None)
 
     @property
-    def observed(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._tree.listeners)
+    def _instructions(self) -> str | None:
+        return None if self._format is None else self._format.instructions
 
-    def emit(self, type: str, /, **data: Any) -> None:  # noqa: A002 - the field's name in the log
-        """Tells the listeners what happened."""
-        if not self.observed:
-            return
-        parent = self._parent.id if self._parent is not None else None
-        event = {
-            "type": type,
-            "time": time.time(),
-            "run": self.id,
-            "parent": parent,
-            "depth": self.depth,
-            **{name: _plain(value) for name, value in data.items()},
-        }
-        for listener in self._tree.listeners:
-            try:
-                listener(event)
-            except Exception:  # a full disk under the log, a closed terminal: nothing flows back into the run
-                _log.exception("an event of run %s was lost", self.id)
+    def child(self, model: Model, context: Context, call: str) -> Rollout:
+        """A run below this one, which answers one of its sub-calls."""
+        return Rollout(self._tree, model, context, None, parent=self, call=call)
 
     async def run(self) -> Outcome:
         """Runs to the end. Errors of the run are part of the outcome.
@@ -101,123 +115,165 @@ class Rollout:
         Raises:
             asyncio.CancelledError: the caller was cancelled. The REPL is gone by then.
         """
-        if self.observed:
-            messages = self._state.history.messages
-            self.emit(
-                "run_start",
-                model=self._model.name,
-                question=self._question,
-                # In a thread: the hash of 100 MB takes a tenth of a second.
-                context=await asyncio.to_thread(self._context.describe),
-                system_prompt=messages[0]["content"],
-                first_message=messages[1]["content"],
-                max_iterations=self._tree.settings.max_iterations,
-            )
+        started = time.perf_counter()
+        if self.emitter.active:
+            # In a thread: the hash of 100 MB takes a tenth of a second.
+            context = await asyncio.to_thread(self._context.describe)
+            self._emit_start(context, await self._dialogue.model.window.size())
+        if self._parent is None:
+            self._tree.ledger.on_trip = self._emit_limit
         response, stop, error = "", StopReason.CANCELLED, None
         try:
             response, stop, error = await self._run()
         finally:
             outcome = self._outcome(response, stop, error)
-            self.emit(
-                "run_end",
+            self.emitter.emit(
+                events.RunEnd,
                 stop=stop.value,
                 response=response,
                 error=None if error is None else f"{type(error).__name__}: {error}",
                 stats=outcome.stats,
                 usage=self._tree.ledger.summary.to_dict() if self._parent is None else None,
+                seconds=time.perf_counter() - started,
             )
         return outcome
 
+    def _emit_start(self, context: dict[str, Any], window: int | None) -> None:
+        messages = self._dialogue.history.messages
+        system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+        settings, models = self._tree.settings, self._tree.models
+        self.emitter.emit(
+            events.RunStart,
+            model=self._dialogue.model.name,
+            question=self._question,
+            context=context,
+            earlier_contexts=0 if self._conversation is None else len(self._conversation.contexts),
+            system_prompt=system,
+            # That of a plain call is the input.
+            first_message=messages[1]["content"] if settings.max_depth else "",
+            max_iterations=settings.max_iterations,
+            max_depth=settings.max_depth,
+            call=self._call,
+            context_length=window,
+            sampling=self._dialogue.model.sampling,
+            sub_sampling=models.sub_sampling,
+            models=models.describe() if self._parent is None else {},
+        )
+
+    def _emit_limit(self, error: RLMError) -> None:
+        self.emitter.emit(events.LimitReached, error_type=type(error).__name__, message=str(error))
+
+    def _emit_tool(self, call: ToolCall) -> None:
+        self.emitter.emit(events.ToolCall, name=call.name, error=call.error, seconds=call.seconds)
+
     async def _run(self) -> tuple[str, StopReason, RLMError | None]:
+        ledger = self._tree.ledger
         try:
-            response, stop = await self._turns()
+            response, stop = await (self._turns() if self._tree.settings.max_depth else self._plain_call())
             # An answer that was found counts, also when a limit was reached on the way; the limit is noted.
-            return response, stop, self._tree.ledger.error
+            return response, stop, ledger.error
         except RLMError as error:
+            if isinstance(error, LimitError) and ledger.error is None and self._parent is None:
+                self._emit_limit(error)  # one that only this run has come to
             return self._state.answer.content, stop_reason(error), error
 
     async def _turns(self) -> tuple[str, StopReason]:
         settings, state = self._tree.settings, self._state
-        spec = SessionSpec(contexts=[self._context], **settings.session)
-        async with self._tree.ledger.guard():
-            repl = await self._tree.environment.open(spec, self._subcalls.answer)
+        repl = await self._open()
         try:
             for number in range(1, settings.max_iterations + 1):
                 await self._turn(repl, number)
-                if _is_answered(state.answer):
+                if state.done:
                     state.stats.answered = True
                     return state.answer.content, StopReason.ANSWERED
         finally:
-            await _close(repl)
-        reply = await self._ask()
+            if self._conversation is None:
+                await _close(repl)
         state.stats.forced_answer = True
-        return answer_text(reply.content) or state.answer.content, StopReason.MAX_ITERATIONS
+        return await self._last_word(), StopReason.MAX_ITERATIONS
+
+    async def _plain_call(self) -> tuple[str, StopReason]:
+        """No REPL and no turns, the model gets the input as its prompt: the baseline that a run is compared with."""
+        stats = self._state.stats
+        response = await self._last_word()
+        stats.turns, stats.answered = 1, bool(response)
+        return response, StopReason.ANSWERED
+
+    async def _open(self) -> REPL:
+        spec = SessionSpec(
+            [self._context], tools=self._seat.tools, on_tool=self._emit_tool, **self._tree.settings.session
+        )
+        async with self._tree.ledger.guard():
+            if self._conversation is not None:
+                return await self._conversation.open(spec, self._subcalls.answer)
+            return await self._tree.environment.open(spec, self._subcalls.answer)
+
+    async def _last_word(self) -> str:
+        """Asks for the answer alone.
+
+        Raises:
+            AnswerFormatError: it does not have the form that it should, also when the model was told so once.
+        """
+        state = self._state
+        self._dialogue.turn += 1
+        self.emitter.emit(events.TurnStart, turn=self._dialogue.turn)
+        reply = await self._dialogue.ask("answer")
+        text = answer_text(reply.content) or state.answer.content
+        if self._format is None:
+            return text
+        state.parsed, problem = self._format.parse(text)
+        if problem is not None:
+            self._dialogue.history.add_observation(prompts.bad_last_word(problem))
+            text = answer_text((await self._dialogue.ask("answer")).content)
+            state.parsed, problem = self._format.parse(text)
+        state.answer = AnswerState(text, ready=problem is None)
+        if problem is not None:
+            raise AnswerFormatError(f"the answer does not fit response_format: {problem}")
+        return text
 
     async def _turn(self, repl: REPL, number: int) -> None:
         started = time.perf_counter()
-        state = self._state
-        reply = await self._ask()
+        state, callbacks = self._state, self._tree.settings.callbacks
+        self._dialogue.turn = number
+        self.emitter.emit(events.TurnStart, turn=number)
+        callbacks.iteration_start(self.depth, number)
+        await self._dialogue.compact(repl, self._histories())
+        reply = await self._dialogue.ask()
         state.stats.turns += 1
         parsed = parse_reply(reply.content, truncated=reply.finish_reason == "length")
         cells, blocks = await self._execute(repl, parsed)
-        done = _is_answered(state.answer)
-        text = "" if done else self._observe(cells, parsed, number)
-        if not done:
-            state.history.add_observation(text)
+        text = "" if state.done else self._observe(cells, parsed, number)
+        if not state.done:
+            self._dialogue.history.add_observation(text)
         iteration = Iteration(
             number=number,
             response=reply.content,
             code_blocks=blocks,
             observation=text,
-            final_answer=state.answer.content if done else None,
+            final_answer=state.answer.content if state.done else None,
             iteration_time=time.perf_counter() - started,
         )
         state.iterations.append(iteration)
-        self.emit(
-            "turn",
+        self.emitter.emit(
+            events.Turn,
             turn=number,
             observation=text,
             final_answer=iteration.final_answer,
             seconds=iteration.iteration_time,
         )
-        if not done:
+        callbacks.iteration_complete(self.depth, number, iteration.iteration_time)
+        if not state.done:
             self._tree.ledger.check()
             self._check_errors(cells)
-
-    async def _ask(self) -> ModelReply:
-        """The root's next reply, added to the history.
-
-        A limit that this very reply crosses does not throw it away: it is paid for, and may hold the answer.
-        """
-        state = self._state
-        messages = state.history.messages
-        started = time.perf_counter()
-        try:
-            async with self._tree.ledger.guard():
-                reply = await self._model.ask(messages, self._tree.ledger, root=self.depth == 0)
-        finally:
-            seconds = time.perf_counter() - started
-            state.stats.model_seconds += seconds
-        if reply.finish_reason == "length":
-            state.stats.truncated += 1
-        state.history.add_reply(reply.message)
-        self.emit(
-            "reply",
-            content=reply.content,
-            reasoning=reply.reasoning,
-            finish_reason=reply.finish_reason,
-            usage=reply.usage,
-            retries=reply.retries,
-            seconds=seconds,
-        )
-        return reply
 
     async def _execute(self, repl: REPL, parsed: ParsedReply) -> tuple[list[CellResult], list[CodeBlock]]:
         """Runs the blocks of a reply in order, until one sets the answer or the REPL had to stop one."""
         state, ledger = self._state, self._tree.ledger
         cells: list[CellResult] = []
         blocks: list[CodeBlock] = []
+        state.problem = None
         for number, code in enumerate(parsed.blocks, 1):
+            self.emitter.emit(events.CellStart, turn=self._dialogue.turn, number=number, code=code)
             cell = await self._execute_cell(repl, code)
             calls = self._subcalls.take_records()
             cells.append(cell)
@@ -229,8 +285,9 @@ class Rollout:
             state.stats.cell_errors += cell.status != "ok"
             state.errors_in_a_row = 0 if cell.status == "ok" else state.errors_in_a_row + 1
             state.stats.repl_seconds += cell.seconds
-            self.emit(
-                "cell",
+            self.emitter.emit(
+                events.Cell,
+                turn=self._dialogue.turn,
                 number=number,
                 code=code,
                 status=cell.status,
@@ -238,12 +295,31 @@ class Rollout:
                 stderr=cell.stderr,
                 error=cell.error,
                 locals=cell.locals,
-                answer=cell.answer,
+                answer=asdict(cell.answer),
                 seconds=cell.seconds,
             )
-            if _is_answered(cell.answer) or cell.status in ("interrupted", "killed", "died") or ledger.error:
+            if (
+                self._is_final(cell.answer)
+                or cell.status in ("interrupted", "killed", "died")
+                or ledger.error
+            ):
                 break
         return cells, blocks
+
+    def _histories(self) -> list[list[Message]]:
+        """Of earlier completions in the same REPL."""
+        return [] if self._conversation is None else self._conversation.histories
+
+    def _is_final(self, answer: AnswerState) -> bool:
+        """Whether an answer is the end of the turn: of the run, or of what can be done before the model hears what is wrong
+        with it."""
+        state = self._state
+        if not (answer.ready and answer.content):
+            return False
+        if self._format is not None:
+            state.parsed, state.problem = self._format.parse(answer.content)
+        state.done = state.problem is None
+        return True
 
     async def _execute_cell(self, repl: REPL, code: str) -> CellResult:
         ledger = self._tree.ledger
@@ -264,6 +340,8 @@ class Rollout:
             notes.append(f"The {skipped} block(s) after it were not run.")
         if cells and cells[-1].answer.note:
             notes.append(cells[-1].answer.note)
+        if self._state.problem is not None:
+            notes.append(prompts.bad_answer(self._state.problem))
         if number < settings.max_iterations:
             notes.append(prompts.turn_header(number + 1, settings.max_iterations))
         else:
@@ -285,15 +363,8 @@ class Rollout:
             state.stats.root_output_tokens = ledger.root.output_tokens
             state.stats.sub_input_tokens = ledger.sub.input_tokens
             state.stats.sub_output_tokens = ledger.sub.output_tokens
-        return Outcome(response, stop, error, state.stats, state.history.messages, state.iterations)
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _is_answered(answer: AnswerState) -> bool:
-    return answer.ready and bool(answer.content)
+        messages = self._dialogue.history.messages
+        return Outcome(response, stop, error, state.stats, messages, state.iterations, state.parsed)
 
 
 async def _close(repl: REPL) -> None:

@@ -4,32 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from rlm import events
+from rlm.clients.base import ModelReply
+from rlm.content import as_messages
 from rlm.context import Context
 from rlm.environments.base import Query, QueryReply
-from rlm.errors import ContextError, ModelError, RLMError, RolloutStoppedError
+from rlm.errors import ModelError, RLMError, RolloutStoppedError
 from rlm.models import Model
-from rlm.types import Message, SubcallRecord, text_of
+from rlm.types import SubcallRecord, Usage, text_of
 
 if TYPE_CHECKING:
     from rlm.rollout import Rollout
     from rlm.tree import Tree
 
-_ROLES = ("system", "user", "assistant")
 _EXCERPT = 200
 
 
+@dataclass(slots=True)
+class _Batch:
+    """One query of the code."""
+
+    id: str
+    kind: str
+    model: Model
+    children: bool
+    """Its prompts become child runs."""
+    slots: asyncio.Semaphore
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class _Item:
+    """One prompt, on its way."""
+
+    record: SubcallRecord
+    call: str
+    request: str | None = None
+    reply: ModelReply | None = None
+    error: RLMError | None = None
+
+
 class Subcalls:
-    """The queries of one run. `max_concurrent_subcalls` bounds the items that are in flight for it at once; a child
-    run has a bound of its own, so that a parent that waits cannot starve it."""
+    """The queries of one run. Child runs are bounded for each run, so that a parent that waits cannot starve its children;
+    plain calls are bounded for the tree."""
 
     def __init__(self, tree: Tree, parent: Rollout) -> None:
         self._tree = tree
         self._parent = parent
-        self._slots = asyncio.Semaphore(tree.settings.max_concurrent_subcalls)
+        self._children = asyncio.Semaphore(tree.settings.max_concurrent_subcalls)
         self._records: list[SubcallRecord] = []
 
     def take_records(self) -> list[SubcallRecord]:
@@ -39,94 +66,123 @@ class Subcalls:
 
     async def answer(self, query: Query) -> Sequence[QueryReply]:
         """Answers one query of the code; each item fails alone."""
-        model = self._tree.models.named(query.model)
+        tree, parent = self._tree, self._parent
+        model = tree.models.named(query.model, parent.depth + 1)
         if model is None:
-            known = ", ".join(self._tree.models.names)
+            known = ", ".join(tree.models.names)
             problem = f"there is no model named {query.model!r} in this run; it has: {known}"
             return [self._failure(problem) for _ in query.prompts]
-        child = query.kind == "rlm" and self._parent.depth + 1 < self._tree.settings.max_depth
-        ask = self._child_run if child else self._plain_call
+        children = query.kind == "rlm" and parent.depth + 1 < tree.settings.max_depth
+        slots = self._children if children else tree.queries
+        batch = _Batch(_id(), query.kind, model, children, slots)
+        started = time.perf_counter()
+        parent.emitter.emit(
+            events.BatchStart,
+            batch=batch.id,
+            kind=query.kind,
+            model=model.name,
+            size=len(query.prompts),
+            children=children,
+        )
         try:
-            async with self._tree.ledger.guard():
-                return await asyncio.gather(
-                    *(self._item(ask, query.kind, model, prompt) for prompt in query.prompts)
-                )
+            async with tree.ledger.guard():
+                items = [self._item(batch, index, prompt) for index, prompt in enumerate(query.prompts)]
+                return [await items[0]] if len(items) == 1 else await asyncio.gather(*items)
         except RLMError as error:
             # The run is over. The cell that asked is being stopped, and learns of it besides.
             return [self._failure(f"the run is over: {error}") for _ in query.prompts]
+        finally:
+            seconds = time.perf_counter() - started
+            parent.emitter.emit(events.BatchEnd, batch=batch.id, failed=batch.failed, seconds=seconds)
 
-    async def _item(
-        self,
-        ask: Callable[[Model, Any, SubcallRecord], Awaitable[str]],
-        kind: str,
-        model: Model,
-        prompt: Any,
-    ) -> QueryReply:
-        async with self._slots:
-            self._tree.ledger.subcalls += 1
-            record = SubcallRecord(kind, model.name)
+    async def _item(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
+        async with batch.slots:
+            ledger, callbacks = self._tree.ledger, self._tree.settings.callbacks
+            if not ledger.count_subcall():
+                return self._failure("the run's max_subcalls are used up: answer with what you have")
+            item = _Item(SubcallRecord(batch.kind, batch.model.name), _id() if batch.children else "")
+            record = item.record
             started = time.perf_counter()
             try:
-                self._tree.ledger.check()
-                record.response = await ask(model, prompt, record)
+                ledger.check()
+                ask = self._child_run if batch.children else self._plain_call
+                record.response = await ask(batch.model, prompt, item)
                 return QueryReply(record.response)
             except RLMError as error:
+                item.error = error
                 record.error = str(error)
+                batch.failed += 1
                 if isinstance(error, RolloutStoppedError):
                     # No later call can succeed, so this is the end of the run and not one failed item.
-                    self._tree.ledger.trip(error)
-                return self._failure(str(error))
+                    ledger.trip(error)
+                return self._failure(record.error)
             finally:
                 record.seconds = time.perf_counter() - started
                 self._records.append(record)
-                if self._parent.observed:
-                    self._parent.emit("subcall", **asdict(record))
+                callbacks.subcall_complete(self._parent.depth + 1, record.model, record.seconds, record.error)
+                if self._parent.emitter.active:
+                    self._tell(batch, index, item)
 
-    async def _plain_call(self, model: Model, prompt: Any, record: SubcallRecord) -> str:
-        messages = _as_messages(prompt)
-        record.prompt_chars = sum(len(text_of(message["content"])) for message in messages)
-        record.prompt_head = text_of(messages[-1]["content"])[:_EXCERPT]
-        reply = await model.ask(messages, self._tree.ledger, root=False)
+    def _begin(self, item: _Item, size: int, head: str) -> None:
+        item.record.prompt_chars, item.record.prompt_head = size, head[:_EXCERPT]
+        callbacks = self._tree.settings.callbacks
+        callbacks.subcall_start(self._parent.depth + 1, item.record.model, item.record.prompt_head)
+
+    async def _plain_call(self, model: Model, prompt: Any, item: _Item) -> str:
+        messages = as_messages(prompt)
+        texts = [text_of(message["content"]) for message in messages]
+        self._begin(item, sum(map(len, texts)), texts[-1])
+        if self._parent.emitter.active:
+            item.request = events.request_key(model.client.model, messages, model.sampling)
+        reply = item.reply = await model.ask(messages, self._tree.ledger, root=False)
+        record = item.record
         record.input_tokens = reply.usage.input_tokens
         record.output_tokens = reply.usage.output_tokens
+        record.cost = reply.usage.cost
         if not reply.content:
             raise ModelError(_why_empty(reply.finish_reason, reply.refusal))
         return reply.content
 
-    async def _child_run(self, model: Model, prompt: Any, record: SubcallRecord) -> str:
+    async def _child_run(self, model: Model, prompt: Any, item: _Item) -> str:
         context = Context.of(prompt)
-        record.prompt_chars = context.size
-        record.prompt_head = prompt[:_EXCERPT] if isinstance(prompt, str) else context.kind
-        outcome = await self._parent.child(model, context).run()
+        self._begin(item, context.size, prompt if isinstance(prompt, str) else context.kind)
+        outcome = await self._parent.child(model, context, item.call).run()
         if isinstance(outcome.error, RolloutStoppedError):
             raise outcome.error
         if not outcome.response:
             raise ModelError(f"the child run ended without an answer: {outcome.error or outcome.stop}")
         return outcome.response
 
+    def _tell(self, batch: _Batch, index: int, item: _Item) -> None:
+        record, reply, error = item.record, item.reply, item.error
+        self._parent.emitter.emit(
+            events.Subcall,
+            batch=batch.id,
+            index=index,
+            call=item.call or f"{batch.id}.{index}",
+            kind=batch.kind,
+            model=record.model,
+            request=item.request,
+            prompt_chars=record.prompt_chars,
+            prompt_head=record.prompt_head,
+            response=record.response,
+            message=None if reply is None else reply.message,
+            refusal=None if reply is None else reply.refusal,
+            finish_reason=None if reply is None else reply.finish_reason,
+            usage=Usage() if reply is None else reply.usage,
+            retries=0 if reply is None else reply.retries,
+            error=record.error,
+            error_type=None if error is None else type(error).__name__,
+            seconds=record.seconds,
+        )
+
     def _failure(self, problem: str) -> QueryReply:
         self._tree.ledger.subcall_failures += 1
         return QueryReply(f"Error: {problem}", failed=True)
 
 
-def _as_messages(prompt: Any) -> list[Message]:
-    """A prompt as the code gave it: a str, or a list of messages with role and content."""
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    if isinstance(prompt, list) and prompt:
-        for message in prompt:
-            if (
-                not isinstance(message, dict)
-                or message.get("role") not in _ROLES
-                or not isinstance(message.get("content"), str)
-            ):
-                break
-        else:
-            return [cast(Message, {"role": m["role"], "content": m["content"]}) for m in prompt]
-    raise ContextError(
-        f"a prompt must be a str, or a list of messages like {{'role': 'user', 'content': '...'}}; "
-        f"this one is a {type(prompt).__name__}"
-    )
+def _id() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _why_empty(finish_reason: str | None, refusal: str | None) -> str:

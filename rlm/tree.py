@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from rlm import prompts
+from rlm.callbacks import Callbacks
 from rlm.environments.base import Environment
 from rlm.errors import (
+    AnswerFormatError,
+    BudgetExceededError,
+    CancellationError,
     ContextLengthError,
     ErrorThresholdExceededError,
     RLMError,
@@ -15,9 +21,25 @@ from rlm.errors import (
     TimeoutExceededError,
     TokenLimitExceededError,
 )
+from rlm.events import Event
 from rlm.limits import Ledger
 from rlm.models import Models
+from rlm.tools import Toolbox
 from rlm.types import Iteration, Message, RunStats, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a run of a kind has: the root's, or those below it."""
+
+    system_prompt: str
+    tools: Toolbox
+
+    @classmethod
+    def of(cls, system_prompt: str, tools: Toolbox) -> Seat:
+        """With the tools listed at the end of the system prompt."""
+        listed = tools.describe()
+        return cls(f"{system_prompt}\n\n{prompts.tools(listed)}" if listed else system_prompt, tools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +50,17 @@ class Settings:
     max_iterations: int
     max_errors: int | None
     max_concurrent_subcalls: int
-    system_prompt: str
+    """Child runs of one run at once."""
+    max_concurrent_queries: int
+    """Plain sub-calls of the whole tree at once."""
+    root: Seat
+    below: Seat
     prologue: str | None
     session: dict[str, Any]
     """Fields of `SessionSpec`."""
+    compaction: float | None = None
+    """The part of a model's window at which the history is compacted; None: never."""
+    callbacks: Callbacks = field(default_factory=Callbacks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +71,12 @@ class Tree:
     models: Models
     environment: Environment
     ledger: Ledger
-    listeners: tuple[Callable[[dict[str, Any]], None], ...] = ()
+    listeners: tuple[Callable[[Event], None], ...] = ()
+    queries: asyncio.Semaphore = field(init=False)
+    """Slots of the plain sub-calls. One that holds a slot waits for no other, so one bound serves the tree."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "queries", asyncio.Semaphore(self.settings.max_concurrent_queries))
 
 
 @dataclass(slots=True)
@@ -57,6 +91,8 @@ class Outcome:
     stats: RunStats
     messages: list[Message]
     iterations: list[Iteration]
+    parsed: Any = None
+    """The answer as the object that `response_format` asks for."""
 
 
 def stop_reason(error: RLMError) -> StopReason:
@@ -64,9 +100,12 @@ def stop_reason(error: RLMError) -> StopReason:
     for kind, reason in (
         (TimeoutExceededError, StopReason.TIMEOUT),
         (TokenLimitExceededError, StopReason.TOKEN_LIMIT),
+        (BudgetExceededError, StopReason.BUDGET),
+        (CancellationError, StopReason.CANCELLED),
         (ContextLengthError, StopReason.CONTEXT_LENGTH),
         (RolloutStoppedError, StopReason.STOPPED),
         (ErrorThresholdExceededError, StopReason.ERROR_THRESHOLD),
+        (AnswerFormatError, StopReason.MAX_ITERATIONS),
     ):
         if isinstance(error, kind):
             return reason

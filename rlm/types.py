@@ -208,6 +208,8 @@ class RunStats:
     """There is an answer that the code set ready."""
     forced_answer: bool = False
     """The answer came from the extra call after the last turn."""
+    compactions: int = 0
+    """Times that the history was replaced by notes."""
     model_seconds: float = 0.0
     """Wall-clock time that the root waited for its model."""
     repl_seconds: float = 0.0

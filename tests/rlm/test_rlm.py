@@ -20,7 +20,7 @@ from rlm.errors import (
     TokenLimitExceededError,
 )
 from rlm.testing import ChatRequest, Fault, Reply, ScriptedClient
-from rlm.types import RLMChatCompletion, StopReason
+from rlm.types import RLMChatCompletion, StopReason, Usage
 
 Turns = list[str | Reply | Fault]
 
@@ -268,9 +268,29 @@ async def test_concurrency_is_bounded() -> None:
         running -= 1
         return "ok"
 
-    async with RLM(client=ScriptedClient(policy, model="m"), max_concurrent_subcalls=5) as rlm:
+    async with RLM(client=ScriptedClient(policy, model="m"), max_concurrent_queries=5) as rlm:
         await rlm.acompletion("text", "What?")
     assert peak == 5
+
+
+async def test_the_concurrency_of_child_runs_has_a_bound_of_its_own() -> None:
+    running = peak = 0
+
+    async def policy(request: ChatRequest) -> str:
+        nonlocal running, peak
+        if "context: a str of 4 " not in request.messages[1]["content"].lower():
+            return FINISH if request.turn else block("r = rlm_query_batched(['text'] * 6)")
+        running += 1
+        peak = max(peak, running)
+        await asyncio.sleep(0.05)
+        running -= 1
+        return FINISH
+
+    client = ScriptedClient(policy, model="m")
+    async with RLM(client=client, max_depth=2, max_concurrent_subcalls=2) as rlm:
+        completion = await rlm.acompletion("the whole", "What?")
+    assert completion.stats.subcalls == 6
+    assert peak == 2
 
 
 async def test_threads_of_the_code_may_ask_at_once() -> None:
@@ -378,9 +398,17 @@ async def test_an_answer_that_was_found_survives_the_limit() -> None:
 
 
 async def test_a_reply_that_crosses_the_token_limit_still_runs() -> None:
-    completion = await run(Model([FINISH]), max_tokens=10)
+    reply = Reply(FINISH, usage=Usage(9_000, 2_000))  # more than anybody could have guessed
+    completion = await run(Model([reply]), max_tokens=10_000)
     assert completion.response == "done"
     assert "max_tokens" in (completion.error or "")
+
+
+async def test_a_prompt_for_which_too_little_is_left_is_not_sent() -> None:
+    model = Model([FINISH])
+    with pytest.raises(TokenLimitExceededError, match="the next prompt has about"):
+        await run(model, max_tokens=10)
+    assert model.root_requests == []
 
 
 async def test_the_token_limit_holds_for_the_whole_tree() -> None:
@@ -545,11 +573,20 @@ async def test_an_input_that_cannot_be_sent_is_refused(prompt: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"max_budget": 1.0}, "max_budget"),
-        ({"persistent": True}, "persistent"),
-        ({"custom_tools": {"f": print}}, "custom_tools"),
-        ({"compaction": True}, "compaction"),
-        ({"on_iteration_start": print}, "on_iteration_start"),
+        ({"max_budget": 1.0}, "what 'scripted' costs"),
+        ({"max_budget": -1, "prices": {"m": {"input": 1, "output": 1}}}, "max_budget"),
+        ({"prices": {"m": {"input": 1}}}, "output"),
+        ({"persistent": "yes"}, "persistent"),
+        ({"persistent": True, "max_depth": 0}, "REPL"),
+        ({"custom_tools": {"not a name": print}}, "identifier"),
+        ({"custom_tools": {"context": print}}, "context"),
+        ({"compaction": True, "compaction_threshold_pct": 85}, "at most 1"),
+        ({"on_iteration_start": 3}, "on_iteration_start"),
+        ({"on_subcall_start": asyncio.sleep}, "async"),
+        ({"depth_models": ["nobody"]}, "nobody"),
+        ({"max_subcalls": -1}, "max_subcalls"),
+        ({"sampling_args": [1]}, "sampling_args"),
+        ({"user_prologue": 3}, "user_prologue"),
         ({"max_iterations": 0}, "max_iterations"),
         ({"max_depth": -1}, "max_depth"),
         ({"max_timeout": 0}, "max_timeout"),
@@ -558,7 +595,7 @@ async def test_an_input_that_cannot_be_sent_is_refused(prompt: Any) -> None:
         ({"environment": "docker"}, "docker"),
         ({"environment": "locl"}, "local"),
         ({"environment_kwargs": {"cell_timout": 3}}, "cell_timeout"),
-        ({"environment_kwargs": {"isolation": "sandbox"}}, "isolation"),
+        ({"environment_kwargs": {"isolation": "sandbx"}}, "isolation"),
         ({"other_backends": ["vllm"]}, "other_backend_kwargs"),
     ],
 )

@@ -1,0 +1,59 @@
+"""The caller's functions that are told how a run goes on."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rlm.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Functions of the caller, called on the event loop of the run: they should be quick. What one raises is logged, and
+    changes nothing."""
+
+    on_subcall_start: Callable[[int, str, str], object] | None = None
+    """depth of who answers, model, begin of the prompt."""
+    on_subcall_complete: Callable[[int, str, float, str | None], object] | None = None
+    """depth of who answered, model, seconds, error or None."""
+    on_iteration_start: Callable[[int, int], object] | None = None
+    """depth of the run, turn (from 1)."""
+    on_iteration_complete: Callable[[int, int, float], object] | None = None
+    """depth of the run, turn, seconds."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            function = getattr(self, field.name)
+            if function is None:
+                continue
+            if not callable(function):
+                raise ConfigError(f"{field.name} must be a function, and is {function!r}")
+            if inspect.iscoroutinefunction(function):
+                raise ConfigError(f"{field.name} must be a plain function, not an async one")
+
+    def subcall_start(self, depth: int, model: str, head: str) -> None:
+        _call(self.on_subcall_start, depth, model, head)
+
+    def subcall_complete(self, depth: int, model: str, seconds: float, error: str | None) -> None:
+        _call(self.on_subcall_complete, depth, model, seconds, error)
+
+    def iteration_start(self, depth: int, turn: int) -> None:
+        _call(self.on_iteration_start, depth, turn)
+
+    def iteration_complete(self, depth: int, turn: int, seconds: float) -> None:
+        _call(self.on_iteration_complete, depth, turn, seconds)
+
+
+def _call(function: Callable[..., object] | None, *arguments: Any) -> None:
+    if function is None:
+        return
+    try:
+        function(*arguments)
+    except Exception:
+        _log.exception("a callback failed")

@@ -1,0 +1,148 @@
+"""What `RLM` is configured with, checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from rlm.clients import make_client
+from rlm.clients.base import Client
+from rlm.clients.prices import Price, Prices
+from rlm.environments.base import SessionSpec
+from rlm.errors import ConfigError
+
+_LEAST = {
+    "max_depth": 0,
+    "max_iterations": 1,
+    "max_errors": 1,
+    "max_tokens": 1,
+    "max_subcalls": 0,
+    "max_concurrent_subcalls": 1,
+    "max_concurrent_queries": 1,
+}
+_MAY_BE_NONE = ("max_errors", "max_tokens", "max_subcalls")
+
+_OF_THE_ENGINE = {"contexts", "history", "tools", "on_tool"}
+_SESSION_OPTIONS = {f.name for f in fields(SessionSpec)} - _OF_THE_ENGINE
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """
+    Args:
+        given: the arguments of `RLM`, by name.
+
+    Raises:
+        ConfigError: one does not fit.
+    """
+    for name, least in _LEAST.items():
+        value = given[name]
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{name} must be an integer of at least {least}, and is {value!r}")
+    for name, unit in (("max_timeout", "seconds"), ("max_budget", "USD")):
+        value = given[name]
+        if value is not None and not (_is_number(value) and value > 0):
+            raise ConfigError(f"{name} must be a number of {unit} above 0, or None, and is {value!r}")
+    threshold = given["compaction_threshold_pct"]
+    if not (_is_number(threshold) and 0 < threshold <= 1):
+        raise ConfigError(
+            f"compaction_threshold_pct is a part of the window, above 0 and at most 1, and is {threshold!r}"
+        )
+    for name in ("verbose", "persistent", "compaction", "orchestrator"):
+        if not isinstance(given[name], bool):
+            raise ConfigError(f"{name} must be True or False, and is {given[name]!r}")
+    for name in ("custom_system_prompt", "user_prologue"):
+        if not isinstance(given[name], str | None):
+            raise ConfigError(f"{name} must be a str or None, and is a {type(given[name]).__name__}")
+    for name in ("sampling_args", "sub_sampling_args", "backend_kwargs", "environment_kwargs"):
+        if not isinstance(given[name], Mapping | None):
+            raise ConfigError(f"{name} must be a dict or None, and is a {type(given[name]).__name__}")
+    if given["depth"] != 0:
+        raise ConfigError(
+            "depth is the engine's own; leave it at 0, and say with max_depth how deep a run may go"
+        )
+    if given["max_depth"] == 0:
+        for name in ("persistent", "compaction", "custom_tools", "custom_sub_tools"):
+            if given[name]:
+                raise ConfigError(f"{name} needs a REPL, and max_depth=0 is a run without one")
+
+
+def other_clients(
+    clients: Sequence[Client] | Mapping[str, Client] | None,
+    backends: Sequence[str] | None,
+    kwargs: Sequence[Mapping[str, Any]] | None,
+) -> dict[str, Client]:
+    """The sub-models, by the names that the code uses.
+
+    Raises:
+        ConfigError: the arguments do not go together, or two models have one name.
+    """
+    if clients is None:
+        if backends is None and kwargs is None:
+            return {}
+        if backends is None or kwargs is None or len(backends) != len(kwargs):
+            raise ConfigError(
+                "other_backends and other_backend_kwargs go together: one mapping for each backend"
+            )
+        pairs = zip(backends, kwargs, strict=True)
+        clients = [make_client(backend, **options) for backend, options in pairs]
+    elif backends is not None or kwargs is not None:
+        raise ConfigError("other_clients takes the place of other_backends: give one of them")
+    if isinstance(clients, Mapping):
+        return dict(clients)
+    named: dict[str, Client] = {}
+    for client in clients:
+        if client.model in named:
+            raise ConfigError(
+                f"there are two sub-models named {client.model!r}: name them, with "
+                "other_clients={'one': make_client(...), 'two': make_client(...)}"
+            )
+        named[client.model] = client
+    return named
+
+
+def pricing(prices: Mapping[str, Any] | None, *, required: bool) -> Callable[[Client], Price | None]:
+    """What the model of a client costs.
+
+    Args:
+        prices: over the built-in table.
+        required: there is a budget, so every cost has to be known.
+
+    Raises:
+        ConfigError: a price does not fit; from the function, a price is required and unknown.
+    """
+    table = Prices(prices)
+
+    def price(client: Client) -> Price | None:
+        found = table.of(client.model)
+        if found is None and required and not getattr(client, "reports_cost", False):
+            raise ConfigError(
+                f"max_budget needs to know what {client.model!r} costs: give "
+                f"prices={{{client.model!r}: {{'input': ..., 'output': ...}}}} in USD per million tokens"
+            )
+        return found
+
+    return price
+
+
+def split_environment(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of each REPL, and those of the place.
+
+    Raises:
+        ConfigError: a name is nearly that of a setting of REPLs.
+    """
+    session = {name: value for name, value in given.items() if name in _SESSION_OPTIONS}
+    options = {name: value for name, value in given.items() if name not in _SESSION_OPTIONS}
+    for name in options:
+        near = difflib.get_close_matches(name, _SESSION_OPTIONS, n=1)
+        if near:
+            raise ConfigError(f"environment_kwargs has no {name!r}; did you mean {near[0]!r}?")
+    return session, options
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

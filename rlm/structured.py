@@ -1,0 +1,142 @@
+"""Answers of a form: `response_format`."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rlm.errors import ConfigError
+
+_FENCE = re.compile(r"\A\s*```[A-Za-z0-9_-]*[ \t]*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
+_MOST_PROBLEMS = 5
+
+
+class AnswerFormat:
+    """What an answer has to look like.
+
+    Args:
+        response_format: a pydantic model (the class, or any type that pydantic can validate, such as `list[int]`), or a
+            JSON schema as a dict. OpenAI's form, `{"type": "json_schema", "json_schema": {"schema": ...}}`, is taken too.
+
+    Raises:
+        ConfigError: it is neither, the schema is not valid, or the library for it is not installed.
+    """
+
+    def __init__(self, response_format: Any) -> None:
+        self._adapter: Any = None
+        self._validator: Any = None
+        if isinstance(response_format, Mapping):
+            self.schema = _schema_of(response_format)
+            self._validator = _validator(self.schema)
+        else:
+            self._adapter, self.schema = _adapter(response_format)
+
+    @property
+    def instructions(self) -> str:
+        """What the model is told."""
+        schema = json.dumps(self.schema, ensure_ascii=False)
+        return (
+            'The answer has a form: answer["content"] must be JSON text that is valid for this JSON schema:\n'
+            f"{schema}"
+        )
+
+    def parse(self, answer: str) -> tuple[Any, str | None]:
+        """
+        Args:
+            answer: JSON, also within a fence, or the repr of plain Python values.
+
+        Returns:
+            The object (a model instance for a pydantic model, plain data for a schema) and None; or None and what is wrong
+            with the answer.
+        """
+        try:
+            value = _read(answer)
+        except ValueError as error:
+            return None, f"it is not JSON: {error}"
+        if self._adapter is not None:
+            return self._build(value)
+        errors = itertools.islice(self._validator.iter_errors(value), _MOST_PROBLEMS)
+        problems = [f"{problem.json_path}: {problem.message[:300]}" for problem in errors]
+        return (None, "; ".join(problems)) if problems else (value, None)
+
+    def _build(self, value: Any) -> tuple[Any, str | None]:
+        from pydantic import ValidationError
+
+        try:
+            # By JSON, so that what JSON has no type for (dates, tuples, enums) is read as pydantic reads it there.
+            return self._adapter.validate_json(json.dumps(value)), None
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, item['loc'])) or 'the answer'}: {item['msg']}"
+                for item in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+            return None, "; ".join(problems[:_MOST_PROBLEMS])
+
+
+def _read(text: str) -> Any:
+    fenced = _FENCE.match(text)
+    if fenced is not None:
+        text = fenced[1]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        try:
+            # What `answer["content"] = {...}` of plain values becomes as text.
+            value = ast.literal_eval(text.strip())
+            json.dumps(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            raise ValueError(str(error)) from None
+        return value
+
+
+def _schema_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    if given.get("type") == "json_schema":
+        wrapped = given.get("json_schema")
+        inner = wrapped.get("schema") if isinstance(wrapped, Mapping) else None
+        if not isinstance(inner, Mapping):
+            raise ConfigError("response_format is of the type json_schema, and has no json_schema.schema")
+        return dict(inner)
+    if given.get("type") in ("json_object", "text"):
+        raise ConfigError(
+            f"response_format={{'type': {given['type']!r}}} says nothing of the form; give a JSON schema"
+        )
+    return dict(given)
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    try:
+        from jsonschema import SchemaError
+        from jsonschema.validators import Draft202012Validator, validator_for
+    except ImportError as error:
+        raise ConfigError(
+            "response_format with a JSON schema needs jsonschema: pip install 'rlms[structured]'"
+        ) from error
+    kind = validator_for(schema, default=Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except SchemaError as error:
+        raise ConfigError(f"response_format is not a valid JSON schema: {error.message[:300]}") from None
+    return kind(schema)
+
+
+def _adapter(kind: Any) -> tuple[Any, dict[str, Any]]:
+    try:
+        from pydantic import TypeAdapter
+        from pydantic.errors import PydanticUserError
+    except ImportError as error:
+        raise ConfigError(
+            "response_format takes a JSON schema as a dict, or with pydantic (pip install 'rlms[structured]') a model class"
+        ) from error
+    if isinstance(kind, str | int | float | bytes | list | tuple | None):
+        raise ConfigError(
+            f"response_format must be a pydantic model class or a JSON schema as a dict, not {kind!r}"
+        )
+    try:
+        adapter = TypeAdapter(kind)
+        return adapter, adapter.json_schema()
+    except PydanticUserError as error:
+        raise ConfigError(f"response_format={kind!r} has no JSON schema: {error.message[:300]}") from None
