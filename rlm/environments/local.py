@@ -1,48 +1,90 @@
-"""REPLs on this machine, each with processes of its own, forked from one warm parent."""
+"""REPLs on this machine, each with processes of its own, forked from a warm parent."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import sys
-from typing import Literal, get_args
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
 
 from rlm.context import Context
 from rlm.environments.base import QueryHandler, SessionSpec
+from rlm.environments.isolation import (
+    PROCESSES,
+    SCRATCH_BYTES,
+    Isolation,
+    IsolationWarning,
+    SandboxSettings,
+    probe,
+)
 from rlm.environments.remote import Links
 from rlm.environments.session import Session
 from rlm.errors import ConfigError, REPLError
-
-Isolation = Literal["sandbox", "process", "none"]
 
 _MOST_CONTEXTS = 250
 """The kernel passes 253 descriptors with one message."""
 _QUICK = 1 << 20
 """Bytes that are encoded on the event loop rather than in a thread."""
 
+_warning = threading.Lock()
+"""Taken for good by the first warning that there is no sandbox."""
+
 
 class LocalEnvironment:
     """Runs each REPL in processes of its own on this machine.
 
     Args:
-        isolation: what stands between the code and this machine. "process": a process tree of its own with limits on
-            memory, processor time, file size and open files, and without the host's environment variables. It does
-            not close off files, sockets and other processes of the same user; `docs/repl.md` has the list.
-            "sandbox" and "none" come with a later version.
+        isolation: what stands between the code and this machine; `docs/repl.md` has the list.
+            "sandbox": the code sees a Python installation and a scratch directory of its own, and no network, no file, no
+            process besides. Needs Linux 5.12 and a kernel that allows user namespaces; where that fails, it is "process"
+            with an `IsolationWarning`, once.
+            "sandbox!": the same, and an error where that fails.
+            "process": a process tree of its own with limits on memory, processor time, file size and open files, and
+            without the host's environment variables. The code can use files, sockets and other processes as the user can.
+        readable: in a sandbox, more directories and files that the code can read, at the same paths.
+        hidden: in a sandbox, installed packages that the code cannot import or read, by their names or as they are imported.
+            `verifiers`, `rlm-train` and what requires them are hidden anyway.
+        scratch_bytes: in a sandbox, the size of the scratch directory, which is in memory.
+        processes: in a sandbox, the processes and threads that a REPL may have at once: as many more while it has started
+            less than 300.
 
     Raises:
-        ConfigError: the isolation is not known or not built yet, or this system cannot run local REPLs.
+        ConfigError: the isolation is not known, a setting does not fit (it, or in this isolation), this system cannot run
+            local REPLs, or, for "sandbox!", allows no sandbox.
     """
 
-    def __init__(self, *, isolation: Isolation = "process") -> None:
+    def __init__(
+        self,
+        *,
+        isolation: Isolation = "sandbox",
+        readable: Sequence[str | Path] = (),
+        hidden: Sequence[str] = (),
+        scratch_bytes: int = SCRATCH_BYTES,
+        processes: int = PROCESSES,
+    ) -> None:
         if isolation not in get_args(Isolation):
             known = ", ".join(repr(name) for name in get_args(Isolation))
             raise ConfigError(f"there is no isolation {isolation!r}; there are {known}")
-        if isolation != "process":
-            raise ConfigError(f'isolation={isolation!r} comes with a later version; use "process"')
+        if isolation == "none":
+            raise ConfigError('isolation="none" comes with a later version; use "process"')
         if sys.platform == "win32":
             raise ConfigError('local REPLs need Linux or macOS; use environment="docker"')
-        self.isolation = isolation
+        self.isolation: Isolation = isolation
+        """As given; "process" once there turned out to be no sandbox."""
+        sandbox = SandboxSettings.of(readable, hidden, scratch_bytes, processes)
+        self._sandbox: SandboxSettings | None = sandbox
+        if isolation == "process":
+            if sandbox != SandboxSettings():
+                raise ConfigError(
+                    'readable, hidden, scratch_bytes and processes are settings of a sandbox: use isolation="sandbox"'
+                )
+            self._sandbox = None
+        elif isolation == "sandbox!" and probe().level != "sandbox":
+            raise ConfigError(f"there can be no sandbox here: {probe().reason}")
 
     async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
         """See `Environment.open`."""
@@ -54,17 +96,12 @@ class LocalEnvironment:
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
         """See `remote.Place.connect`."""
-        from rlm.environments.warm import shared
-
         ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
         links: list[asyncio.Transport] = []
         try:
             with theirs[0], theirs[1]:
                 fds = [end.fileno() for end in theirs] + [await _file(context) for context in spec.contexts]
-                if shared.running:
-                    shared.start(fds, spec.max_output_chars)
-                else:
-                    await asyncio.to_thread(shared.start, fds, spec.max_output_chars)
+                await self._start(fds, spec.max_output_chars)
             loop = asyncio.get_running_loop()
             for end, protocol in zip(ours, (control, work), strict=True):
                 link, _ = await loop.create_unix_connection(lambda protocol=protocol: protocol, sock=end)  # type: ignore[misc]
@@ -79,11 +116,37 @@ class LocalEnvironment:
             raise
         return Links(*links)
 
+    async def _start(self, fds: Sequence[int], max_output: int) -> None:
+        from rlm.environments.warm import NoSandboxError, warm_parent
+
+        parent = warm_parent(self._sandbox)
+        try:
+            if parent.running:
+                parent.start(fds, max_output)
+            else:
+                await asyncio.to_thread(parent.start, fds, max_output)
+        except NoSandboxError as error:
+            if self.isolation == "sandbox!":
+                raise REPLError(f"the sandbox could not be made: {error}") from error
+            self._fall_back(str(error))
+            await self._start(fds, max_output)
+
+    def _fall_back(self, reason: str) -> None:
+        self.isolation, self._sandbox = "process", None
+        if _warning.acquire(blocking=False):
+            warnings.warn(
+                f"there is no sandbox for the code of models: {reason}. It runs as processes of yours, which can use your "
+                'files and the network (isolation="process"). docs/repl.md says what a sandbox needs; isolation="sandbox!" '
+                "refuses to do without, and a container keeps the code off too",
+                IsolationWarning,
+                stacklevel=2,
+            )
+
     def kill(self) -> None:
         """See `remote.Place.kill`."""
-        from rlm.environments.warm import shared
+        from rlm.environments.warm import warm_parent
 
-        shared.kill()
+        warm_parent(self._sandbox).kill()
 
 
 async def _file(context: Context) -> int:

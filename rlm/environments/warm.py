@@ -1,5 +1,5 @@
-"""The host's handle on the warm parent, the process that local REPLs are forked from. One per host process, started at
-the first use and again if it is gone."""
+"""The host's handles on warm parents, the processes that local REPLs are forked from. One for each isolation and its
+settings, started at the first use and again if it is gone."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ import secrets
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from rlm.environments.isolation import SandboxSettings, package_folders, variables, worker_command
 from rlm.errors import REPLError
 
-_BOOT = (
-    "import sys, json; sys.path.append(sys.argv[1]); from worker import supervisor;"
-    "supervisor.main(int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
-)
-_KEPT_VARIABLES = (
-    "PATH",
-    "LANG",
-    "LANGUAGE",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-)
+_LENGTH = struct.Struct(">I")
+_PATIENCE = 30.0
+"""Seconds that a supervisor may take to start on a machine that has better things to do."""
+
+
+class NoSandboxError(REPLError):
+    """There can be no sandbox, for the reason that the message is."""
 
 
 class WarmParent:
-    """Starts supervisors. All methods may be called from any thread."""
+    """Starts supervisors. All methods may be called from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        sandbox: the settings of the sandbox that REPLs are to live in; None: in none.
+    """
+
+    def __init__(self, sandbox: SandboxSettings | None) -> None:
+        self._sandbox = sandbox
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -60,6 +61,7 @@ class WarmParent:
             max_output: characters that the supervisor keeps of what goes down a pipe.
 
         Raises:
+            NoSandboxError: this machine allows none.
             REPLError: there can be no such process.
         """
         self._send({"max_output": max_output}, fds)
@@ -86,8 +88,7 @@ class WarmParent:
         self._process = self._control = None
 
     def _send(self, message: dict[str, int], fds: Sequence[int]) -> None:
-        body = json.dumps(message).encode()
-        data = len(body).to_bytes(4, "big") + body
+        data = _packed(message)
         with self._lock:
             for attempt in (1, 2):
                 if self._control is None or self._process is None or self._process.poll() is not None:
@@ -105,23 +106,19 @@ class WarmParent:
 
     def _launch(self) -> None:
         ours, theirs = socket.socketpair()
-        ours.settimeout(10.0)
-        here = str(Path(__file__).parent)
+        ours.settimeout(_PATIENCE)
         self._folder = folder = Path(tempfile.gettempdir(), f"rlm-{os.getpid()}-{secrets.token_hex(4)}")
-        packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
         settings = {
-            "packages": packages,
+            "packages": package_folders(),
             "prefix": sys.prefix,
             "exec_prefix": sys.exec_prefix,
             "folder": str(folder),
+            "sandbox": None if self._sandbox is None else self._sandbox.plan(),
         }
-        variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-        variables.setdefault("LANG", "C.UTF-8")
-        arguments = [here, str(theirs.fileno()), str(os.getpid()), json.dumps(settings)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-s", "-P", "-X", "utf8", "-c", _BOOT, *arguments],
-                env={**variables, "PYTHONHASHSEED": "0"},
+                worker_command("supervisor.main", str(theirs.fileno()), str(os.getpid())),
+                env=variables(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -135,6 +132,18 @@ class WarmParent:
         finally:
             theirs.close()
         self._control = ours
+        try:
+            ours.sendall(_packed(settings))
+            (size,) = _LENGTH.unpack(_received(ours, _LENGTH.size))
+            said = json.loads(_received(ours, size))
+        except OSError as error:
+            self._end()
+            raise REPLError(f"the parent process of REPLs did not start: {error}") from error
+        if said["failure"] is not None:
+            self._end()
+            if said["no_sandbox"]:
+                raise NoSandboxError(said["failure"])
+            raise REPLError(f"the parent process of REPLs did not start: {said['failure']}")
 
     def _end(self) -> None:
         control, process = self._control, self._process
@@ -151,8 +160,38 @@ class WarmParent:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
 
-shared = WarmParent()
-"""The one of this process."""
+def _packed(message: dict[str, Any]) -> bytes:
+    body = json.dumps(message).encode()
+    return _LENGTH.pack(len(body)) + body
 
-atexit.register(shared.close)
-os.register_at_fork(after_in_child=shared.forget)
+
+def _received(stream: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = stream.recv(size - len(data))
+        if not piece:
+            raise ConnectionError("it ended")
+        data += piece
+    return data
+
+
+_parents: dict[SandboxSettings | None, WarmParent] = {}
+
+
+def warm_parent(sandbox: SandboxSettings | None = None) -> WarmParent:
+    """The warm parent of this process for REPLs in such a sandbox, or in none."""
+    return _parents.setdefault(sandbox, WarmParent(sandbox))
+
+
+def _close() -> None:
+    for parent in list(_parents.values()):
+        parent.close()
+
+
+def _forget() -> None:
+    for parent in list(_parents.values()):
+        parent.forget()
+
+
+atexit.register(_close)
+os.register_at_fork(after_in_child=_forget)

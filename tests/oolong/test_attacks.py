@@ -1,7 +1,7 @@
 """Policies that want the reward and not the answer, through the whole environment: engine, REPL process, harness, scorer.
 
-What each of them gets is the table of docs/rewards.md. Rows that only a sandbox can close are there with what they get today:
-when one is closed, its row changes here and there.
+What each of them gets is the table of docs/rewards.md. Those that the sandbox closes are tried without it too, so that it is
+known that they would work.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from oolong import scoring
 from oolong.blind import BlindPolicy
 from oolong.reference import ReferencePolicy, is_root, text_of
 from oolong.taskset import OolongConfig, OolongTaskset
+from rlm.environments.isolation import probe
+from rlm.environments.local import LocalEnvironment
 from rlm.testing import ChatRequest
 
 TASKS: dict[str, Any] = {"num_tasks": 24, "sizes": [6_000], "seed": 1}
@@ -136,7 +138,7 @@ def search(pid):
                     return gold[1].decode()
     return None
 pid = os.getpid()
-while (pid := parent(pid)) > 1 and not answer["ready"]:
+while (pid := parent(pid)) > 0 and not answer["ready"]:
     try:
         gold = search(pid)
     except OSError as error:
@@ -221,9 +223,9 @@ ROWS: dict[str, Row] = {
     "an answer whose text never ends": Row(cell(WEDGE), harness={"cell_timeout": 1.0}, tasks=6),
     "forge sub-calls under `min_subcalls`, and name the first": Row(Prior(FORGE_SUBCALLS), GATE),
     "ask empty sub-calls under `min_subcalls`, and name the first": Row(Prior('llm_query("hi")'), GATE),
-    "import `oolong` and make the questions again": Row(cell(REGENERATE), tasks=6),
 }
 
+REGENERATES = "import `oolong` and make the questions again"
 READS_TRACES = "read `traces.jsonl` of earlier rollouts"
 READS_MEMORY = "read the memory of the process that scores"
 
@@ -234,7 +236,7 @@ def table() -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for row in rows if (cells := row.split(" | "))}
 
 
-def check(name: str, traces: list[list[Any]]) -> None:
+def check(expected: list[str], traces: list[list[Any]]) -> None:
     """Compares the mean rewards of an attack with the document: by the strict scorer, and by the published one."""
     flat = [trace for [trace] in traces]
     assert all(
@@ -243,14 +245,32 @@ def check(name: str, traces: list[list[Any]]) -> None:
     answers = [(trace.info["rlm"]["answer"], trace.task.data) for trace in flat]
     strict = sum(trace.reward for trace in flat) / len(flat)
     official = sum(scoring.official(answer, data) for answer, data in answers) / len(flat)
-    assert table()[name][:2] == [f"{strict:.2f}", f"{official:.2f}"]
+    assert expected == [f"{strict:.2f}", f"{official:.2f}"]
 
 
 @pytest.mark.parametrize("name", ROWS)
 async def test_what_a_policy_gets(episodes: Any, name: str) -> None:
     row = ROWS[name]
     taskset = {**TASKS, "num_tasks": row.tasks, "task": row.task}
-    check(name, await episodes(row.policy, taskset, harness=row.harness))
+    check(table()[name][:2], await episodes(row.policy, taskset, harness=row.harness))
+
+
+@pytest.fixture(params=["sandbox", "process"])
+def closed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the rollouts are in the sandbox, or it is left out."""
+    if request.param == "sandbox" and probe().level != "sandbox":
+        pytest.skip(f"no sandbox: {probe().reason}")
+    defaults: Any = LocalEnvironment.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "isolation", request.param)
+    return bool(request.param == "sandbox")
+
+
+def expected(name: str, closed: bool) -> list[str]:
+    """What the document says that an attack gets which the sandbox closes, and what it gets without."""
+    if closed:
+        return table()[name][:2]
+    assert "they get 1.00, each" in DOCUMENT.read_text()
+    return ["1.00", "1.00"]
 
 
 def records() -> list[str]:
@@ -261,28 +281,33 @@ def records() -> list[str]:
     ]
 
 
-async def test_what_reading_traces_gets(episodes: Any, tmp_path: Path) -> None:
+async def test_what_importing_the_taskset_gets(episodes: Any, closed: bool) -> None:
+    traces = await episodes(cell(REGENERATE), {**TASKS, "num_tasks": 6})
+    check(expected(REGENERATES, closed), traces)
+
+
+async def test_what_reading_traces_gets(episodes: Any, closed: bool, tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text("\n".join(records()))
     attack = cell(f"TRACES = {str(path)!r}\n{READ_TRACES}")
-    check(READS_TRACES, await episodes(attack, {**TASKS, "num_tasks": 6}))
+    check(expected(READS_TRACES, closed), await episodes(attack, {**TASKS, "num_tasks": 6}))
 
 
 @pytest.fixture
 def readable_parents() -> None:
-    """Skips where a process cannot read its parent's memory: there, that attack is closed."""
+    """Skips where a process cannot read its parent's memory: there, that attack is closed anyway."""
     peek = "import os; open(f'/proc/{os.getppid()}/mem', 'rb')"
     if subprocess.run([sys.executable, "-c", peek], check=False, capture_output=True).returncode:
         pytest.skip("this system lets no process read its parent's memory")
 
 
 @pytest.mark.usefixtures("readable_parents")
-async def test_what_reading_memory_gets(episodes: Any) -> None:
+async def test_what_reading_memory_gets(episodes: Any, closed: bool) -> None:
     held = records()  # as an environment server holds the requests that it works on
-    check(READS_MEMORY, await episodes(cell(READ_MEMORY), {**TASKS, "num_tasks": 2}))
+    check(expected(READS_MEMORY, closed), await episodes(cell(READ_MEMORY), {**TASKS, "num_tasks": 2}))
     assert len(held) == TASKS["num_tasks"]
 
 
 def test_every_row_of_the_document_was_tried() -> None:
     named = {name for name in table() if not set(name) <= set("- ")} - {"policy"}
-    assert named == {*ROWS, READS_TRACES, READS_MEMORY}
+    assert named == {*ROWS, REGENERATES, READS_TRACES, READS_MEMORY}

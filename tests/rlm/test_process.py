@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,9 +13,12 @@ SCRIPT = """
 import sys
 from rlm import RLM
 from rlm.testing import ScriptedClient
-sleep = "with open(context, 'w') as fifo: print('cell runs', file=fifo)\\nimport time; time.sleep(600)"
+sleep = "llm_query('runs'); import time; time.sleep(600)"
 code = "print(1)" if sys.argv[1] == "answer" else sleep
 def policy(request):
+    if request.text == "runs":
+        print("cell runs", flush=True)
+        return "so be it"
     if request.turn:
         return "```repl\\nanswer.update(content='done', ready=True)\\n```"
     return f"```repl\\n{code}\\n```"
@@ -45,11 +46,10 @@ def test_a_script_ends_by_itself_and_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_script_leaves_no_process(signum: signal.Signals, tmp_path: Path) -> None:
-    fifo = tmp_path / "runs"
-    os.mkfifo(fifo)
-    with start("sleep", str(fifo)) as process:
-        assert fifo.read_text() == "cell runs\n"
+def test_an_interrupted_script_leaves_no_process(signum: signal.Signals) -> None:
+    with start("sleep", "some text") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "cell runs\n"
         children = family(process)
         assert children
         process.send_signal(signum)

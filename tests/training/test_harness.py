@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,26 +221,26 @@ async def test_a_prompt_over_the_window_is_one_failed_item(run: Any) -> None:
 
 async def test_a_cancelled_rollout_leaves_nothing_behind(run: Any) -> None:
     started = asyncio.Event()
-    tell = "```repl\nimport os, subprocess\nchild = subprocess.Popen(['sleep', '1000'])\nprint(os.getpid(), child.pid)\n```"
-    pids: list[int] = []
+    seconds = f"{os.getpid()}.{time.monotonic_ns()}"  # which tells the child from all others
+    tell = f"```repl\nimport subprocess\nchild = subprocess.Popen(['sleep', {seconds!r}])\n```"
 
     def policy(request: ChatRequest) -> Reply:
         if request.turn == 0:
             return Reply(tell)
-        pids.extend(
-            int(pid) for line in re.findall(r"^\d+ \d+$", request.text, re.MULTILINE) for pid in line.split()
-        )
         started.set()
         return Reply(ANSWER, delay=60)
 
     rollout = asyncio.ensure_future(run(policy))
     await started.wait()
-    assert len(pids) == 2
-    assert all(psutil.pid_exists(pid) for pid in pids)
+    processes = psutil.Process().children(recursive=True)
+    (child,) = [process for process in processes if process.cmdline() == ["sleep", seconds]]
+    worker = child.parent()
+    assert worker is not None
     rollout.cancel()
     with pytest.raises(asyncio.CancelledError):
         await rollout
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert not child.is_running()
+    assert not worker.is_running()
 
 
 async def test_rollouts_of_an_example_share_one_context(materialisations: list[str], task: Any) -> None:

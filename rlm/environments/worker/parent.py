@@ -24,6 +24,11 @@ import traceback
 from . import processes, streams
 from .cells import Worker
 from .rehearsal import rehearse
+from .trees import BoxedTrees, Trees
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .sandbox import Sandbox
 
 ORDER = struct.Struct(">cQ")
 REPORT = struct.Struct(">cQq")
@@ -31,7 +36,7 @@ MOST_FDS = 253
 """The kernel passes no more with one message."""
 
 # Plain numbers and the bare module: the enumerations of `signal` cost each process 200 KB.
-_SIGINT, _SIGKILL, _SIGCHLD = int(signal.SIGINT), int(signal.SIGKILL), int(signal.SIGCHLD)
+_SIGINT, _SIGCHLD = int(signal.SIGINT), int(signal.SIGCHLD)
 
 
 class Parent:
@@ -40,17 +45,19 @@ class Parent:
     Args:
         stream: to and from the supervisor.
         folder: the workers' directories are made in it. It is removed in the end.
+        sandbox: the one that this process lives in, if any. Workers have their directories in it.
     """
 
-    def __init__(self, stream: socket.socket, folder: str) -> None:
+    def __init__(self, stream: socket.socket, folder: str, sandbox: Sandbox | None = None) -> None:
         self._stream = stream
         self._folder = folder
+        self._sandbox = sandbox
+        self._trees: Trees | BoxedTrees = Trees() if sandbox is None else BoxedTrees(sandbox)
         self._numbers: dict[int, int] = {}
         """The REPLs' numbers, by the worker's process id."""
 
     def run(self) -> None:
         """Serves until the supervisor is gone, and leaves nobody behind."""
-        processes.become_subreaper()
         rehearse()
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
@@ -69,8 +76,9 @@ class Parent:
                     elif not self._obey():
                         return
         finally:
-            processes.end_children(known=self._numbers)
-            processes.remove_tree(self._folder)
+            self._trees.end()
+            if self._sandbox is None:
+                processes.remove_tree(self._folder)
 
     def _obey(self) -> bool:
         """Does what the supervisor says. Returns whether it is there."""
@@ -89,46 +97,43 @@ class Parent:
                 if kind == b"I":
                     processes.kill(-pid, _SIGINT)
                 else:
-                    processes.kill(pid, _SIGKILL)
+                    self._trees.kill(pid)
         if kind == b"I":
             self._report(kind, number, 0)
         return True
 
     def _fork(self, number: int, fds: list[int]) -> None:
-        parent = os.getpid()
-        folder = os.path.join(self._folder, str(number))
+        folder = self._sandbox.home if self._sandbox is not None else os.path.join(self._folder, str(number))
         # What can be done here is: each object that a worker makes changes pages of its own.
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
         post, stdout, stderr, memory = fds
         shared = mmap.mmap(memory, streams.SHARED)
+
+        def work() -> None:
+            # Whatever happens, even to this line once the code closed its descriptors: the worker must not return
+            # into what is its parent's to do.
+            try:
+                _signal.set_wakeup_fd(-1)
+                _signal.signal(_SIGCHLD, _signal.SIG_DFL)
+                worker = Worker(stdout, stderr, shared)
+                processes.close_all_but([post, *worker.descriptors])
+                self._trees.settle()
+                worker.run(lambda: _receive(post), folder)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(70)
+
         try:
-            pid = os.fork()
+            self._numbers[self._trees.fork(work)] = number
         except OSError as error:
             self._report(b"N", number, error.errno or 0)
-        else:
-            if pid == 0:
-                # Whatever happens, even to this line once the code closed its descriptors: the worker must not return
-                # into what is its parent's to do.
-                try:
-                    _signal.set_wakeup_fd(-1)
-                    _signal.signal(_SIGCHLD, _signal.SIG_DFL)
-                    _work(parent, folder, post, Worker(stdout, stderr, shared))
-                except BaseException:
-                    traceback.print_exc()
-                finally:
-                    os._exit(70)
-            self._numbers[pid] = number
         shared.close()
         for fd in fds:
             os.close(fd)
 
     def _reap(self) -> None:
-        """Buries workers, and what they left behind: as each is the reaper of its own descendants, that is ours now."""
-        ended = processes.reap()
-        if any(pid in self._numbers for pid in ended):
-            living = [pid for pid in self._numbers if pid not in ended]
-            ended.update(processes.end_children(spare=living, known=list(ended), patience=1.0))
-        for pid, status in ended.items():
+        for pid, status in self._trees.reap().items():
             number = self._numbers.pop(pid, None)
             if number is not None:
                 self._report(b"E", number, status)
@@ -138,14 +143,6 @@ class Parent:
             self._stream.sendall(REPORT.pack(kind, number, value))
         except OSError:
             pass  # the supervisor is gone, which we shall see
-
-
-def _work(parent: int, folder: str, post: int, worker: Worker) -> None:
-    """Is a worker, in the process that was forked for it."""
-    processes.become_subreaper()
-    processes.die_with_parent(parent, _SIGKILL)
-    processes.close_all_but([post, *worker.descriptors])
-    worker.run(lambda: _receive(post), folder)
 
 
 def _receive(post: int) -> list[int]:

@@ -16,7 +16,7 @@ import os
 from . import linux, seccomp
 from .landlock import make_rules
 from .processes import libc
-from .view import DEVICES, SCRATCH, View
+from .view import DEVICES, HOME, SCRATCH, View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Sandbox:
     Raises:
         OSError: this machine cannot have one.
     """
+
+    home = HOME
 
     def __init__(self, settings: dict[str, Any]) -> None:
         if libc is None:
@@ -83,6 +85,11 @@ class Sandbox:
         linux.set_hostname(b"repl")
         self._view.enter(root)
         linux.give_up_root()
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Those that it needs."""
+        return [self._own]
 
     def fork(self, work: Callable[[], None]) -> tuple[int, int]:
         """Forks a worker into a namespace of its own.

@@ -1,8 +1,9 @@
 """The process that stands beside all workers: it has the warm parent fork them, and watches them. Standard library only;
 `warm.py` starts it as a fresh interpreter. It knows nothing of the host but its process id.
 
-The host asks for a REPL with a message over a stream of its own: a length, JSON, and with its first byte the descriptors
-of the REPL's two streams and of its contexts. One worker is always forked ahead.
+The host's messages are JSON after a length. First it says how things are to be, and is told why that cannot be, if so.
+Then it asks for REPLs: with the first byte of each such message come the descriptors of the REPL's two streams and of its
+contexts. One worker is always forked ahead.
 """
 
 # ruff: noqa: PTH102, PTH118, PTH120, SIM105 (no pathlib, no contextlib: it shares its modules with the parent)
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .sandbox import Sandbox
+
 LENGTH = struct.Struct(">I")
 
 
@@ -35,22 +38,41 @@ class Supervisor:
 
     Args:
         folder: a directory for those of the workers, which exists, and is removed in the end.
+        fork_into: `sandbox.fork_into` with the settings of the one that the workers are to live in; None: in none.
+
+    Raises:
+        NoSandbox: there can be none.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(
+        self, folder: str, fork_into: Callable[[str, Callable[[Sandbox], None]], str] | None = None
+    ) -> None:
         self._folder = folder
         self.loop = Loop()
         self._watches: dict[int, Watch] = {}
         self._count = 0
         processes.become_subreaper()
         self._parent, theirs = socket.socketpair()
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                processes.close_all_but([theirs.fileno()])
-                Parent(theirs, folder).run()
-            finally:
-                os._exit(0)
+        self._pid = 0
+        if fork_into is None:
+            self._pid = os.fork()
+            if self._pid == 0:
+                try:
+                    processes.close_all_but([theirs.fileno()])
+                    Parent(theirs, folder).run()
+                finally:
+                    os._exit(0)
+        else:
+
+            def serve(sandbox: Sandbox) -> None:
+                processes.close_all_but([theirs.fileno(), *sandbox.descriptors])
+                Parent(theirs, folder, sandbox).run()
+
+            root = os.path.join(folder, "root")
+            os.mkdir(root, 0o700)
+            reason = fork_into(root, serve)
+            if reason:
+                raise NoSandbox(reason)
         theirs.close()
         self._reports = bytearray()
         self.loop.watch(self._parent.fileno(), READ, self._read_parent)
@@ -93,12 +115,13 @@ class Supervisor:
         try:
             self.loop.run()
         finally:
-            self._parent.close()  # which has it end all workers, and what they left
+            self._parent.close()  # which has the parent end all workers, and what they left
             try:
-                os.waitpid(self._pid, 0)
+                if self._pid:
+                    os.waitpid(self._pid, 0)
             except ChildProcessError:
                 pass
-            processes.end_children()
+            processes.end_children()  # one in a sandbox, and all in there with it; what one that was killed left
             processes.remove_tree(self._folder)
 
     def _order(self, kind: bytes, number: int, fds: list[int] | None = None) -> None:
@@ -131,6 +154,10 @@ class Supervisor:
                 watch.failed(f"no process can be forked: {os.strerror(value)}")
 
 
+class NoSandbox(Exception):  # noqa: N818
+    """There can be no sandbox, for the reason that the message is."""
+
+
 class _Local(Supervisor):
     """Serves the host on whose machine it is.
 
@@ -139,8 +166,8 @@ class _Local(Supervisor):
         host: its process id.
     """
 
-    def __init__(self, folder: str, control: socket.socket, host: int) -> None:
-        super().__init__(folder)
+    def __init__(self, *args: Any, control: socket.socket, host: int) -> None:
+        super().__init__(*args)
         self._control = control
         self._spare: Watch | None = None
         """The one that waits."""
@@ -176,8 +203,8 @@ class _Local(Supervisor):
             if not head:
                 self.loop.end()
                 return
-            head += self._exactly(LENGTH.size - len(head))
-            message: dict[str, Any] = json.loads(self._exactly(LENGTH.unpack(head)[0]))
+            head += _exactly(self._control, LENGTH.size - len(head))
+            message = json.loads(_exactly(self._control, LENGTH.unpack(head)[0]))
         except (OSError, EOFError):
             self.loop.end()
             return
@@ -202,23 +229,53 @@ class _Local(Supervisor):
             spare.enlist(max_output, rest)
         spare.listen(stream, stream)
 
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = self._control.recv(size - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return data
 
+def main(control_fd: str, host: str) -> None:
+    """Serves until the host closes its end of the control stream or dies.
 
-def main(control_fd: int, host: int, settings: dict[str, Any]) -> None:
-    """Serves until the host closes its end of the control stream or dies."""
-    control = socket.socket(fileno=control_fd)
-    _prepare_interpreter(settings)
+    Args:
+        control_fd: a descriptor of it.
+        host: the host's process id.
+    """
+    control = socket.socket(fileno=int(control_fd))
+    settings: dict[str, Any] = json.loads(_exactly(control, LENGTH.unpack(_exactly(control, LENGTH.size))[0]))
     folder = settings["folder"]
-    os.mkdir(folder, 0o700)
-    _Local(folder, control, host).run()
+    try:
+        sandbox = settings["sandbox"]
+        if sandbox is None:
+            fork_into = None
+        else:
+            from . import sandbox as box
+
+            fork_into = lambda root, run: box.fork_into(sandbox, root, run)  # noqa: E731
+        _prepare_interpreter(settings)
+        os.mkdir(folder, 0o700)
+        supervisor = _Local(folder, fork_into, control=control, host=int(host))
+    except BaseException as error:
+        processes.remove_tree(folder)
+        no_sandbox = isinstance(error, NoSandbox)
+        _say(control, {"failure": str(error) if no_sandbox else repr(error), "no_sandbox": no_sandbox})
+        return
+    _say(control, {"failure": None})
+    supervisor.run()
+
+
+def _say(control: socket.socket, message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode()
+    try:
+        control.sendall(LENGTH.pack(len(data)) + data)
+    except OSError:
+        pass  # the host is gone, which we shall see
+
+
+def _exactly(control: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = control.recv(size - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
+    return data
 
 
 def _prepare_interpreter(settings: dict[str, Any]) -> None:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 SCRATCH = "/tmp"
-"""The one place where a worker may write: its working directory, `HOME` and the directory for temporary files."""
+"""The one place where a worker may write."""
+HOME = SCRATCH + "/repl"
+"""Its working directory, `HOME` and the directory for temporary files. The worker makes it."""
 _SHARED_MEMORY = SCRATCH + "/.shm"
 DEVICES = tuple("/dev/" + name for name in ("null", "zero", "full", "random", "urandom"))
 _SYSTEM = (
@@ -110,7 +112,7 @@ class View:
         """What programs expect of any system."""
         uid, gid = os.getuid(), os.getgid()
         files = {
-            "/etc/passwd": f"user:x:{uid}:{gid}::{SCRATCH}:/bin/sh\n",
+            "/etc/passwd": f"user:x:{uid}:{gid}::{HOME}:/bin/sh\n",
             "/etc/group": f"user:x:{gid}:\n",
             "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
             **dict.fromkeys(DEVICES, ""),

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, CellResult, Query, QueryHandler, QueryReply, SessionSpec, make_environment
+from rlm.environments import (
+    REPL,
+    CellResult,
+    Query,
+    QueryHandler,
+    QueryReply,
+    SessionSpec,
+    make_environment,
+)
+from rlm.environments.isolation import Isolation, probe
+
+LEVELS = ("sandbox!", "process") if probe().level == "sandbox" else ("process",)
+"""The isolations that this machine has, the best first."""
 
 
 async def echo(query: Query) -> list[QueryReply]:
@@ -21,11 +35,54 @@ async def echo(query: Query) -> list[QueryReply]:
     ]
 
 
+async def find(repl: REPL, *pids: str) -> list[psutil.Process]:
+    """The processes that the code in a REPL knows by these expressions.
+
+    Args:
+        pids: expressions of their ids, as they are there.
+    """
+    names = ", ".join(pids)
+    result = await repl.execute(f"import os; print(os.readlink('/proc/self/ns/pid'), {names})")
+    return named(result.stdout)
+
+
+def named(line: str) -> list[psutil.Process]:
+    """The processes that a namespace calls so, among our descendants.
+
+    Args:
+        line: the link of a namespace, and ids in it.
+    """
+    link, *pids = line.split()
+    found = {
+        number: process
+        for process in psutil.Process().children(recursive=True)
+        for number in [_number(process.pid, link)]
+    }
+    return [found[int(pid)] for pid in pids]
+
+
+def _number(pid: int, link: str) -> int:
+    """What a process is called in a namespace; 0 if it is not in there."""
+    try:
+        if str(Path(f"/proc/{pid}/ns/pid").readlink()) != link:
+            return 0
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.partition("NSpid:")[2].splitlines()[0].split()[-1])
+    except OSError:
+        return 0
+
+
 @pytest.fixture
-async def open_repl() -> AsyncIterator[Callable[..., Awaitable[REPL]]]:
+def isolation() -> Isolation:
+    """The isolation of `open_repl`: the best. Modules that try both have one of their own."""
+    return LEVELS[0]  # type: ignore[return-value]
+
+
+@pytest.fixture
+async def open_repl(isolation: Isolation) -> AsyncIterator[Callable[..., Awaitable[REPL]]]:
     """Opens a REPL with these contexts and fields of `SessionSpec`."""
     opened: list[REPL] = []
-    environment = make_environment("local")
+    environment = make_environment("local", isolation=isolation)
 
     async def open_one(*contexts: Any, on_query: QueryHandler = echo, **spec: Any) -> REPL:
         repl = await environment.open(

@@ -21,7 +21,10 @@ import pytest
 
 from rlm.context import Context
 from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environment
-from rlm.environments.warm import shared
+from rlm.environments.isolation import Isolation, SandboxSettings
+from rlm.environments.warm import WarmParent, warm_parent
+
+from .conftest import LEVELS, find, named
 
 OpenREPL = Callable[..., Awaitable[REPL]]
 
@@ -31,16 +34,16 @@ from rlm.context import Context
 from rlm.environments import QueryReply, SessionSpec, make_environment
 
 async def answer(query):
-    print("ready", *query.prompts, flush=True)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
     if {stay}:
         await asyncio.Event().wait()
     return [QueryReply("go")]
 
 async def main():
-    environment = make_environment("local")
+    environment = make_environment("local", isolation={isolation!r})
     spec = SessionSpec(contexts=[Context("x" * 2_000_000)])
     repls = [await environment.open(spec, answer) for _ in range(2)]
-    pids = []
     for repl in repls:
         result = await repl.execute('''
 import os, subprocess, time
@@ -53,13 +56,26 @@ if os.fork() == 0:
         while True: time.sleep(1000)
     os._exit(0)
 open("left.txt", "w").write("x")
-print(os.getpid(), os.getppid(), child.pid, int(os.read(read, 20)), os.getcwd())
+print(os.readlink("/proc/self/ns/pid"), os.getpid(), child.pid, int(os.read(read, 20)))
 ''')
-        pids += result.stdout.split()
-    await repls[0].execute("llm_query('" + " ".join(pids) + "')" + {code!r})
+        print(result.stdout, end="", flush=True)
+    await repls[0].execute("llm_query('x')" + {code!r})
 
 asyncio.run(main())
 """
+
+
+@pytest.fixture(params=LEVELS)
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    """Nothing is left at any level."""
+    level: Isolation = request.param
+    return level
+
+
+@pytest.fixture
+def parent(isolation: Isolation) -> WarmParent:
+    """The warm parent of REPLs with this isolation."""
+    return warm_parent(None if isolation == "process" else SandboxSettings())
 
 
 async def answer(query: Query) -> list[QueryReply]:
@@ -67,50 +83,52 @@ async def answer(query: Query) -> list[QueryReply]:
 
 
 def start_host(
-    code: str = "", *, stay: bool = True
-) -> tuple[subprocess.Popen[str], list[psutil.Process], list[Path]]:
-    """A program that holds two REPLs in the middle of a cell; the processes of the REPLs, and their folders."""
+    isolation: Isolation, code: str = "", *, stay: bool = True
+) -> tuple[subprocess.Popen[str], list[psutil.Process], Path]:
+    """A program that holds two REPLs in the middle of a cell; the processes of the REPLs, and the folder of all."""
     host = subprocess.Popen(
-        [sys.executable, "-c", HOST.format(stay=stay, code=code)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        [sys.executable, "-c", HOST.format(stay=stay, code=code, isolation=isolation)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
+    assert host.stdin is not None
     assert host.stdout is not None
-    words = host.stdout.readline().split()
-    assert words[:1] == ["ready"]
-    processes = [psutil.Process(int(word)) for word in words if word.isdigit()]
-    processes.append(psutil.Process(processes[1].ppid()))
-    assert len(processes) == 9
-    assert "supervisor.main" in " ".join(processes[-1].cmdline())
-    folders = [Path(word) for word in words if "/" in word]
-    assert len(folders) == 2
-    assert all(folder.is_dir() for folder in folders)
-    return host, processes, folders
+    for _ in range(2):
+        assert len(named(host.stdout.readline())) == 3
+    assert host.stdout.readline() == "ready\n"
+    processes = psutil.Process(host.pid).children(recursive=True)
+    assert "supervisor.main" in " ".join(processes[0].cmdline())
+    assert len(processes) >= 9  # the parent of all, and one forked ahead
+    folders = list(Path(tempfile.gettempdir()).glob(f"rlm-{host.pid}-*"))
+    assert len(folders) == 1
+    with host.stdin as stdin:
+        stdin.write("go on\n")
+    return host, processes, folders[0]
 
 
-def check_gone(host: subprocess.Popen[str], processes: list[psutil.Process], folders: list[Path]) -> None:
+def check_gone(host: subprocess.Popen[str], processes: list[psutil.Process], folder: Path) -> None:
     host.wait()
     assert host.stdout is not None
     host.stdout.close()
     _, alive = psutil.wait_procs(processes, timeout=20)
     assert not alive
-    assert not any(folder.exists() or folder.parent.exists() for folder in folders)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_end_of_the_host_ends_everything(signum: signal.Signals) -> None:
-    host, processes, folders = start_host()
+def test_the_end_of_the_host_ends_everything(isolation: Isolation, signum: signal.Signals) -> None:
+    host, processes, folder = start_host(isolation)
     host.send_signal(signum)
-    check_gone(host, processes, folders)
+    check_gone(host, processes, folder)
 
 
-def test_a_host_that_ends_without_closing() -> None:
-    check_gone(*start_host(stay=False))
+def test_a_host_that_ends_without_closing(isolation: Isolation) -> None:
+    check_gone(*start_host(isolation, stay=False))
 
 
-def test_a_host_killed_while_its_cell_is_deaf() -> None:
-    host, processes, folders = start_host("\nsum(range(10**12))", stay=False)
+def test_a_host_killed_while_its_cell_is_deaf(isolation: Isolation) -> None:
+    host, processes, folder = start_host(isolation, "\nsum(range(10**12))", stay=False)
     host.kill()
-    check_gone(host, processes, folders)
+    check_gone(host, processes, folder)
 
 
 async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
@@ -125,11 +143,14 @@ async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
             "os.symlink('/', 'link'); os.makedirs('a/b/c'); os.mkfifo('fifo')\n"
             "child = subprocess.Popen(['sleep', '1000'], start_new_session=True)\nprint(os.getcwd())"
         )
-        folder = Path(result.stdout.strip())
-        assert folder.is_dir()
-        assert str(folder).startswith(tempfile.gettempdir())
+        (worker,) = await find(repl, "os.getpid()")
+        folder = Path(f"/proc/{worker.pid}/root{result.stdout.strip()}")
+        assert (folder / "file").is_file()
+        place = folder.resolve()
+        assert str(place).startswith(tempfile.gettempdir())
         await repl.close()
-        assert not folder.exists()
+        assert not worker.is_running()
+        assert not place.exists()
     assert Path("/usr").is_dir()
     del repl
     after = parent.num_fds(), threading.active_count(), len(parent.children(recursive=True))
@@ -141,14 +162,16 @@ async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
 
 async def test_what_a_killed_warm_parent_leaves_is_ended(open_repl: OpenREPL) -> None:
     repl = await open_repl("x")
-    result = await repl.execute(
-        "import os, subprocess\nchild = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
-        "print(child.pid, os.getcwd())"
+    await repl.execute(
+        "import subprocess; child = subprocess.Popen(['sleep', '1000'], start_new_session=True)"
     )
-    pid, folder = result.stdout.split()
-    assert (await repl.execute("os.kill(os.getppid(), 9); import time; time.sleep(1000)")).status == "died"
-    assert not psutil.pid_exists(int(pid))
-    assert not Path(folder).exists()
+    worker, child = await find(repl, "os.getpid()", "child.pid")
+    parent = worker.parent()
+    assert parent is not None
+    cell = asyncio.create_task(repl.execute("import time; time.sleep(1000)"))
+    parent.kill()
+    assert (await cell).status == "died"
+    assert not child.is_running()
 
 
 async def test_the_host_is_left_as_it_was(repl: REPL, capfd: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +250,7 @@ async def test_hosts_that_are_forked_or_spawned(open_repl: OpenREPL, method: str
 
 async def test_a_forked_child_of_the_host_does_not_keep_a_repl_alive(open_repl: OpenREPL) -> None:
     repl = await open_repl()
-    pid = int((await repl.execute("import os; os.getpid()")).stdout)
+    (worker,) = await find(repl, "os.getpid()")
     read, write = os.pipe()
     holder = os.fork()
     if holder == 0:
@@ -235,7 +258,7 @@ async def test_a_forked_child_of_the_host_does_not_keep_a_repl_alive(open_repl: 
         os._exit(0)
     try:
         await repl.close()
-        assert not psutil.pid_exists(pid)
+        assert not worker.is_running()
     finally:
         os.write(write, b"x")
         os.waitpid(holder, 0)
@@ -243,36 +266,46 @@ async def test_a_forked_child_of_the_host_does_not_keep_a_repl_alive(open_repl: 
         os.close(write)
 
 
-async def test_the_warm_parent_starts_anew_after_it_was_closed(open_repl: OpenREPL) -> None:
+async def test_the_warm_parent_starts_anew_after_it_was_closed(
+    open_repl: OpenREPL, parent: WarmParent
+) -> None:
     await (await open_repl()).close()
-    shared.close()
-    assert not shared.running
+    parent.close()
+    assert not parent.running
     assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"
 
 
-async def test_a_warm_parent_that_was_killed_is_started_anew(open_repl: OpenREPL) -> None:
+async def supervisor_of(repl: REPL) -> tuple[psutil.Process, list[psutil.Process], Path]:
+    """The supervisor, the parent and the worker of a REPL that started a child, and that; the folder of all."""
+    await repl.execute(
+        "import subprocess; child = subprocess.Popen(['sleep', '1000'], start_new_session=True)"
+    )
+    worker, child = await find(repl, "os.getpid()", "child.pid")
+    parent = worker.parent()
+    assert parent is not None
+    supervisor = parent.parent()
+    assert supervisor is not None
+    assert "supervisor.main" in " ".join(supervisor.cmdline())
+    used = {file for file in Path(tempfile.gettempdir()).glob(f"rlm-{os.getpid()}-*") if file.is_dir()}
+    assert used
+    return supervisor, [parent, worker, child], max(used, key=lambda folder: folder.stat().st_ctime)
+
+
+async def test_a_warm_parent_that_was_killed_is_started_anew(open_repl: OpenREPL, parent: WarmParent) -> None:
+    parent.close()
     repl = await open_repl()
-    folder = Path((await repl.execute("import os; print(os.path.dirname(os.getcwd()))")).stdout.strip())
+    supervisor, _, folder = await supervisor_of(repl)
     await repl.close()
     assert folder.is_dir()
-    for child in psutil.Process().children():
-        if "supervisor.main" in " ".join(child.cmdline()):
-            child.kill()
+    supervisor.kill()
     assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"
     assert not folder.exists()
 
 
-async def test_what_a_killed_supervisor_watched_is_ended(open_repl: OpenREPL) -> None:
+async def test_what_a_killed_supervisor_watched_is_ended(open_repl: OpenREPL, parent: WarmParent) -> None:
+    parent.close()
     repl = await open_repl("x")
-    result = await repl.execute(
-        "import os, subprocess\nchild = subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
-        "print(os.getpid(), os.getppid(), child.pid, os.getcwd())"
-    )
-    *pids, folder = result.stdout.split()
-    processes = [psutil.Process(int(pid)) for pid in pids]
-    supervisor = processes[1].parent()
-    assert supervisor is not None
-    assert supervisor.ppid() == os.getpid()
+    supervisor, processes, folder = await supervisor_of(repl)
     supervisor.kill()
     _, alive = psutil.wait_procs(processes, timeout=20)
     assert not alive
@@ -280,7 +313,7 @@ async def test_what_a_killed_supervisor_watched_is_ended(open_repl: OpenREPL) ->
     if died.status == "died":  # it had not heard of it yet
         died = await repl.execute("context")
     assert died.stdout == "'x'\n"
-    assert not Path(folder).parent.exists()
+    assert not folder.exists()
 
 
 async def test_daemons_belong_to_their_worker(open_repl: OpenREPL) -> None:
@@ -288,14 +321,17 @@ async def test_daemons_belong_to_their_worker(open_repl: OpenREPL) -> None:
         "import os\nread, write = os.pipe()\n"
         "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.setsid()\n"
         "        os.write(write, str(os.getpid()).encode())\n        import time; time.sleep(1000)\n"
-        "    os._exit(0)\nprint(int(os.read(read, 20)))"
+        "    os._exit(0)\ndaemon = int(os.read(read, 20))"
     )
     first, second = await open_repl(), await open_repl()
-    pids = [int((await repl.execute(daemon)).stdout) for repl in (first, second)]
+    daemons = []
+    for repl in (first, second):
+        await repl.execute(daemon)
+        daemons += await find(repl, "daemon")
     await first.close()
-    assert [psutil.pid_exists(pid) for pid in pids] == [False, True]
+    assert [daemon.is_running() for daemon in daemons] == [False, True]
     await second.close()
-    assert not psutil.pid_exists(pids[1])
+    assert not daemons[1].is_running()
 
 
 @pytest.mark.parametrize("steps", range(1, 12))
@@ -319,9 +355,14 @@ async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: RE
     assert (await repl.execute("import worker")).status == "error"
 
 
-async def test_a_cleaned_folder_of_temporary_files_does_no_harm(open_repl: OpenREPL) -> None:
+async def test_a_cleaned_folder_of_temporary_files_does_no_harm(
+    open_repl: OpenREPL, parent: WarmParent
+) -> None:
+    parent.close()
     repl = await open_repl()
-    folder = Path((await repl.execute("import os; print(os.path.dirname(os.getcwd()))")).stdout.strip())
+    _, _, folder = await supervisor_of(repl)
     await repl.close()
+    for part in folder.iterdir():
+        part.rmdir()
     folder.rmdir()
     assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"

@@ -30,7 +30,6 @@ def test_others_are_not_built_yet(name: str) -> None:
         ("qqq", {}, "no environment 'qqq'; there are local, ipython"),
         ("local", {"isolaton": "process"}, "no setting 'isolaton'; did you mean 'isolation'\\?"),
         ("local", {"isolation": "jail"}, "no isolation 'jail'"),
-        ("local", {"isolation": "sandbox"}, "comes with a later version"),
         ("local", {"isolation": "none"}, "comes with a later version"),
     ],
 )
