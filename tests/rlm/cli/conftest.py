@@ -13,7 +13,8 @@ import pytest
 
 from rlm.testing import ChatRequest, ModelServer, serve
 
-PROGRAM = (sys.executable, "-W", "error", "-m", "rlm")
+# Not every machine that runs these tests has a sandbox.
+PROGRAM = (sys.executable, "-W", "error", "-W", "ignore:there is no sandbox", "-m", "rlm")
 
 _VARIABLES = (
     "RLM_",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     )
     assert main(["doctor", "--debug"]) == 70
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from rlm.cli import doctor, main
+
+    def warning(options: object) -> int:
+        warnings.simplefilter("always")
+        warnings.warn("there is no sandbox for the code of models", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(doctor, "main", warning)
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr() == ("", "rlm: warning: there is no sandbox for the code of models\n")
 
 
 COMPLETIONS = [

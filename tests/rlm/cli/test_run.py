@@ -55,8 +55,14 @@ def sampling_of(server: ModelServer) -> list[dict[str, Any]]:
     ],
 )
 def test_files_become_the_context(
-    words: list[str], seen: str, rlm: Run, server: ModelServer, tmp_path: Path
+    words: list[str],
+    seen: str,
+    server: ModelServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "deep").mkdir()
     for name, data in {
         "a.txt": b"one\r\n",
@@ -66,8 +72,8 @@ def test_files_become_the_context(
         "raw.bin": b"\xff\x00",
     }.items():
         (tmp_path / name).write_bytes(data)
-    done = rlm("run", "--base-url", server.base_url, *words)
-    assert (done.code, done.out, done.err) == (0, f"{seen}\n", "")
+    assert main(["run", "--base-url", server.base_url, *words]) == 0
+    assert capsys.readouterr() == (f"{seen}\n", "")
 
 
 @pytest.mark.parametrize(
