@@ -281,6 +281,11 @@ def request_key(model: str, messages: Sequence[Message], sampling: Mapping[str, 
         messages: the chat.
         sampling: the arguments of the call.
     """
-    request = [model, list(messages), {name: value for name, value in sampling.items() if name not in CAPS}]
-    data = json.dumps(request, sort_keys=True, separators=(",", ":"), default=repr)
-    return hashlib.sha256(data.encode("ascii")).hexdigest()[:32]
+    asked = {name: value for name, value in sampling.items() if name not in CAPS}
+    return fingerprint([model, list(messages), asked])
+
+
+def fingerprint(data: Any) -> str:
+    """A short name for plain data: equal for equal data on every machine."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=repr)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]

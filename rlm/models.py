@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlm.clients.base import Client, ModelReply
@@ -132,11 +132,14 @@ class Models:
 
     def describe(self) -> dict[str, dict[str, str]]:
         """What each is, by name, the default first."""
-        first = self._by_depth[0]
         return {
-            name: {"model": model.client.model, "provider": provider_of(model.client)}
-            for name, model in sorted(self._by_name.items(), key=lambda item: item[0] != first)
+            model.name: {"model": model.client.model, "provider": provider_of(model.client)} for model in self
         }
+
+    def __iter__(self) -> Iterator[Model]:
+        """Those that the code can name, the default first."""
+        first = self._by_depth[0]
+        return iter(sorted(self._by_name.values(), key=lambda model: model.name != first))
 
     @property
     def names(self) -> list[str]:

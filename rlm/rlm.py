@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
-from rlm import environments, options, prompts
+from rlm import environments, options, prompts, telemetry
 from rlm.background import background
 from rlm.callbacks import Callbacks
 from rlm.cancellation import CancelToken
@@ -18,7 +18,7 @@ from rlm.clients.base import Client
 from rlm.context import Context
 from rlm.conversation import Conversation
 from rlm.errors import CancellationError, ConfigError, RolloutStoppedError
-from rlm.events import Completed, Event
+from rlm.events import Completed, Event, fingerprint
 from rlm.limits import Ledger
 from rlm.logger import RLMLogger
 from rlm.models import Models
@@ -279,6 +279,8 @@ class RLM:
             from rlm.logger.console import Console  # rich takes a while to import
 
             listeners.append(Console().show)
+        if (spans := telemetry.listener()) is not None:
+            listeners.append(spans)
         async with contextlib.AsyncExitStack() as stack:
             if self._conversation is not None:
                 await stack.enter_async_context(self._conversation.turn())
@@ -304,6 +306,22 @@ class RLM:
             outcome.error.completion = completion
             raise outcome.error
         return completion
+
+    @property
+    def fingerprint(self) -> str:
+        """What an answer depends on besides input, question and form, as a hash: models, sampling, prompts, tools, depth,
+        turns, compaction and the settings of REPLs. Limits, keys and URLs are no part of it."""
+        settings, models = self._settings, self._models
+        clients = [models.root.client, *(model.client for model in models)]
+        return fingerprint(
+            [
+                [[client.model, getattr(client, "sampling_args", None)] for client in clients],
+                [models.names, models.root.sampling, models.sub_sampling],
+                [settings.max_depth, settings.max_iterations, settings.compaction, settings.prologue],
+                [settings.root.system_prompt, settings.below.system_prompt],
+                settings.session,
+            ]
+        )
 
     def close(self) -> None:
         """Refuses further completions, and ends a persistent REPL. Runs under way end by themselves."""

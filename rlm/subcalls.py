@@ -30,6 +30,8 @@ class _Batch:
     """One query of the code."""
 
     id: str
+    number: int
+    """Among those of its run, from 0."""
     kind: str
     model: Model
     children: bool
@@ -58,6 +60,7 @@ class Subcalls:
         self._parent = parent
         self._children = asyncio.Semaphore(tree.settings.max_concurrent_subcalls)
         self._records: list[SubcallRecord] = []
+        self._batches = 0
 
     def take_records(self) -> list[SubcallRecord]:
         """The sub-calls since the last take, in the order in which they ended."""
@@ -74,7 +77,8 @@ class Subcalls:
             return [self._failure(problem) for _ in query.prompts]
         children = query.kind == "rlm" and parent.depth + 1 < tree.settings.max_depth
         slots = self._children if children else tree.queries
-        batch = _Batch(_id(), query.kind, model, children, slots)
+        batch = _Batch(_id(), self._batches, query.kind, model, children, slots)
+        self._batches += 1
         started = time.perf_counter()
         parent.emitter.emit(
             events.BatchStart,
@@ -103,6 +107,7 @@ class Subcalls:
             item = _Item(SubcallRecord(batch.kind, batch.model.name), _id() if batch.children else "")
             record = item.record
             started = time.perf_counter()
+            place = events.place.set((*events.place.get(), batch.number, index))
             try:
                 ledger.check()
                 ask = self._child_run if batch.children else self._plain_call
@@ -117,6 +122,7 @@ class Subcalls:
                     ledger.trip(error)
                 return self._failure(record.error)
             finally:
+                events.place.reset(place)
                 record.seconds = time.perf_counter() - started
                 self._records.append(record)
                 callbacks.subcall_complete(self._parent.depth + 1, record.model, record.seconds, record.error)

@@ -1,74 +1,131 @@
-"""The console view of a run, for `verbose=True`."""
+"""The console view of a run, for `verbose=True`.
+
+On a terminal, what happened scrolls by, and below it is a tree of what runs now: the runs, their turns, batches with a bar,
+child runs, tokens, USD and time so far. Elsewhere (a pipe, a file, a notebook) there are plain lines, each with the
+beginning of its run's id. Both go to stderr.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import sys
+import threading
+import time
+from typing import TextIO
 
-from rich.console import Console as RichConsole
-from rich.panel import Panel
-from rich.syntax import Syntax
+from rich.console import RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
-_MAX_LINES = 30
+from rlm.events import Event, RunEnd, RunStart
+from rlm.logger.lines import Line, Writer, tokens
+from rlm.logger.redaction import Redactor
+from rlm.logger.screen import Screen, screen
+from rlm.logger.state import BatchState, RunState, TreeState
+
+_log = logging.getLogger(__name__)
+
+_MOST_TURNS = 5
+_MOST_CHILDREN = 8
+_plain_lock = threading.Lock()
 
 
 class Console:
-    """Prints events to stderr as they happen: in colour on a terminal, plain when piped."""
+    """Shows one completion. Any number of them may be shown at once, in any threads. Nothing that goes wrong here reaches the
+    run; it is said once."""
 
-    def __init__(self, console: RichConsole | None = None) -> None:
-        self._console = console or RichConsole(stderr=True)
+    def __init__(self, to: Screen | TextIO | None = None) -> None:
+        """
+        Args:
+            to: a `Screen`, or a stream for plain lines. None: stderr, as a screen if it is a terminal.
+        """
+        if to is None:
+            found = screen()
+            usable = found.console.is_terminal and not found.console.is_dumb_terminal
+            to = found if usable else sys.stderr
+        self._to = to
+        self._state = TreeState()
+        self._writer = Writer(self._state, Redactor())
+        self._names: dict[str, str] = {}
+        self._lock = threading.RLock()
+        self._given_up = False
 
-    def show(self, event: dict[str, Any]) -> None:
-        """Prints one event."""
-        show = getattr(self, f"_show_{event['type']}", None)
-        if show is not None:
-            show(event, "  " * event["depth"])
+    def show(self, event: Event) -> None:
+        """Takes an event of the completion, or of a run below it."""
+        if self._given_up:
+            return
+        try:
+            with self._lock:
+                lines = self._writer.lines(event)
+                self._state.take(event)
+            if isinstance(self._to, Screen):
+                self._draw(event, lines, self._to)
+            else:
+                self._write(event, lines, self._to)
+        except Exception as error:
+            self._given_up = True
+            if isinstance(self._to, Screen):
+                self._to.remove(self)
+            _log.warning("the run is shown no longer: %s: %s", type(error).__name__, error)
 
-    def _line(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style=style), soft_wrap=True)
+    def _write(self, event: Event, lines: list[Line], stream: TextIO) -> None:
+        if isinstance(event, RunStart):
+            above = f"{event.parent[:4]}/" if event.parent is not None else ""
+            self._names[event.run] = f"{above}{event.run[:4]}"
+        if not lines:
+            return
+        head = f"{self._names.get(event.run, event.run[:4])} {'  ' * event.depth}"
+        text = "".join(f"{head}{line.text}\n" for line in lines)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        with _plain_lock:  # lines of several runs, whole
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
 
-    def _show_run_start(self, event: dict[str, Any], indent: str) -> None:
-        context = event["context"]
-        self._line(
-            f"{indent}▶ {event['model']}  {event['question'] or '(the context is the request)'}", "bold"
-        )
-        self._line(f"{indent}  context: {context['kind']} of {context['size']:,}", "dim")
+    def _draw(self, event: Event, lines: list[Line], to: Screen) -> None:
+        if event.depth == 0:  # of child runs the tree has enough
+            head = f"{event.run[:4]} " if to.crowded else ""
+            if lines:
+                to.print(*(Text(f"{head}{line.text}", style=line.style) for line in lines))
+            if isinstance(event, RunStart):
+                to.put(self, self._tree)
+            elif isinstance(event, RunEnd):
+                to.remove(self)
 
-    def _show_reply(self, event: dict[str, Any], indent: str) -> None:
-        usage = event["usage"]
-        self._line(
-            f"{indent}◆ reply in {event['seconds']:.1f} s, {usage['input_tokens']:,} + {usage['output_tokens']:,} tokens",
-            "cyan",
-        )
-        self._line(_head(event["content"], indent))
+    def _tree(self) -> RenderableType:
+        with self._lock:
+            root = self._state.root
+            if root is None:
+                return Text("")
+            usage = f"{self._state.seconds():.0f} s, {tokens(self._state.usage)}"
+            label = Text.assemble((f"▶ {self._writer.short(root.start.model)}  ", "bold"), (usage, "dim"))
+            label.no_wrap, label.overflow = True, "ellipsis"
+            tree = Tree(label, guide_style="dim")
+            self._branches(tree, root)
+            return tree
 
-    def _show_cell(self, event: dict[str, Any], indent: str) -> None:
-        if self._console.is_terminal:
-            self._console.print(Panel(Syntax(_head(event["code"], ""), "python"), border_style="dim"))
-        style = "" if event["error"] is None else "red"
-        title = f"{indent}■ cell {event['status']} in {event['seconds']:.2f} s"
-        self._line(title, style or "green")
-        output = "\n".join(part for part in (event["stdout"], event["stderr"]) if part)
-        if output:
-            self._line(_head(output, f"{indent}  "), style)
-
-    def _show_subcall(self, event: dict[str, Any], indent: str) -> None:
-        end = f"failed: {event['error']}" if event["error"] else f"{event['output_tokens']:,} tokens"
-        self._line(
-            f"{indent}  ○ {event['kind']}_query {event['prompt_chars']:,} characters in {event['seconds']:.1f} s: {end}",
-            "red" if event["error"] else "dim",
-        )
-
-    def _show_run_end(self, event: dict[str, Any], indent: str) -> None:
-        style = "bold green" if event["stop"] == "answered" else "bold yellow"
-        self._line(f"{indent}● {event['stop']}: {_head(event['response'], '') or '(no answer)'}", style)
-        if event["error"]:
-            self._line(f"{indent}  {event['error']}", "red")
+    def _branches(self, tree: Tree, run: RunState) -> None:
+        for text in run.turns[-_MOST_TURNS:]:
+            tree.add(Text(text, style="dim"))
+        seconds = max(0.0, time.time() - run.since)
+        turn = f"turn {run.turn}/{run.start.max_iterations}: " if run.turn else ""
+        now = tree.add(Text(f"{turn}{run.doing}, {seconds:.0f} s"))
+        for batch in run.batches.values():
+            now.add(_bar(batch))
+        children = list(run.children.values())
+        for child in children[:_MOST_CHILDREN]:
+            below = now.add(
+                Text(f"▶ {self._writer.short(child.start.model)}  {child.start.run[:4]}", style="bold")
+            )
+            self._branches(below, child)
+        if len(children) > _MOST_CHILDREN:
+            now.add(Text(f"and {len(children) - _MOST_CHILDREN} more child runs", style="dim"))
 
 
-def _head(text: str, indent: str) -> str:
-    lines = text.splitlines()
-    shown = [f"{indent}{line}" for line in lines[:_MAX_LINES]]
-    if len(lines) > _MAX_LINES:
-        shown.append(f"{indent}... {len(lines) - _MAX_LINES} more lines")
-    return "\n".join(shown)
+def _bar(batch: BatchState) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    failed = Text(f"{batch.failed:,} failed", style="red") if batch.failed else Text("")
+    count = f"{batch.done:,}/{batch.start.size:,}"
+    row.add_row(batch.name, ProgressBar(batch.start.size, batch.done, width=30), count, failed)
+    return row

@@ -1,86 +1,121 @@
-"""The event log: one JSON object a line, appended as things happen.
+"""Files of one JSON object a line, which outlive a crash of who writes them.
 
-Every line has `v` (the version of this format: 1), `type`, `time` (seconds since 1970), `run`, `parent` (the run above, or
-null) and `depth`. The types and what they add:
-
-    run_start  model, question, context (kind, size, sha256), system_prompt, first_message, max_iterations
-    reply      content, reasoning, finish_reason, usage, retries, seconds
-    cell       number, code, status, stdout, stderr, error, locals, answer, seconds
-    subcall    kind, model, prompt_chars, prompt_head, response, error, seconds, input_tokens, output_tokens
-    turn       turn, observation, final_answer, seconds
-    run_end    stop, response, error, stats, usage
-
-A context is never written, only its hash and size; keys and headers never reach an event.
+A line is one write to a file opened for appending: threads and processes may share a file, and a process that is killed leaves
+whole lines behind, but for half a line at most. The reader passes over such halves.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
-import time
-import uuid
-from collections.abc import Iterable
+import re
+import weakref
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT_VERSION = 1
+from rlm.errors import LogError
 
 
-class RLMLogger:
-    """Keeps trajectories for `completion.metadata`, and writes the event log if it has a folder. One logger may serve
-    any number of runs at once, in several threads."""
+def plain(value: Any) -> Any:
+    """What JSON makes of a value that it does not know: a dict of a dataclass, or the repr."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return repr(value)
 
-    def __init__(self, log_dir: str | os.PathLike[str] | None = None, file_name: str = "rlm") -> None:
+
+_BEGIN = '{"v": '
+_BEGINS = re.compile(r'\{"v": \d+, "')
+"""How each line begins. Within the texts of a line it cannot stand: there its quotes are escaped."""
+
+
+# To ASCII, so that text that is not valid Unicode can be written too.
+dumps = json.JSONEncoder(check_circular=False, default=plain).encode
+"""The JSON text of plain data and dataclasses, in one line."""
+
+
+class LineFile:
+    """Appends lines to a file. Safe in several threads, in processes that were forked, and after a trip through pickle."""
+
+    def __init__(self, path: Path) -> None:
         """
         Args:
-            log_dir: folder of the log, made if it is missing. None: no file.
-            file_name: start of the file's name; time and a random part follow.
+            path: is made, if it is missing, at the first line.
         """
-        self._lock = threading.Lock()
-        self.path: Path | None = None
-        """The log file; made when the first event is written."""
-        if log_dir is not None:
-            folder = Path(log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-            self.path = folder / f"{file_name}_{stamp}_{uuid.uuid4().hex[:8]}.jsonl"
+        self.path = path
+        self._fds: dict[str, int] = {}
+        self._broken = False
 
-    def trajectory(self) -> Trajectory:
-        """The record of one run."""
-        return Trajectory(self)
+    def append(self, line: str) -> None:
+        """Writes one line; it is with the operating system when this returns.
 
-    def write(self, event: dict[str, Any]) -> None:
-        """Appends one event to the file, if there is one."""
-        if self.path is None:
-            return
-        # Escaped to ASCII, so that text that is not valid Unicode can be written too.
-        line = json.dumps({"v": FORMAT_VERSION, **event}, default=repr) + "\n"
-        with self._lock, self.path.open("a", encoding="ascii") as file:
-            file.write(line)
+        Args:
+            line: what `dumps` made of an object whose first key is `v`, the version of its format.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        data = line.encode("ascii") + b"\n"
+        fd = self._open()
+        if self._broken:
+            data = b"\n" + data
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(fd, data[written:] if written else data)
+        finally:
+            # On a full disk half a line may have been written: the next one must not go on in it.
+            self._broken = 0 < written < len(data) or (self._broken and written == 0)
+
+    def _open(self) -> int:
+        fd = self._fds.get("fd")
+        if fd is None:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            size = os.fstat(fd).st_size
+            self._broken = bool(size) and os.pread(fd, 1, size - 1) != b"\n"
+            kept = self._fds.setdefault("fd", fd)  # another thread may have been faster
+            if kept is not fd:
+                os.close(fd)
+                return kept
+            # Not at the exit: whoever writes then still has the number.
+            weakref.finalize(self, os.close, fd).atexit = False
+        return fd
+
+    def __reduce__(self) -> tuple[type[LineFile], tuple[Path]]:
+        return LineFile, (self.path,)
 
 
-class Trajectory:
-    """One completion as its logger saw it."""
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of such a file, with the numbers of their lines, counted from 1. Lines that break off are left out.
 
-    def __init__(self, logger: RLMLogger) -> None:
-        self._logger = logger
-        self._start: dict[str, Any] = {}
+    Raises:
+        LogError: the file cannot be read, or a line is not of the kind that `LineFile` writes.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                data = _object(line.strip())
+                if isinstance(data, dict):
+                    yield number, data
+                elif data is not None:
+                    raise LogError(f"{os.fspath(path)}, line {number}: {data}")
+    except OSError as error:
+        raise LogError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
 
-    def record(self, event: dict[str, Any]) -> None:
-        """Takes an event of the run or of a run below it."""
-        if event["type"] == "run_start" and event["parent"] is None:
-            self._start = event
-        self._logger.write(event)
 
-    def metadata(self, iterations: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """`run_metadata` and `iterations` as `completion.metadata` holds them."""
-        kept = ("run", "model", "question", "context", "system_prompt", "first_message", "max_iterations")
-        path = self._logger.path
-        return {
-            "run_metadata": {
-                **{name: self._start.get(name) for name in kept},
-                "log_file": None if path is None else str(path),
-            },
-            "iterations": list(iterations),
-        }
+def _object(text: str) -> dict[str, Any] | str | None:
+    """The object of a line, None for half a line or an empty one, or what is wrong."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        # Half a line of a process that was killed; another process may have gone on in the same line.
+        begins = [match.start() for match in _BEGINS.finditer(text)]
+        if begins and begins[-1] > 0:
+            return _object(text[begins[-1] :])
+        if text.startswith(_BEGIN) or _BEGIN.startswith(text):
+            return None
+        return f"this is no JSON: {error}"
+    except RecursionError:
+        return "this is nested too deep"
+    return data if isinstance(data, dict) and "v" in data else "this is no line of a log: it has no 'v'"

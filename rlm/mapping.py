@@ -1,0 +1,315 @@
+"""One question over many inputs: `RLM.map` and `RLM.amap`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlm.context import Context
+from rlm.errors import CancellationError, ConfigError, LogError, RLMError
+from rlm.events import fingerprint
+from rlm.logger.jsonl import LineFile, dumps, read_lines
+from rlm.logger.redaction import Redactor
+from rlm.structured import AnswerFormat
+from rlm.types import RLMChatCompletion
+
+if TYPE_CHECKING:
+    from rlm.cancellation import CancelToken
+    from rlm.rlm import RLM
+
+FORMAT_VERSION = 1
+"""Of the file of results."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MapInput:
+    """An input that has a question of its own."""
+
+    prompt: Any
+    root_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MapItem:
+    """What became of one input."""
+
+    index: int
+    """Of the input, from 0."""
+    completion: RLMChatCompletion | None
+    """Also of a failed one, as far as it came. Its `prompt` is a description of the input (kind, size, sha256)."""
+    error: Exception | None = None
+
+    @property
+    def response(self) -> str | None:
+        """The answer; None if there is none."""
+        return None if self.completion is None or self.error is not None else self.completion.response
+
+
+@dataclass(frozen=True, slots=True)
+class MapProgress:
+    """How far a map has come."""
+
+    done: int
+    """Inputs that have an answer, those of an earlier run included."""
+    failed: int
+    total: int | None
+    """None if nobody knows how many inputs there are."""
+    cost: float | None
+    """USD that were spent by now, those of an earlier run excluded; None if no price is known."""
+
+
+Inputs = Iterable[Any] | AsyncIterable[Any]
+Progress = Callable[[MapProgress], object]
+
+
+async def amap(
+    rlm: RLM,
+    inputs: Inputs,
+    root_prompt: str | None = None,
+    *,
+    concurrency: int = 8,
+    progress: Progress | bool | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    response_format: Any = None,
+    cancel: CancelToken | None = None,
+) -> list[MapItem]:
+    """Runs a completion for each input, several at once.
+
+    Args:
+        inputs: what `acompletion` takes as prompt, or a `MapInput` with a question of its own; a list, or any iterable, also an
+            async one. No more are read ahead than run.
+        root_prompt: the question, for all that have none of their own.
+        concurrency: completions at once.
+        progress: is called with a `MapProgress` at the beginning and after each input; True: a bar on stderr.
+        resume: a JSONL file to which each result is appended. What it holds of the same input, question and configuration
+            is not run again, except what failed. So a map that was interrupted, or killed, goes on where it stopped.
+        response_format, cancel: as `acompletion` takes them. A cancelled map reads no more inputs.
+
+    Returns:
+        One item for each input that was read, in the order of the inputs. What an input fails with is in its item, and does
+        not touch the others.
+
+    Raises:
+        ConfigError: an argument does not fit, or the RLM cannot run at all. What ran is stopped.
+        LogError: `resume` is a file of something else.
+        asyncio.CancelledError: the caller was cancelled; what ran is stopped. The results are in the file of `resume`.
+    """
+    total = _check(inputs, concurrency)
+    form = None if response_format is None else AnswerFormat(response_format)
+    results = None if resume is None else await asyncio.to_thread(_Results, Path(resume))
+    with _reporter(progress) as report:
+        job = _Job(rlm, results, _Tally(total, report), response_format, form, cancel)
+        async with contextlib.aclosing(_read(inputs, cancel)) as source:
+            lock = asyncio.Lock()  # one input is read at a time
+
+            async def work() -> None:
+                while True:
+                    async with lock:
+                        entry = await anext(source, None)
+                    if entry is None:
+                        return
+                    index, given = entry
+                    question = root_prompt if given.root_prompt is None else given.root_prompt
+                    await job.run(index, given.prompt, question)
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(concurrency if total is None else min(concurrency, total)):
+                        group.create_task(work())
+            except BaseExceptionGroup as several:
+                raise several.exceptions[0] from None
+    return [job.items[index] for index in sorted(job.items)]
+
+
+class _Job:
+    """What the inputs of a map have in common."""
+
+    def __init__(
+        self,
+        rlm: RLM,
+        results: _Results | None,
+        tally: _Tally,
+        response_format: Any,
+        form: AnswerFormat | None,
+        cancel: CancelToken | None,
+    ) -> None:
+        self._rlm = rlm
+        self._results = results
+        self._tally = tally
+        self._response_format = response_format
+        self._form = form
+        self._cancel = cancel
+        self._configuration = [rlm.fingerprint, None if form is None else form.schema]
+        self.items: dict[int, MapItem] = {}
+
+    async def run(self, index: int, prompt: Any, question: str | None) -> None:
+        """One input, to its end.
+
+        Raises:
+            ConfigError: no other input can do better.
+        """
+        key, completion = "", None
+        error: Exception | None = None
+        try:
+            context = await asyncio.to_thread(Context.of, prompt)
+            description = await asyncio.to_thread(context.describe)
+            key = fingerprint([description, question, *self._configuration])
+            if self._finished(index, key):
+                return
+            completion = await self._rlm.acompletion(
+                context, question, response_format=self._response_format, cancel=self._cancel
+            )
+            completion.prompt = description
+        except ConfigError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error = CancellationError("the completion was cancelled, by none of its callers")
+        except Exception as failure:
+            error = failure
+            completion = failure.completion if isinstance(failure, RLMError) else None
+            if completion is not None:
+                completion.prompt = description
+        self.items[index] = MapItem(index, completion, error)
+        if self._results is not None:
+            self._results.add(key, question, self.items[index])
+        self._tally.add(completion, failed=error is not None)
+
+    def _finished(self, index: int, key: str) -> bool:
+        """Whether an earlier run has the result."""
+        completion = None if self._results is None else self._results.take(key)
+        if completion is None:
+            return False
+        if self._form is not None:
+            completion.parsed, _ = self._form.parse(completion.response)
+        self.items[index] = MapItem(index, completion)
+        self._tally.add(None, failed=False)
+        return True
+
+
+class _Results:
+    """The file of results.
+
+    Raises:
+        LogError: it is a file of something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = LineFile(path)
+        self._redactor = Redactor()
+        self._failing = False
+        self._finished: dict[str, deque[dict[str, Any]]] = defaultdict(deque)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return
+        for number, data in read_lines(path):
+            if data.get("v") != FORMAT_VERSION or "key" not in data:
+                raise LogError(
+                    f"{path}, line {number}: this is no result of a map (version {FORMAT_VERSION})"
+                )
+            if data.get("error") is None:
+                self._finished[data["key"]].append(data["completion"])
+
+    def take(self, key: str) -> RLMChatCompletion | None:
+        """The result of an earlier run; each can be had once, as equal inputs have results of their own."""
+        found = self._finished.get(key)
+        return RLMChatCompletion.from_dict(found.popleft()) if found else None
+
+    def add(self, key: str, question: str | None, item: MapItem) -> None:
+        """Appends a result. That it cannot be written does not stop the map; it is said once."""
+        completion, error = item.completion, item.error
+        data = {
+            "v": FORMAT_VERSION,
+            "key": key,
+            "time": time.time(),
+            "index": item.index,
+            "question": question,
+            "completion": None if completion is None else completion.to_dict(),
+            "error": None if error is None else f"{type(error).__name__}: {error}",
+        }
+        try:
+            self._file.append(dumps(self._redactor.data(data)))
+        except OSError as failure:
+            if not self._failing:
+                self._failing = True
+                _log.warning("results are not saved: %s cannot be written: %s", self._file.path, failure)
+
+
+class _Tally:
+    """Counts, and tells who wants to know."""
+
+    def __init__(self, total: int | None, report: Progress) -> None:
+        self._report = report
+        self._total = total
+        self._done = self._failed = 0
+        self._cost: float | None = None
+        self._tell()
+
+    def add(self, completion: RLMChatCompletion | None, *, failed: bool) -> None:
+        self._done += not failed
+        self._failed += failed
+        cost = None if completion is None else completion.usage_summary.total_cost
+        if cost is not None:
+            self._cost = cost + (self._cost or 0.0)
+        self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._report(MapProgress(self._done, self._failed, self._total, self._cost))
+        except Exception:
+            _log.exception("the progress callback failed")
+
+
+def _check(inputs: object, concurrency: object) -> int | None:
+    """How many inputs there are, if that is known."""
+    if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
+        raise ConfigError(f"concurrency must be an integer of at least 1, and is {concurrency!r}")
+    if isinstance(inputs, str | bytes | Mapping | Context) or not isinstance(
+        inputs, Iterable | AsyncIterable
+    ):
+        raise ConfigError(
+            f"map needs a list or another iterable of inputs, not a {type(inputs).__name__}; for one input use completion"
+        )
+    return len(inputs) if isinstance(inputs, Sized) else None
+
+
+async def _read(inputs: Inputs, cancel: CancelToken | None) -> AsyncGenerator[tuple[int, MapInput]]:
+    """The inputs with their numbers."""
+    index = 0
+    async for given in inputs if isinstance(inputs, AsyncIterable) else _one_by_one(inputs):
+        if cancel is not None and cancel.cancelled:
+            return
+        yield index, given if isinstance(given, MapInput) else MapInput(given)
+        index += 1
+
+
+async def _one_by_one(inputs: Iterable[Any]) -> AsyncGenerator[Any]:
+    for given in inputs:
+        yield given
+
+
+@contextlib.contextmanager
+def _reporter(progress: Progress | bool | None) -> Iterator[Progress]:
+    if progress is True:
+        from rlm.logger.progress import Bar  # rich takes a while to import
+
+        with Bar() as bar:
+            yield bar.show
+    elif callable(progress):
+        yield progress
+    elif progress in (None, False):
+        yield lambda _: None
+    else:
+        raise ConfigError(f"progress must be a function, True or False, and is {progress!r}")

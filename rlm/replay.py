@@ -1,0 +1,320 @@
+"""Running a run again from its log, without a model.
+
+    root, others = ReplayClient.clients("logs/rlm_2026-01-31_12-00-00_0a1b2c3d.jsonl")
+    again = RLM(client=root, other_clients=others, max_depth=2).completion(the_same_text, the_same_question)
+
+`ReplayClient` is the model that the log remembers: it answers each request with what came then, failures included. With the
+same prompt and the same options the same requests come, and so the same messages and observations, byte for byte, as long as
+the code asks nothing of clocks, ids or chance. The first request that is another one ends the run with a `ReplayError`, which
+shows the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlm import errors
+from rlm.clients.base import ModelReply
+from rlm.compaction import Compactor
+from rlm.errors import LimitError, LogError, ReplayError, RLMError
+from rlm.events import BatchStart, Compaction, Event, Reply, RunStart, Subcall, Turn, place, request_key
+from rlm.history import History
+from rlm.logger import read_log
+from rlm.types import Message, SamplingArgs, text_of
+
+_EXCERPT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """A request of the log and what came of it."""
+
+    event: Reply | Subcall
+    place: tuple[int, ...]
+    """Where in its tree it was asked: `rlm.events.place`."""
+    messages: list[Message] | None
+    """What was asked, as far as the log says it."""
+
+    def __str__(self) -> str:
+        event = self.event
+        where = f"turn {event.turn}" if isinstance(event, Reply) else f"sub-call {event.call}"
+        return f"{where} of run {event.run}"
+
+    async def answer(self) -> ModelReply:
+        """
+        Raises:
+            RLMError: what the call failed with.
+        """
+        event = self.event
+        if event.message is None:
+            if event.error_type is None and isinstance(event, Subcall):
+                # It was cancelled, with its cell; which will not wait for ever this time either.
+                await asyncio.Event().wait()
+            raise _error(event.error_type or "CancellationError", event.error or "the call was cancelled")
+        content = text_of(event.message["content"])
+        plain = event.message == {"role": "assistant", "content": content}
+        return ModelReply(
+            content=content,
+            model=event.model,
+            usage=event.usage,
+            finish_reason=event.finish_reason,
+            reasoning=event.reasoning if isinstance(event, Reply) else None,
+            echo=None if plain else event.message,
+            refusal=event.refusal,
+            retries=event.retries,
+        )
+
+
+@dataclass(slots=True)
+class _Tape:
+    """What all clients of a replay share."""
+
+    path: str
+    recorded: list[_Recorded]
+    windows: dict[str, int]
+    """Tokens, by model."""
+    waiting: dict[str, list[_Recorded]] = field(default_factory=lambda: defaultdict(list))
+    """What has not been asked again yet, by request."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    end: RLMError | None = None
+    """Once a request is not in the log, the run is another one; once it has come to its limit, there is no more of it."""
+
+    def __post_init__(self) -> None:
+        for recorded in self.recorded:
+            if recorded.event.request is not None:
+                self.waiting[recorded.event.request].append(recorded)
+
+    def take(self, model: str, messages: Sequence[Message], sampling: Mapping[str, Any]) -> _Recorded:
+        key, here = request_key(model, messages, sampling), place.get()
+        with self.lock:
+            if self.end is not None:
+                raise self.end
+            waiting = self.waiting.get(key)
+            if not waiting:
+                self.end = ReplayError(self._miss(model, messages, known=waiting is not None))
+                raise self.end
+            same = (number for number, recorded in enumerate(waiting) if recorded.place == here)
+            return waiting.pop(next(same, 0))
+
+    def _miss(self, model: str, messages: Sequence[Message], *, known: bool) -> str:
+        size = f"{len(messages)} message{'' if len(messages) == 1 else 's'}"
+        head = f"{self.path} has no reply to a request of {size} to {model!r}"
+        if known:
+            return f"{head}: it was not asked as often when the log was written"
+        nearest = max(self.recorded, key=lambda recorded: _likeness(recorded, model, messages), default=None)
+        if nearest is None:
+            return f"{head}: no model was asked at all"
+        return f"{head}; the nearest is {nearest}, {_difference(nearest, model, messages)}"
+
+
+class ReplayClient:
+    """A `Client` that answers from a log. Equal requests get the replies of the same place in the tree of calls, or else those
+    that are left, in their order."""
+
+    def __init__(self, tape: _Tape, model: str) -> None:
+        self._tape = tape
+        self._model = model
+
+    @classmethod
+    def from_log(cls, path: str | os.PathLike[str], *, run: str | None = None) -> ReplayClient:
+        """The client of the root's model; it is enough where the code can name no other.
+
+        Args:
+            path: of a log that `RLMLogger` wrote.
+            run: id of a root's run, to have nothing of the others in the log. None: all of them, in their order.
+
+        Raises:
+            LogError: the file is no log, or has no such run.
+        """
+        return cls.clients(path, run=run)[0]
+
+    @classmethod
+    def clients(
+        cls, path: str | os.PathLike[str], *, run: str | None = None
+    ) -> tuple[ReplayClient, dict[str, ReplayClient]]:
+        """The root's model, and the models that the code can name: `client` and `other_clients` of an RLM.
+
+        Args, errors: as `from_log`.
+        """
+        events = _runs(read_log(path), run, os.fspath(path))
+        starts = [event for event in events if isinstance(event, RunStart)]
+        windows = {start.model: start.context_length for start in starts}
+        known = {name: size for name, size in windows.items() if size is not None}
+        tape = _Tape(os.fspath(path), list(_recorded(events)), known)
+        root = starts[0]
+        names = {name: entry.get("model", name) for name, entry in root.models.items()}
+        others = {name: cls(tape, model) for name, model in names.items()}
+        return cls(tape, names.get(root.model, root.model)), others
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> ModelReply:
+        """Answers as the model did; see `rlm.clients.base.Client.complete`.
+
+        Raises:
+            ReplayError: the log has no such request; the message shows in what the nearest one differs.
+            RLMError: what the call failed with, of the same type and with the same message.
+        """
+        try:
+            return await self._tape.take(model or self._model, messages, sampling or {}).answer()
+        except LimitError as error:
+            self._tape.end = error
+            raise
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        """The window, where the log says it."""
+        return self._tape.windows.get(model or self._model)
+
+
+def _runs(events: list[Event], run: str | None, path: str) -> list[Event]:
+    """The events of one root's run and all below it, or of all runs."""
+    starts = [event for event in events if isinstance(event, RunStart)]
+    roots = [start.run for start in starts if start.parent is None]
+    if not roots:
+        raise LogError(f"{path} has no run in it")
+    if run is None:
+        return events
+    if run not in roots:
+        raise LogError(f"{path} has no root's run {run!r}; it has {', '.join(roots)}")
+    inside = {run}
+    for start in starts:
+        if start.parent in inside:
+            inside.add(start.run)
+    return [event for event in events if event.run in inside]
+
+
+def _recorded(events: Sequence[Event]) -> Iterable[_Recorded]:
+    """The requests of a log, with their places."""
+    items = {event.call: event for event in events if isinstance(event, Subcall)}
+    batches: dict[str, int] = {}
+    places: dict[str, tuple[int, ...]] = {}
+    chats: dict[str, _Chat] = {}
+    counts: dict[str, int] = defaultdict(int)
+
+    def place_of(item: Subcall) -> tuple[int, ...]:
+        return (*places.get(item.run, ()), batches.get(item.batch, -1), item.index)
+
+    for event in events:
+        match event:
+            case RunStart():
+                item = items.get(event.call) if event.call is not None else None
+                places[event.run] = () if item is None else place_of(item)
+                chats[event.run] = _Chat(event)
+            case BatchStart():
+                batches[event.batch] = counts[event.run]
+                counts[event.run] += 1
+            case Reply():
+                chat = chats.get(event.run)
+                asked = None if chat is None else chat.asked(event)
+                yield _Recorded(event, places.get(event.run, ()), asked)
+            case Subcall():
+                yield _Recorded(event, place_of(event), None)
+            case Turn() | Compaction() if event.run in chats:
+                chats[event.run].go_on(event)
+
+
+class _Chat:
+    """The messages of a run, put together again from its events."""
+
+    def __init__(self, start: RunStart) -> None:
+        self._history = History(start.system_prompt, start.first_message)
+        self._start = start
+        self._notes: ModelReply | None = None
+
+    def asked(self, event: Reply) -> list[Message] | None:
+        """What a reply was asked for; None where the log does not say it."""
+        history = self._history
+        compaction = event.purpose == "compaction"
+        messages = Compactor.request(history) if compaction else history.messages
+        if event.message is not None:
+            if compaction:
+                self._notes = ModelReply(event.content, event.model)
+            elif messages[-1]["role"] == "user":
+                history.add_reply(event.message)
+        models = self._start.models
+        model = models[event.model].get("model", event.model) if event.model in models else event.model
+        return messages if request_key(model, messages, self._start.sampling) == event.request else None
+
+    def go_on(self, event: Turn | Compaction) -> None:
+        if isinstance(event, Compaction):
+            self._history.compact(Compactor.notes(self._history, self._notes))
+            self._notes = None
+        elif event.final_answer is None and self._history.messages[-1]["role"] == "assistant":
+            self._history.add_observation(event.observation)
+
+
+def _error(kind: str, message: str) -> RLMError:
+    """An error of `rlm.errors`. What else it once knew is None."""
+    found = getattr(errors, kind, RLMError)
+    error: RLMError = found.__new__(found)
+    names = inspect.signature(found.__init__).parameters
+    for name in names.keys() - {"self", "message", "args", "kwargs"}:
+        setattr(error, name, None)
+    error.args = (message,)
+    return error
+
+
+def _likeness(recorded: _Recorded, model: str, messages: Sequence[Message]) -> tuple[float, ...]:
+    """How much a request of the log is like another one: the larger the more."""
+    event = recorded.event
+    if isinstance(event, Subcall):
+        count, text, equal = 1, event.prompt_head, 0
+    elif recorded.messages is None:
+        return (-1, event.model == model)
+    else:
+        asked = recorded.messages
+        count, text = len(asked), text_of(asked[-1]["content"])
+        equal = next(
+            (number for number, pair in enumerate(zip(asked, messages, strict=False)) if pair[0] != pair[1]),
+            min(count, len(messages)),
+        )
+    ours = text_of(messages[-1]["content"]) if messages else ""
+    ratio = difflib.SequenceMatcher(None, text[:200], ours[:200]).ratio()
+    return (count == len(messages), event.model == model, equal, ratio)
+
+
+def _difference(recorded: _Recorded, model: str, messages: Sequence[Message]) -> str:
+    event, asked = recorded.event, recorded.messages
+    if isinstance(event, Subcall):
+        text = "".join(text_of(message["content"]) for message in messages)
+        last = text_of(messages[-1]["content"]) if messages else ""
+        if len(text) == event.prompt_chars and last.startswith(event.prompt_head):
+            return "whose prompt has the same length and beginning: it differs further on, or in model or sampling"
+        return (
+            f"whose prompt had {event.prompt_chars} characters and began with {_excerpt(event.prompt_head, 0)}; this one "
+            f"has {len(text)} and begins with {_excerpt(last, 0)}"
+        )
+    if asked is None:
+        return "whose messages the log does not hold"
+    for number, (theirs, ours) in enumerate(zip(asked, messages, strict=False), 1):
+        if theirs != ours:
+            a, b = text_of(theirs["content"]), text_of(ours["content"])
+            at = next(
+                (i for i, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]),
+                min(len(a), len(b)),
+            )
+            return (
+                f"which differs first in message {number} ({theirs['role']}), character {at + 1}: {_excerpt(a, at)} in "
+                f"the log, {_excerpt(b, at)} now"
+            )
+    if len(asked) != len(messages):
+        return f"which had {len(asked)} messages"
+    return f"with the same messages: model ({event.model!r} in the log, {model!r} now) or sampling arguments differ"
+
+
+def _excerpt(text: str, at: int) -> str:
+    start = max(0, at - _EXCERPT // 3)
+    piece = text[start : start + _EXCERPT]
+    return repr(("..." if start else "") + piece + ("..." if start + _EXCERPT < len(text) else ""))

@@ -1,0 +1,407 @@
+"""One question over many inputs: order, failures, progress, laziness, cancellation, and going on where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from rlm import RLM
+from rlm.cancellation import CancelToken
+from rlm.errors import CancellationError, ConfigError, ContextError, LogError, ModelUnavailableError
+from rlm.mapping import MapInput, MapItem, MapProgress, amap
+from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient
+from rlm.types import Usage
+
+
+class Counter:
+    """A root that answers with its context in capitals, and counts."""
+
+    def __init__(self, *, price: float | None = None) -> None:
+        self.asked: list[str] = []
+        self.price = price
+
+    def __call__(self, request: ChatRequest) -> Answer:
+        question = request.messages[1]["content"].partition("Question: ")[2].partition("\n")[0]
+        self.asked.append(question)
+        if question == "fail":
+            return Fault(503, "not now")
+        code = "answer.update(content=context.upper(), ready=True)"
+        return Reply(f"```repl\n{code}\n```", usage=Usage(10, 5, self.price))
+
+
+def responses(items: list[MapItem]) -> list[str | None]:
+    return [item.response for item in items]
+
+
+async def test_results_come_in_the_order_of_the_inputs() -> None:
+    running = peak = 0
+    gates = {f"input {n}": asyncio.Event() for n in range(6)}
+
+    async def policy(request: ChatRequest) -> str:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        question = request.messages[1]["content"].partition("Question: ")[2].partition("\n")[0]
+        if question != "input 2":  # the others wait until it has an answer
+            await gates["input 2"].wait()
+        else:
+            gates["input 2"].set()
+        running -= 1
+        return "```repl\nanswer.update(content=context, ready=True)\n```"
+
+    inputs = [MapInput(f"text {n}", f"input {n}") for n in range(6)]
+    async with RLM(client=ScriptedClient(policy)) as rlm:
+        items = await amap(rlm, inputs, concurrency=3)
+    assert responses(items) == [f"text {n}" for n in range(6)]
+    assert [item.index for item in items] == list(range(6))
+    assert peak <= 3
+
+
+async def test_an_input_that_fails_fails_alone() -> None:
+    seen: list[MapProgress] = []
+    inputs = ["a", MapInput("b", "fail"), object(), "d"]
+    async with RLM(client=ScriptedClient(Counter(price=0.5))) as rlm:
+        items = await amap(rlm, inputs, "What?", progress=seen.append)
+    assert responses(items) == ["A", None, None, "D"]
+    assert isinstance(items[1].error, ModelUnavailableError)
+    assert items[1].completion is not None
+    assert items[1].completion.prompt["size"] == 1
+    assert isinstance(items[2].error, ContextError)
+    assert items[2].completion is None
+    assert seen[0] == MapProgress(done=0, failed=0, total=4, cost=None)
+    assert seen[-1] == MapProgress(done=2, failed=2, total=4, cost=1.0)
+    assert [progress.done + progress.failed for progress in seen] == [0, 1, 2, 3, 4]
+
+
+async def test_inputs_are_read_no_further_ahead_than_they_run() -> None:
+    read: list[int] = []
+    ahead = 0
+    done = 0
+
+    def lazy() -> Iterator[str]:
+        nonlocal ahead
+        for number in range(40):
+            read.append(number)
+            ahead = max(ahead, len(read) - done)
+            yield f"text {number}"
+
+    def count(progress: MapProgress) -> None:
+        nonlocal done
+        done = progress.done
+        assert progress.total is None
+
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        items = await amap(rlm, lazy(), "What?", concurrency=4, progress=count)
+    assert len(items) == 40
+    assert ahead <= 4
+
+
+async def test_async_inputs() -> None:
+    closed = False
+
+    async def lazy() -> AsyncIterator[str]:
+        nonlocal closed
+        try:
+            for number in range(5):
+                await asyncio.sleep(0)
+                yield f"text {number}"
+        finally:
+            closed = True
+
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        items = await amap(rlm, lazy(), "What?", concurrency=2)
+    assert responses(items) == [f"TEXT {n}" for n in range(5)]
+    assert closed
+
+
+async def test_inputs_that_break_stop_the_map() -> None:
+    def broken() -> Iterator[str]:
+        yield "a"
+        raise OSError("the file is gone")
+
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        with pytest.raises(OSError, match="the file is gone"):
+            await amap(rlm, broken(), "What?")
+
+
+async def test_prompts_of_any_kind_are_described_in_the_results() -> None:
+    code = "```repl\nanswer.update(content=type(context).__name__, ready=True)\n```"
+    async with RLM(client=ScriptedClient(lambda request: code)) as rlm:
+        items = await amap(rlm, [("a", "b"), {"a": 1}, b"abc"], "What?")
+    assert responses(items) == ["tuple", "dict", "bytes"]
+    prompts = [item.completion.prompt for item in items if item.completion is not None]
+    assert [prompt["kind"] for prompt in prompts] == ["tuple", "dict", "bytes"]
+
+
+@pytest.mark.parametrize("given", ["a text", b"bytes", {"a": 1}, 5, None])
+async def test_what_is_no_list_of_inputs_is_refused(given: Any) -> None:
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        with pytest.raises(ConfigError, match="map needs a list"):
+            await amap(rlm, given, "What?")
+
+
+@pytest.mark.parametrize("options", [{"concurrency": 0}, {"concurrency": True}, {"progress": "yes"}])
+async def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            await amap(rlm, ["a"], "What?", **options)
+
+
+async def test_an_rlm_that_cannot_run_at_all_is_an_error_at_once() -> None:
+    rlm = RLM(client=ScriptedClient(Counter()))
+    rlm.close()
+    with pytest.raises(ConfigError, match="closed"):
+        await amap(rlm, ["a"] * 100, "What?")
+
+
+async def test_a_progress_callback_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(progress: MapProgress) -> None:
+        raise ZeroDivisionError
+
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        assert responses(await amap(rlm, ["a", "b"], "What?", progress=fail)) == ["A", "B"]
+    assert "the progress callback failed" in caplog.text
+
+
+# Stopping
+
+
+async def test_a_cancelled_map_stops_what_runs(tmp_path: Path) -> None:
+    saved, waiting, stopped = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def policy(request: ChatRequest) -> str:
+        if "Question: first" not in request.messages[1]["content"]:
+            try:
+                waiting.set()
+                await asyncio.Event().wait()
+            finally:
+                stopped.append(request.text)
+        return "```repl\nanswer.update(content='fine', ready=True)\n```"
+
+    def progress(state: MapProgress) -> None:
+        if state.done == 1:
+            saved.set()
+
+    path = tmp_path / "results.jsonl"
+    inputs = [MapInput("a", question) for question in ("first", "second", "third", "fourth")]
+    async with RLM(client=ScriptedClient(policy)) as rlm:
+        task = asyncio.create_task(amap(rlm, inputs, concurrency=2, resume=path, progress=progress))
+        await saved.wait()
+        await waiting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert 1 <= len(stopped) <= 2
+    [line] = path.read_text().splitlines()
+    assert json.loads(line)["completion"]["response"] == "fine"
+
+
+async def test_a_token_stops_the_map_and_keeps_what_is_done() -> None:
+    token = CancelToken()
+    read: list[int] = []
+
+    def lazy() -> Iterator[str]:
+        for number in range(100):
+            read.append(number)
+            yield f"text {number}"
+
+    def stop(progress: MapProgress) -> None:
+        if progress.done == 3:
+            token.cancel()
+
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        items = await amap(rlm, lazy(), "What?", concurrency=1, progress=stop, cancel=token)
+    assert responses(items)[:3] == ["TEXT 0", "TEXT 1", "TEXT 2"]
+    assert len(read) == 4
+    assert all(isinstance(item.error, CancellationError) for item in items[3:])
+
+
+# Going on
+
+
+async def test_what_is_done_is_not_run_again_and_what_failed_is(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.jsonl"
+    inputs = ["a", MapInput("b", "fail"), "c"]
+    first = Counter(price=1.0)
+    async with RLM(client=ScriptedClient(first)) as rlm:
+        before = await amap(rlm, inputs, "What?", resume=path)
+    assert sorted(first.asked) == ["What?", "What?", "fail"]
+    second, seen = Counter(), list[MapProgress]()
+    async with RLM(client=ScriptedClient(second), max_timeout=60) as rlm:  # limits do not matter
+        after = await amap(rlm, [*inputs, "d"], "What?", resume=path, progress=seen.append)
+    assert sorted(second.asked) == ["What?", "fail"]
+    assert responses(after) == ["A", None, "C", "D"]
+    assert seen[-1] == MapProgress(done=3, failed=1, total=4, cost=None)
+    [kept, again] = before[0].completion, after[0].completion
+    assert kept is not None
+    assert again is not None
+    assert again.to_dict() == kept.to_dict()
+
+
+async def test_other_questions_inputs_and_configurations_are_run(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+
+    async def asked(inputs: list[Any], question: str, **options: Any) -> int:
+        counter = Counter()
+        async with RLM(client=ScriptedClient(counter, model=options.pop("model", "m")), **options) as rlm:
+            await amap(rlm, inputs, question, resume=path)
+        return len(counter.asked)
+
+    assert await asked(["a"], "What?") == 1
+    assert await asked(["a"], "What?") == 0
+    assert await asked(["b"], "What?") == 1
+    assert await asked([b"a"], "Why?") == 1
+    assert await asked(["a"], "Why?") == 1
+    assert await asked(["a"], "What?", model="other") == 1
+    assert await asked(["a"], "What?", sampling_args={"temperature": 1.0}) == 1
+    assert await asked(["a"], "What?", user_prologue="Be brief.") == 1
+    assert await asked(["a"], "What?", max_iterations=3) == 1
+    assert await asked(["a"], "What?", max_tokens=10**6, max_concurrent_subcalls=9) == 0
+
+
+async def test_equal_inputs_have_results_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    first, second = Counter(), Counter()
+    async with RLM(client=ScriptedClient(first)) as rlm:
+        await amap(rlm, ["a"] * 3, "What?", resume=path)
+    async with RLM(client=ScriptedClient(second)) as rlm:
+        assert responses(await amap(rlm, ["a"] * 5, "What?", resume=path)) == ["A"] * 5
+    assert (len(first.asked), len(second.asked)) == (3, 2)
+
+
+async def test_structured_answers_come_back_as_objects(tmp_path: Path) -> None:
+    class Count(BaseModel):
+        number: int
+
+    code = "```repl\nanswer.update(content='{\"number\": 3}', ready=True)\n```"
+    path = tmp_path / "results.jsonl"
+    for _ in range(2):
+        async with RLM(client=ScriptedClient(lambda request: code)) as rlm:
+            [item] = await amap(rlm, ["a"], "How many?", resume=path, response_format=Count)
+        assert item.completion is not None
+        assert item.completion.parsed == Count(number=3)
+    assert len(path.read_text().splitlines()) == 1
+
+
+async def test_half_a_line_is_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        await amap(rlm, ["a", "b"], "What?", concurrency=1, resume=path)
+    path.write_bytes(path.read_bytes()[:-20])
+    counter = Counter()
+    async with RLM(client=ScriptedClient(counter)) as rlm:
+        assert responses(await amap(rlm, ["a", "b", "c"], "What?", resume=path)) == ["A", "B", "C"]
+        assert len(counter.asked) == 2
+        assert responses(await amap(rlm, ["a", "b", "c"], "What?", resume=path)) == ["A", "B", "C"]
+    assert len(counter.asked) == 2
+
+
+@pytest.mark.parametrize("text", ["hello\n", '{"v": 2, "type": "turn"}\n'])
+async def test_another_file_is_not_written_to(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "other"
+    path.write_text(text)
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        with pytest.raises(LogError, match="line 1: "):
+            await amap(rlm, ["a"], "What?", resume=path)
+    assert path.read_text() == text
+
+
+async def test_keys_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIR_API_KEY", "abcdefgh-1234")
+    path = tmp_path / "results.jsonl"
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        [item] = await amap(rlm, ["the key is ABCDEFGH-1234".lower()], "What is abcdefgh-1234?", resume=path)
+    assert item.response == "THE KEY IS ABCDEFGH-1234"
+    assert "abcdefgh-1234" not in path.read_text()
+
+
+_SLOW = """
+import asyncio, os, sys
+from rlm import RLM
+from rlm.mapping import amap
+from rlm.testing import ScriptedClient
+
+async def policy(request):
+    number = request.messages[1]["content"].partition("Question: ")[2].partition("\\n")[0]
+    with open(sys.argv[2], "a") as file:
+        file.write(number + "\\n")
+    return "```repl\\nanswer.update(content=context, ready=True)\\n```"
+
+def progress(state):
+    if state.done == int(sys.argv[3]):
+        os.kill(os.getpid(), 9)
+
+async def main():
+    async with RLM(client=ScriptedClient(policy)) as rlm:
+        items = await amap(
+            rlm, [f"text {n}" for n in range(12)], "What?", concurrency=2, resume=sys.argv[1], progress=progress
+        )
+    print([item.response for item in items])
+
+asyncio.run(main())
+"""
+
+
+def test_a_map_that_was_killed_goes_on(tmp_path: Path) -> None:
+    paths = [str(tmp_path / "results.jsonl"), str(tmp_path / "asked")]
+    command = [sys.executable, "-c", _SLOW, *paths]
+    killed = subprocess.run([*command, "5"], capture_output=True, text=True, check=False)
+    assert killed.returncode == -9
+    done = subprocess.run([*command, "-1"], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == repr([f"text {n}" for n in range(12)]), done.stderr
+    # 12 inputs, and the one or two that ran when it was killed.
+    assert 12 <= len(Path(paths[1]).read_text().splitlines()) <= 14
+    assert len(Path(paths[0]).read_text().splitlines()) == 12
+
+
+# The bar
+
+
+_BAR = """
+import asyncio
+from rlm import RLM
+from rlm.mapping import amap
+from rlm.testing import Fault, ScriptedClient
+
+def policy(request):
+    return "```repl\\nanswer.update(content='x', ready=True)\\n```"
+
+async def main():
+    async with RLM(client=ScriptedClient(policy, latency=0.3)) as rlm:
+        await amap(rlm, ["a", object(), "c"], "What?", progress=True, concurrency=1)
+
+asyncio.run(main())
+"""
+
+
+def test_the_bar_is_drawn_on_a_terminal_and_is_a_line_elsewhere() -> None:
+    piped = subprocess.run([sys.executable, "-c", _BAR], capture_output=True, text=True, check=True)
+    assert piped.stdout == ""
+    [line] = piped.stderr.splitlines()
+    assert line.startswith("map: 2 of 3 done, 1 failed in ")
+    main, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen([sys.executable, "-c", _BAR], stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while piece := os.read(main, 65536):
+                shown += piece
+        except OSError:  # so a terminal ends on Linux
+            pass
+    os.close(main)
+    assert process.returncode == 0
+    text = shown.decode()
+    assert "\x1b[" in text
+    assert "1 of 3 done" in text
+    assert "map: 2 of 3 done, 1 failed in " in text

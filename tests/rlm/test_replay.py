@@ -1,0 +1,308 @@
+"""Runs again from their logs: byte for byte, or with an error that says what is other."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm import RLM
+from rlm.errors import (
+    ErrorThresholdExceededError,
+    LogError,
+    ModelUnavailableError,
+    ReplayError,
+    RLMError,
+    RolloutStoppedError,
+    TokenLimitExceededError,
+)
+from rlm.events import Event, RunStart
+from rlm.logger import RLMLogger, read_log
+from rlm.replay import ReplayClient
+from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient
+from rlm.types import RLMChatCompletion, Usage
+
+# What is another one in each run, and may be.
+CLOCKS = {"time", "seconds", "run", "parent", "batch", "call"}
+TIMES = {"model_seconds", "repl_seconds"}
+
+
+def block(code: str) -> str:
+    return f"I go on.\n```repl\n{code}\n```"
+
+
+FINISH = block("answer.update(content='done', ready=True)")
+
+
+class Model:
+    """Plays turns for a root, other turns for the runs below, and never answers a prompt twice alike."""
+
+    def __init__(self, turns: list[Answer], below: list[Answer] | None = None) -> None:
+        self.turns = turns
+        self.below = below or []
+        self.count = itertools.count(1)
+
+    def __call__(self, request: ChatRequest) -> Answer:
+        if request.messages[0]["role"] == "system":
+            top = "Question: Top?" in request.messages[1]["content"]
+            answer = (self.turns if top else self.below)[request.turn]
+            if not isinstance(answer, str):
+                return answer
+            return answer.replace("NUMBER", str(next(self.count))) if "NUMBER" in answer else answer
+        if "fault" in request.text:
+            return Fault(400, f"fault {next(self.count)}")
+        if "refuse" in request.text:
+            return Reply(None, refusal=f"refusal {next(self.count)}")
+        # Later prompts are answered sooner, so that the log has them in another order than the batch.
+        index = request.text.rpartition("#")[2]
+        delay = 0.03 - 0.01 * int(index) if index.isdigit() else 0.0
+        return Reply(f"{request.model}: {next(self.count)}", delay=delay, usage=Usage(7, 3, 0.25, 2))
+
+
+Play = Callable[..., Any]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Play:
+    """Runs with a scripted model, then from the log; returns both completions and the log's path."""
+
+    async def run(clients: dict[str, Any], **options: Any) -> tuple[RLMChatCompletion, list[Event]]:
+        logger = RLMLogger(log_dir=tmp_path)
+        async with RLM(**clients, logger=logger, **options) as rlm:
+            try:
+                completion = await rlm.acompletion("some text " * 20, "Top?")
+            except RLMError as error:
+                if error.completion is None:
+                    raise
+                completion = error.completion
+                completion.parsed = error
+        assert logger.path is not None
+        return completion, read_log(logger.path)
+
+    async def both(model: Model, others: tuple[str, ...] = (), **options: Any) -> RLMChatCompletion:
+        clients = {
+            "client": ScriptedClient(model, model="root"),
+            "other_clients": {
+                name: ScriptedClient(model, model=f"{name} at its provider") for name in others
+            },
+        }
+        first, events = await run(clients, **options)
+        assert first.metadata is not None
+        root, other = ReplayClient.clients(first.metadata["run_metadata"]["log_file"])
+        second, again = await run({"client": root, "other_clients": other}, **options)
+        assert second.messages == first.messages
+        assert [turn.observation for turn in second.iterations] == [
+            turn.observation for turn in first.iterations
+        ]
+        assert (second.response, second.stop, second.error) == (first.response, first.stop, first.error)
+        assert type(second.parsed) is type(first.parsed)
+        assert second.usage_summary == first.usage_summary
+        assert sorted(map(essence, again)) == sorted(map(essence, events))
+        return second
+
+    return both
+
+
+def essence(event: Event) -> str:
+    """What has to be the same in a replay."""
+    data = {name: value for name, value in event.to_dict().items() if name not in CLOCKS}
+    data.pop("models", None)  # the provider is another one
+    if "stats" in data:
+        data["stats"] = {name: value for name, value in data["stats"].items() if name not in TIMES}
+    return json.dumps(data, sort_keys=True)
+
+
+async def test_a_run_with_subcalls_is_the_same(play: Play) -> None:
+    model = Model(
+        [
+            block("print(llm_query('one'))"),
+            Reply(block("1/0"), reasoning="I think", finish_reason="length", usage=Usage(100, 20, 0.5, 50)),
+            block("print(llm_query('one'), NUMBER)"),
+            FINISH,
+        ]
+    )
+    completion = await play(model)
+    assert completion.iterations[0].observation.startswith("Output:\nroot: 1\n")
+    assert completion.iterations[2].observation.startswith("Output:\nroot: 3 2\n")
+    assert completion.usage_summary.total_cost == pytest.approx(1.0)
+
+
+async def test_equal_prompts_of_a_batch_keep_their_replies(play: Play) -> None:
+    model = Model(
+        [block("print(llm_query_batched(['same #0', 'same #1', 'same #2'] + ['same'] * 5))"), FINISH]
+    )
+    await play(model)
+
+
+async def test_failed_and_refused_subcalls_fail_alike(play: Play) -> None:
+    code = "for reply in llm_query_batched(['fault', 'ok', 'refuse', 'fault']): print(type(reply).__name__, reply)"
+    completion = await play(Model([block(code), FINISH]))
+    text = completion.iterations[0].observation
+    assert text.count("SubcallError Error: ") == 3
+    assert "the model refused: refusal" in text
+
+
+async def test_several_models(play: Play) -> None:
+    code = "print(llm_query('x'), llm_query('x', model='b'), llm_query('x', model='root'), llm_query('x', model='c'))"
+    completion = await play(Model([block(code), FINISH]), ("b", "a"))
+    text = completion.iterations[0].observation
+    assert text.startswith(
+        "Output:\nb at its provider: 1 b at its provider: 2 root: 3 Error: there is no model named 'c'"
+    )
+
+
+async def test_child_runs_with_equal_prompts(play: Play) -> None:
+    below: list[Answer] = [
+        block("note = llm_query('NUMBER')"),
+        block("answer.update(content=f'NUMBER {note}', ready=True)"),
+    ]
+    completion = await play(
+        Model([block("print(rlm_query_batched(['same'] * 4))"), FINISH], below), ("sub",), max_depth=2
+    )
+    assert completion.iterations[0].observation.count("sub at its provider") == 4
+
+
+async def test_compaction_comes_at_the_same_turn(tmp_path: Path, play: Play) -> None:
+    def long(request: ChatRequest) -> Answer:
+        if "write now" in request.text:
+            return "what I found out"
+        return (
+            block("print('word ' * 300)")
+            if request.turn < 3 and "notes" not in str(request.messages)
+            else FINISH
+        )
+
+    logger = RLMLogger(log_dir=tmp_path)
+    options: dict[str, Any] = {"compaction": True, "compaction_threshold_pct": 0.35, "max_iterations": 6}
+    client = ScriptedClient(long, max_model_len=4000)
+    async with RLM(client=client, logger=logger, **options) as rlm:
+        first = await rlm.acompletion("text", "Top?")
+    assert first.stats.compactions == 1
+    assert logger.path is not None
+    async with RLM(client=ReplayClient.from_log(logger.path), **options) as rlm:
+        second = await rlm.acompletion("text", "Top?")
+    assert second.messages == first.messages
+    assert second.stats.compactions == 1
+
+
+async def test_turns_that_run_out(play: Play) -> None:
+    completion = await play(Model([block("1"), block("2"), "It is 3."]), max_iterations=2)
+    assert completion.response == "It is 3."
+
+
+async def test_errors_of_the_root_have_their_type_and_message(play: Play) -> None:
+    completion = await play(Model([block("1"), Fault(503, "gone")]))
+    assert isinstance(completion.parsed, ModelUnavailableError)
+    assert completion.parsed.status is None
+    stopped = await play(Model([block("print(1)"), Fault(400, "Rollout stopped: enough")]))
+    assert stopped.parsed is None or isinstance(stopped.parsed, RolloutStoppedError)
+
+
+async def test_limits_are_reached_again(play: Play) -> None:
+    tokens = await play(Model([block("print('x' * 5000)")] * 9), max_tokens=4000)
+    assert isinstance(tokens.parsed, TokenLimitExceededError)
+    errors = await play(Model([block("1/0")] * 9), max_errors=2)
+    assert isinstance(errors.parsed, ErrorThresholdExceededError)
+
+
+async def test_a_call_that_was_cut_with_its_cell_is_cut_again(play: Play) -> None:
+    def never(request: ChatRequest) -> Answer:
+        if request.messages[0]["role"] == "system":
+            code = "try:\n    llm_query('x')\nexcept KeyboardInterrupt:\n    print('cut')"
+            return [block(code), FINISH][request.turn]
+        return Reply("late", delay=30)
+
+    environment = {"cell_timeout": 0.5}
+    completion = await play(never, environment_kwargs=environment)
+    assert completion.iterations[0].observation.startswith("Output:\ncut\n")
+
+
+# What is another run
+
+
+async def record(tmp_path: Path, model: Callable[[ChatRequest], Answer], prompts: list[str]) -> Path:
+    logger = RLMLogger(log_dir=tmp_path)
+    async with RLM(client=ScriptedClient(model, model="root"), logger=logger) as rlm:
+        for prompt in prompts:
+            await rlm.acompletion(prompt, "Top?")
+    assert logger.path is not None
+    return logger.path
+
+
+async def again(client: ReplayClient, prompt: str, **options: Any) -> RLMChatCompletion:
+    async with RLM(client=client, **options) as rlm:
+        return await rlm.acompletion(prompt, "Top?")
+
+
+async def test_another_message_is_an_error_that_shows_it(tmp_path: Path) -> None:
+    path = await record(tmp_path, Model([block("print(context)"), FINISH]), ["abc def"])
+    with pytest.raises(ReplayError) as caught:
+        await again(ReplayClient.from_log(path), "abc xyz")
+    message = str(caught.value)
+    assert message.startswith(
+        f"{path} has no reply to a request of 4 messages to 'root'; the nearest is turn 2 of run "
+    )
+    assert "differs first in message 4 (user), character 13: 'Output:\\nabc def" in message
+    assert "now" in message
+    assert "abc xyz" in message
+
+
+async def test_another_prompt_of_a_subcall_ends_the_run(tmp_path: Path) -> None:
+    path = await record(
+        tmp_path, Model([block("llm_query(f'read {context}')"), block("pass"), FINISH]), ["abc"]
+    )
+    with pytest.raises(
+        ReplayError,
+        match=r"whose prompt had 8 characters and began with 'read abc'; this one has 8 and begins with 'read xyz'",
+    ):
+        await again(ReplayClient.from_log(path), "xyz")
+
+
+async def test_another_model_or_sampling_is_an_error(tmp_path: Path) -> None:
+    path = await record(tmp_path, Model([FINISH]), ["abc"])
+    with pytest.raises(ReplayError, match=r"with the same messages: model .* or sampling arguments differ"):
+        await again(ReplayClient.from_log(path), "abc", sampling_args={"temperature": 1.0})
+    capped = await again(ReplayClient.from_log(path), "abc", sampling_args={"max_tokens": 500})
+    assert capped.response == "done"  # limits put caps on calls
+
+
+async def test_what_was_not_asked_as_often_is_an_error(tmp_path: Path) -> None:
+    path = await record(tmp_path, Model([FINISH]), ["abc"])
+    client = ReplayClient.from_log(path)
+    assert (await again(client, "abc")).response == "done"
+    with pytest.raises(ReplayError, match="it was not asked as often"):
+        await again(client, "abc")
+
+
+async def test_one_of_several_runs(tmp_path: Path) -> None:
+    model = Model([block("answer.update(content='NUMBER', ready=True)")])
+    path = await record(tmp_path, model, ["abc", "abc", "abc"])
+    runs = [event.run for event in read_log(path) if isinstance(event, RunStart)]
+    assert (await again(ReplayClient.from_log(path, run=runs[1]), "abc")).response == "2"
+    all_of_them = ReplayClient.from_log(path)
+    assert [(await again(all_of_them, "abc")).response for _ in range(3)] == ["1", "2", "3"]
+    with pytest.raises(LogError, match=f"no root's run 'x'; it has {runs[0]}, "):
+        ReplayClient.from_log(path, run="x")
+
+
+def test_a_log_without_a_run_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.touch()
+    with pytest.raises(LogError, match="has no run in it"):
+        ReplayClient.from_log(path)
+
+
+async def test_a_log_that_breaks_off_is_replayed_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = await record(tmp_path, Model([block("print(1)"), block("print(2)"), FINISH]), ["abc"])
+    lines = path.read_text().splitlines(keepends=True)
+    cut = tmp_path / "cut.jsonl"
+    second = [number for number, line in enumerate(lines) if '"reply"' in line][1]
+    cut.write_text("".join(lines[: second + 1]) + lines[second + 1][:50])
+    with pytest.raises(ReplayError, match="a request of 6 messages") as caught:
+        await again(ReplayClient.from_log(cut), "abc")
+    assert caught.value.completion is not None
+    assert [turn.observation.split("\n")[1] for turn in caught.value.completion.iterations] == ["1", "2"]
