@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 from rlm.context import Context
+from rlm.environments import limits
 from rlm.environments.base import AnswerState, CellResult, CellStatus, QueryHandler, SessionSpec
 from rlm.environments.calls import Calls
 from rlm.environments.cell import Cell, Ending
 from rlm.environments.remote import Place, Remote
 from rlm.environments.supply import MOST_FILES, Supply
 from rlm.environments.worker.output import joined
-from rlm.errors import ConfigError, REPLError
+from rlm.errors import REPLError
 from rlm.tools import Toolbox
 from rlm.types import Message
-
-DEFAULT_LIMITS = {
-    "memory_bytes": 4 << 30,
-    "cpu_seconds": 3600,
-    "file_bytes": 1 << 30,
-    "open_files": 1024,
-}
-"""What a worker may use, if `SessionSpec.limits` says nothing else. Each holds for one process."""
 
 _SLACK = 10.0
 """Seconds after which the host ends a supervisor that did not end a cell by itself."""
@@ -40,7 +32,7 @@ class Session:
         self._spec = spec
         self._tools = Toolbox.of(spec.tools)
         self._calls = Calls(self._tools, on_query, spec.on_tool)
-        self._limits = {**DEFAULT_LIMITS, **_checked_limits(spec)}
+        self._limits = limits.checked(spec)
         self._remote: Remote | None = None
         self._cell: Cell | None = None
         self._number = 0
@@ -223,7 +215,7 @@ class Session:
         first = len(before[0].contexts)
         self._supply = Supply(self._spec.contexts[first:], first)
         self._extended = asyncio.get_running_loop().create_future()
-        error: str | None = None
+        error, taken = None, False
         try:
             async with asyncio.timeout(_patience(await self._supply.measure())):
                 message = {"contexts": self._supply.announce(), "fresh_answer": fresh_answer, "history": None}
@@ -231,10 +223,12 @@ class Session:
                     message["history"] = self._history()
                 remote.tell(b"N", message)
                 error = await self._extended
+                taken = error is None
         except TimeoutError:
+            taken = True
             self._kill(remote, "the REPL did not take its new contexts in time and was killed")
         finally:
-            if error is not None:
+            if not taken:
                 self._spec, self._answer = before
             self._supply = Supply()
             self._extension = self._extended = None
@@ -380,18 +374,3 @@ class Session:
 def _patience(size: int) -> float:
     """Seconds that a worker has to take contexts of that many bytes."""
     return 30.0 + size / 10e6
-
-
-def _checked_limits(spec: SessionSpec) -> dict[str, int]:
-    for name, value in spec.limits.items():
-        if name not in DEFAULT_LIMITS:
-            raise ConfigError(f"there is no limit {name!r}; there are {', '.join(DEFAULT_LIMITS)}")
-        if value <= 0:
-            raise ConfigError(f"the limit {name} must be positive, not {value!r}")
-    for name in ("cell_timeout", "interrupt_grace"):
-        seconds = getattr(spec, name)
-        if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
-            raise ConfigError(f"{name} must be a positive number of seconds, not {seconds!r}")
-    if spec.max_output_chars < 100:
-        raise ConfigError(f"max_output_chars must be at least 100, not {spec.max_output_chars!r}")
-    return dict(spec.limits)

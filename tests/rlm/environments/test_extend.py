@@ -151,6 +151,15 @@ async def test_what_does_not_fit_changes_nothing(open_repl: OpenREPL) -> None:
     assert (await repl.execute("context_0, context_1, context")).stdout == "('first', 'second', 'second')\n"
 
 
+async def test_a_history_that_cannot_be_sent_changes_nothing(open_repl: OpenREPL) -> None:
+    repl = await open_repl("first")
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        await repl.extend(contexts("second"), [[{"role": "user", "content": object()}]])  # type: ignore[typeddict-item]
+    assert (await repl.execute("context, history")).stdout == "('first', [])\n"
+    await repl.execute("import os; os._exit(1)")
+    assert (await repl.execute("context, history")).stdout == "('first', [])\n"
+
+
 async def test_it_waits_for_the_cell_that_runs_and_cells_wait_for_it(open_repl: OpenREPL) -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 

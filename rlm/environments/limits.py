@@ -1,0 +1,36 @@
+"""What a worker may use."""
+
+from __future__ import annotations
+
+import math
+
+from rlm.environments.base import SessionSpec
+from rlm.errors import ConfigError
+
+DEFAULT_LIMITS = {
+    "memory_bytes": 4 << 30,
+    "cpu_seconds": 3600,
+    "file_bytes": 1 << 30,
+    "open_files": 1024,
+}
+"""What a worker may use, if `SessionSpec.limits` says nothing else. Each holds for one process."""
+
+
+def checked(spec: SessionSpec) -> dict[str, int]:
+    """All limits of a worker.
+
+    Raises:
+        ConfigError: a limit or a time does not fit.
+    """
+    for name, value in spec.limits.items():
+        if name not in DEFAULT_LIMITS:
+            raise ConfigError(f"there is no limit {name!r}; there are {', '.join(DEFAULT_LIMITS)}")
+        if value <= 0:
+            raise ConfigError(f"the limit {name} must be positive, not {value!r}")
+    for name in ("cell_timeout", "interrupt_grace"):
+        seconds = getattr(spec, name)
+        if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+            raise ConfigError(f"{name} must be a positive number of seconds, not {seconds!r}")
+    if spec.max_output_chars < 100:
+        raise ConfigError(f"max_output_chars must be at least 100, not {spec.max_output_chars!r}")
+    return {**DEFAULT_LIMITS, **spec.limits}
