@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlm.context import Context
 from rlm.errors import CancellationError, ConfigError, LogError, RLMError
@@ -70,6 +70,15 @@ class MapProgress:
 
 Inputs = Iterable[Any] | AsyncIterable[Any]
 Progress = Callable[[MapProgress], object]
+
+
+class MapOptions(TypedDict, total=False):
+    """Options of `amap`, which see."""
+
+    progress: Progress | bool | None
+    resume: str | os.PathLike[str] | None
+    response_format: Any
+    cancel: CancelToken | None
 
 
 async def amap(

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from rlm import environments, options, prompts, telemetry
 from rlm.background import background
@@ -21,6 +21,7 @@ from rlm.errors import CancellationError, ConfigError, RolloutStoppedError
 from rlm.events import Completed, Event, fingerprint
 from rlm.limits import Ledger
 from rlm.logger import RLMLogger
+from rlm.mapping import Inputs, MapItem, MapOptions, amap
 from rlm.models import Models
 from rlm.rollout import Rollout
 from rlm.structured import AnswerFormat
@@ -306,6 +307,35 @@ class RLM:
             outcome.error.completion = completion
             raise outcome.error
         return completion
+
+    def map(
+        self,
+        inputs: Inputs,
+        root_prompt: str | None = None,
+        *,
+        concurrency: int = 8,
+        **options: Unpack[MapOptions],
+    ) -> list[MapItem]:
+        """`amap` for callers without an event loop. What a KeyboardInterrupt leaves undone, `resume` takes up."""
+        return background.run(self.amap(inputs, root_prompt, concurrency=concurrency, **options))
+
+    async def amap(
+        self,
+        inputs: Inputs,
+        root_prompt: str | None = None,
+        *,
+        concurrency: int = 8,
+        **options: Unpack[MapOptions],
+    ) -> list[MapItem]:
+        """Runs a completion for each of many inputs, several at once; results come in the order of the inputs.
+
+        Args, errors: see `rlm.mapping.amap`.
+        """
+        if self._conversation is not None:
+            raise ConfigError(
+                "map runs its inputs side by side, and this RLM has one REPL for all: leave out persistent"
+            )
+        return await amap(self, inputs, root_prompt, concurrency=concurrency, **options)
 
     @property
     def fingerprint(self) -> str:

@@ -22,7 +22,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from rlm.events import (
@@ -85,6 +84,8 @@ def _captures() -> bool:
 
 
 def _version() -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # takes a while to import
+
     try:
         return version("rlms")
     except PackageNotFoundError:

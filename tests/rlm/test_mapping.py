@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from rlm import RLM
 from rlm.cancellation import CancelToken
 from rlm.errors import CancellationError, ConfigError, ContextError, LogError, ModelUnavailableError
-from rlm.mapping import MapInput, MapItem, MapProgress, amap
+from rlm.mapping import MapInput, MapItem, MapProgress
 from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient
 from rlm.types import Usage
 
@@ -61,7 +61,7 @@ async def test_results_come_in_the_order_of_the_inputs() -> None:
 
     inputs = [MapInput(f"text {n}", f"input {n}") for n in range(6)]
     async with RLM(client=ScriptedClient(policy)) as rlm:
-        items = await amap(rlm, inputs, concurrency=3)
+        items = await rlm.amap(inputs, concurrency=3)
     assert responses(items) == [f"text {n}" for n in range(6)]
     assert [item.index for item in items] == list(range(6))
     assert peak <= 3
@@ -71,7 +71,7 @@ async def test_an_input_that_fails_fails_alone() -> None:
     seen: list[MapProgress] = []
     inputs = ["a", MapInput("b", "fail"), object(), "d"]
     async with RLM(client=ScriptedClient(Counter(price=0.5))) as rlm:
-        items = await amap(rlm, inputs, "What?", progress=seen.append)
+        items = await rlm.amap(inputs, "What?", progress=seen.append)
     assert responses(items) == ["A", None, None, "D"]
     assert isinstance(items[1].error, ModelUnavailableError)
     assert items[1].completion is not None
@@ -101,7 +101,7 @@ async def test_inputs_are_read_no_further_ahead_than_they_run() -> None:
         assert progress.total is None
 
     async with RLM(client=ScriptedClient(Counter())) as rlm:
-        items = await amap(rlm, lazy(), "What?", concurrency=4, progress=count)
+        items = await rlm.amap(lazy(), "What?", concurrency=4, progress=count)
     assert len(items) == 40
     assert ahead <= 4
 
@@ -119,7 +119,7 @@ async def test_async_inputs() -> None:
             closed = True
 
     async with RLM(client=ScriptedClient(Counter())) as rlm:
-        items = await amap(rlm, lazy(), "What?", concurrency=2)
+        items = await rlm.amap(lazy(), "What?", concurrency=2)
     assert responses(items) == [f"TEXT {n}" for n in range(5)]
     assert closed
 
@@ -131,13 +131,13 @@ async def test_inputs_that_break_stop_the_map() -> None:
 
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         with pytest.raises(OSError, match="the file is gone"):
-            await amap(rlm, broken(), "What?")
+            await rlm.amap(broken(), "What?")
 
 
 async def test_prompts_of_any_kind_are_described_in_the_results() -> None:
     code = "```repl\nanswer.update(content=type(context).__name__, ready=True)\n```"
     async with RLM(client=ScriptedClient(lambda request: code)) as rlm:
-        items = await amap(rlm, [("a", "b"), {"a": 1}, b"abc"], "What?")
+        items = await rlm.amap([("a", "b"), {"a": 1}, b"abc"], "What?")
     assert responses(items) == ["tuple", "dict", "bytes"]
     prompts = [item.completion.prompt for item in items if item.completion is not None]
     assert [prompt["kind"] for prompt in prompts] == ["tuple", "dict", "bytes"]
@@ -147,21 +147,35 @@ async def test_prompts_of_any_kind_are_described_in_the_results() -> None:
 async def test_what_is_no_list_of_inputs_is_refused(given: Any) -> None:
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         with pytest.raises(ConfigError, match="map needs a list"):
-            await amap(rlm, given, "What?")
+            await rlm.amap(given, "What?")
 
 
 @pytest.mark.parametrize("options", [{"concurrency": 0}, {"concurrency": True}, {"progress": "yes"}])
 async def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         with pytest.raises(ConfigError, match=next(iter(options))):
-            await amap(rlm, ["a"], "What?", **options)
+            await rlm.amap(["a"], "What?", **options)
+
+
+async def test_a_persistent_rlm_is_refused() -> None:
+    async with RLM(client=ScriptedClient(Counter()), persistent=True) as rlm:
+        with pytest.raises(ConfigError, match="leave out persistent"):
+            await rlm.amap(["a"], "What?")
+
+
+def test_map_is_amap_for_callers_without_a_loop() -> None:
+    seen: list[MapProgress] = []
+    with RLM(client=ScriptedClient(Counter())) as rlm:
+        items = rlm.map(["a", "b"], "What?", concurrency=2, progress=seen.append)
+    assert responses(items) == ["A", "B"]
+    assert seen[-1].done == 2
 
 
 async def test_an_rlm_that_cannot_run_at_all_is_an_error_at_once() -> None:
     rlm = RLM(client=ScriptedClient(Counter()))
     rlm.close()
     with pytest.raises(ConfigError, match="closed"):
-        await amap(rlm, ["a"] * 100, "What?")
+        await rlm.amap(["a"] * 100, "What?")
 
 
 async def test_a_progress_callback_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -169,7 +183,7 @@ async def test_a_progress_callback_that_fails_changes_nothing(caplog: pytest.Log
         raise ZeroDivisionError
 
     async with RLM(client=ScriptedClient(Counter())) as rlm:
-        assert responses(await amap(rlm, ["a", "b"], "What?", progress=fail)) == ["A", "B"]
+        assert responses(await rlm.amap(["a", "b"], "What?", progress=fail)) == ["A", "B"]
     assert "the progress callback failed" in caplog.text
 
 
@@ -195,7 +209,7 @@ async def test_a_cancelled_map_stops_what_runs(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     inputs = [MapInput("a", question) for question in ("first", "second", "third", "fourth")]
     async with RLM(client=ScriptedClient(policy)) as rlm:
-        task = asyncio.create_task(amap(rlm, inputs, concurrency=2, resume=path, progress=progress))
+        task = asyncio.create_task(rlm.amap(inputs, concurrency=2, resume=path, progress=progress))
         await saved.wait()
         await waiting.wait()
         task.cancel()
@@ -220,7 +234,7 @@ async def test_a_token_stops_the_map_and_keeps_what_is_done() -> None:
             token.cancel()
 
     async with RLM(client=ScriptedClient(Counter())) as rlm:
-        items = await amap(rlm, lazy(), "What?", concurrency=1, progress=stop, cancel=token)
+        items = await rlm.amap(lazy(), "What?", concurrency=1, progress=stop, cancel=token)
     assert responses(items)[:3] == ["TEXT 0", "TEXT 1", "TEXT 2"]
     assert len(read) == 4
     assert all(isinstance(item.error, CancellationError) for item in items[3:])
@@ -234,11 +248,11 @@ async def test_what_is_done_is_not_run_again_and_what_failed_is(tmp_path: Path) 
     inputs = ["a", MapInput("b", "fail"), "c"]
     first = Counter(price=1.0)
     async with RLM(client=ScriptedClient(first)) as rlm:
-        before = await amap(rlm, inputs, "What?", resume=path)
+        before = await rlm.amap(inputs, "What?", resume=path)
     assert sorted(first.asked) == ["What?", "What?", "fail"]
     second, seen = Counter(), list[MapProgress]()
     async with RLM(client=ScriptedClient(second), max_timeout=60) as rlm:  # limits do not matter
-        after = await amap(rlm, [*inputs, "d"], "What?", resume=path, progress=seen.append)
+        after = await rlm.amap([*inputs, "d"], "What?", resume=path, progress=seen.append)
     assert sorted(second.asked) == ["What?", "fail"]
     assert responses(after) == ["A", None, "C", "D"]
     assert seen[-1] == MapProgress(done=3, failed=1, total=4, cost=None)
@@ -254,7 +268,7 @@ async def test_other_questions_inputs_and_configurations_are_run(tmp_path: Path)
     async def asked(inputs: list[Any], question: str, **options: Any) -> int:
         counter = Counter()
         async with RLM(client=ScriptedClient(counter, model=options.pop("model", "m")), **options) as rlm:
-            await amap(rlm, inputs, question, resume=path)
+            await rlm.amap(inputs, question, resume=path)
         return len(counter.asked)
 
     assert await asked(["a"], "What?") == 1
@@ -273,9 +287,9 @@ async def test_equal_inputs_have_results_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     first, second = Counter(), Counter()
     async with RLM(client=ScriptedClient(first)) as rlm:
-        await amap(rlm, ["a"] * 3, "What?", resume=path)
+        await rlm.amap(["a"] * 3, "What?", resume=path)
     async with RLM(client=ScriptedClient(second)) as rlm:
-        assert responses(await amap(rlm, ["a"] * 5, "What?", resume=path)) == ["A"] * 5
+        assert responses(await rlm.amap(["a"] * 5, "What?", resume=path)) == ["A"] * 5
     assert (len(first.asked), len(second.asked)) == (3, 2)
 
 
@@ -287,7 +301,7 @@ async def test_structured_answers_come_back_as_objects(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     for _ in range(2):
         async with RLM(client=ScriptedClient(lambda request: code)) as rlm:
-            [item] = await amap(rlm, ["a"], "How many?", resume=path, response_format=Count)
+            [item] = await rlm.amap(["a"], "How many?", resume=path, response_format=Count)
         assert item.completion is not None
         assert item.completion.parsed == Count(number=3)
     assert len(path.read_text().splitlines()) == 1
@@ -296,13 +310,13 @@ async def test_structured_answers_come_back_as_objects(tmp_path: Path) -> None:
 async def test_half_a_line_is_run_again(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     async with RLM(client=ScriptedClient(Counter())) as rlm:
-        await amap(rlm, ["a", "b"], "What?", concurrency=1, resume=path)
+        await rlm.amap(["a", "b"], "What?", concurrency=1, resume=path)
     path.write_bytes(path.read_bytes()[:-20])
     counter = Counter()
     async with RLM(client=ScriptedClient(counter)) as rlm:
-        assert responses(await amap(rlm, ["a", "b", "c"], "What?", resume=path)) == ["A", "B", "C"]
+        assert responses(await rlm.amap(["a", "b", "c"], "What?", resume=path)) == ["A", "B", "C"]
         assert len(counter.asked) == 2
-        assert responses(await amap(rlm, ["a", "b", "c"], "What?", resume=path)) == ["A", "B", "C"]
+        assert responses(await rlm.amap(["a", "b", "c"], "What?", resume=path)) == ["A", "B", "C"]
     assert len(counter.asked) == 2
 
 
@@ -312,7 +326,7 @@ async def test_another_file_is_not_written_to(tmp_path: Path, text: str) -> None
     path.write_text(text)
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         with pytest.raises(LogError, match="line 1: "):
-            await amap(rlm, ["a"], "What?", resume=path)
+            await rlm.amap(["a"], "What?", resume=path)
     assert path.read_text() == text
 
 
@@ -320,7 +334,7 @@ async def test_keys_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("THEIR_API_KEY", "abcdefgh-1234")
     path = tmp_path / "results.jsonl"
     async with RLM(client=ScriptedClient(Counter())) as rlm:
-        [item] = await amap(rlm, ["the key is ABCDEFGH-1234".lower()], "What is abcdefgh-1234?", resume=path)
+        [item] = await rlm.amap(["the key is ABCDEFGH-1234".lower()], "What is abcdefgh-1234?", resume=path)
     assert item.response == "THE KEY IS ABCDEFGH-1234"
     assert "abcdefgh-1234" not in path.read_text()
 
@@ -328,7 +342,6 @@ async def test_keys_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 _SLOW = """
 import asyncio, os, sys
 from rlm import RLM
-from rlm.mapping import amap
 from rlm.testing import ScriptedClient
 
 async def policy(request):
@@ -343,8 +356,8 @@ def progress(state):
 
 async def main():
     async with RLM(client=ScriptedClient(policy)) as rlm:
-        items = await amap(
-            rlm, [f"text {n}" for n in range(12)], "What?", concurrency=2, resume=sys.argv[1], progress=progress
+        items = await rlm.amap(
+            [f"text {n}" for n in range(12)], "What?", concurrency=2, resume=sys.argv[1], progress=progress
         )
     print([item.response for item in items])
 
@@ -370,7 +383,6 @@ def test_a_map_that_was_killed_goes_on(tmp_path: Path) -> None:
 _BAR = """
 import asyncio
 from rlm import RLM
-from rlm.mapping import amap
 from rlm.testing import Fault, ScriptedClient
 
 def policy(request):
@@ -378,7 +390,7 @@ def policy(request):
 
 async def main():
     async with RLM(client=ScriptedClient(policy, latency=0.3)) as rlm:
-        await amap(rlm, ["a", object(), "c"], "What?", progress=True, concurrency=1)
+        await rlm.amap(["a", object(), "c"], "What?", progress=True, concurrency=1)
 
 asyncio.run(main())
 """
