@@ -14,7 +14,7 @@ from rlm.cli.inputs import read_context, read_json, read_text, split_question, s
 from rlm.cli.models import add_model_options, client_options, name_model
 from rlm.cli.status import ExitCode, exit_code_of
 from rlm.cli.streams import emit, emit_json, say
-from rlm.cli.values import add_values, values_of
+from rlm.cli.values import add_values, prices_of, values_of
 from rlm.errors import ConfigError, RLMError
 
 if TYPE_CHECKING:
@@ -64,13 +64,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-timeout", type=float, metavar="SECONDS", help="wall-clock time")
     group.add_argument("--max-tokens", type=int, metavar="N", help="input and output tokens")
     group.add_argument("--max-budget", type=float, metavar="USD", help="what the calls may cost")
+    group.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        metavar="MODEL=IN,OUT",
+        help="USD per million tokens of input and of output, for --max-budget with a model of unknown price",
+    )
     group.add_argument("--max-errors", type=int, metavar="N", help="cells in a row that may fail")
 
     group = parser.add_argument_group("the REPL")
     isolation = group.add_argument(
         "--isolation",
         metavar="LEVEL",
-        help="what keeps the code from this machine: sandbox (default), sandbox! (that or nothing), process, none",
+        help="what keeps the code from this machine: sandbox (default), sandbox! (that or nothing), process",
     )
     suggest(isolation, _levels)
     group.add_argument("--cell-timeout", type=float, metavar="SECONDS", help="time of one cell (300)")
@@ -218,6 +225,7 @@ async def _make(options: argparse.Namespace) -> RLM:
         other_backends=None if sub is None else [sub.backend],
         other_backend_kwargs=None if sub is None else [sub.kwargs],
         logger=logger,
+        prices=prices_of(options.price) or None,
         verbose=options.verbose,
         sampling_args=sampling,
         sub_sampling_args={**sampling, **values_of("--sub-set", options.sub_set)},

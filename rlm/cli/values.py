@@ -33,3 +33,20 @@ def values_of(option: str, words: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def prices_of(words: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The prices by model, as `RLM(prices=...)` takes them, of words such as `qwen3=0.1,0.4`.
+
+    Raises:
+        ConfigError: a word is not of that form.
+    """
+    prices: dict[str, dict[str, float]] = {}
+    for word in words:
+        name, _, numbers = word.rpartition("=")
+        try:
+            first, second = map(float, numbers.split(","))
+        except ValueError:
+            raise ConfigError(f"--price takes MODEL=IN,OUT in USD per million tokens, not {word!r}") from None
+        prices[name] = {"input": first, "output": second}
+    return prices

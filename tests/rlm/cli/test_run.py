@@ -130,6 +130,11 @@ def test_a_pipe_by_name_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_p
         (["Which?", "--max-depth", "deep"], "invalid int value: 'deep'"),
         (["Which?", "--set", "temperature"], "--set takes NAME=VALUE, not 'temperature'"),
         (["Which?", "--set", "n=1", "--set", "n=2"], "--set has 'n' twice"),
+        (
+            ["Which?", "--price", "scripted=1"],
+            "--price takes MODEL=IN,OUT in USD per million tokens, not 'scripted=1'",
+        ),
+        (["Which?", "--max-budget", "1"], "max_budget needs to know what 'scripted' costs"),
         (["Which?", "--backend-option", "api_key=k"], "name a variable with --api-key-env"),
         (["Which?", "--backend-option", "timeuot=3"], "did you mean 'timeout'?"),
         (
@@ -308,6 +313,17 @@ def test_a_limit_without_an_answer(rlm: Run) -> None:
         done = rlm("run", "Which?", "--base-url", server.base_url, "--max-timeout", "0.2")
     assert (done.code, done.out) == (1, "")
     assert "max_timeout is 0.2 s; there is no answer" in done.err
+
+
+def test_a_budget_needs_a_price(rlm: Run, server: ModelServer) -> None:
+    words = ["run", "Which?", "--base-url", server.base_url, "--max-budget", "0.01", "--price"]
+    done = rlm(*words, "scripted=1,2", "--json")
+    report = json.loads(done.out)
+    tokens = report["usage"]["input_tokens"] + 2 * report["usage"]["output_tokens"]
+    assert (done.code, report["usage"]["cost"]) == (0, pytest.approx(tokens / 1e6))
+    done = rlm(*words, "scripted=1000,2000")
+    assert (done.code, done.out) == (1, ""), done.err
+    assert "max_budget is 0.0100 USD" in done.err
 
 
 def test_a_model_that_cannot_be_had(rlm: Run) -> None:
