@@ -25,8 +25,6 @@ from rlm.environments.remote import Links
 from rlm.environments.session import Session
 from rlm.errors import ConfigError, REPLError
 
-_MOST_CONTEXTS = 250
-"""The kernel passes 253 descriptors with one message."""
 _QUICK = 1 << 20
 """Bytes that are encoded on the event loop rather than in a thread."""
 
@@ -88,10 +86,6 @@ class LocalEnvironment:
 
     async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
         """See `Environment.open`."""
-        if len(spec.contexts) > _MOST_CONTEXTS:
-            raise REPLError(
-                f"a REPL can have {_MOST_CONTEXTS} contexts, and this one has {len(spec.contexts)}"
-            )
         return await Session.open(self, spec, on_query)
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:

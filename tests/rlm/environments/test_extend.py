@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, Query, QueryReply, SessionSpec
+from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environment
+from rlm.environments.isolation import Isolation
 from rlm.environments.session import Session
 from rlm.errors import REPLError
 from rlm.tools import Toolbox
 from rlm.types import Message
 
+from .conftest import LEVELS
 from .test_session import Liar, Program
 
 OpenREPL = Callable[..., Awaitable[REPL]]
@@ -232,12 +234,32 @@ async def test_large_contexts_do_not_hold_the_event_loop(open_repl: OpenREPL) ->
 
 
 async def test_many_contexts_and_a_fresh_worker(open_repl: OpenREPL) -> None:
-    repl = await open_repl(*[f"number {number}" for number in range(150)])
-    await repl.extend(contexts(*[f"number {number}" for number in range(150, 300)]))
-    code = "[globals()[f'context_{n}'] for n in range(300)] == [f'number {n}' for n in range(300)], context"
-    assert (await repl.execute(code)).stdout == "(True, 'number 299')\n"
+    # More than the descriptors that the kernel passes with one message.
+    repl = await open_repl(*[f"number {number}" for number in range(300)])
+    await repl.extend(contexts(*[f"number {number}" for number in range(300, 500)]))
+    code = "[globals()[f'context_{n}'] for n in range(500)] == [f'number {n}' for n in range(500)], context"
+    assert (await repl.execute(code)).stdout == "(True, 'number 499')\n"
     await repl.execute("import os; os._exit(1)")
-    assert (await repl.execute(code)).stdout == "(True, 'number 299')\n"
+    assert (await repl.execute(code)).stdout == "(True, 'number 499')\n"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_at_every_isolation(level: Isolation) -> None:
+    def double(value: Any) -> Any:
+        return 2 * value
+
+    tools = Toolbox.of({"double": double, "FRAME": pd.DataFrame({"a": [1, 2]})})
+    repl = await make_environment("local", isolation=level).open(
+        SessionSpec(contexts=contexts("first"), tools=tools), nobody
+    )
+    try:
+        await repl.extend(contexts("x" * 3_000_000, pd.Series([1.5])), [[]], fresh_answer=True)
+        result = await repl.execute(
+            "double('ab'), FRAME['a'].sum(), context_0, len(context_1), context[0], history"
+        )
+        assert result.stdout == "('abab', np.int64(3), 'first', 3000000, np.float64(1.5), [[]])\n"
+    finally:
+        await repl.close()
 
 
 async def test_tables_and_files(open_repl: OpenREPL, tmp_path: Path) -> None:
