@@ -16,11 +16,18 @@ _REFRESH = 0.1
 """Seconds."""
 
 
+class Terminal(Console):
+    """A console that says when it is gone: rich's own ends the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("the terminal is closed")
+
+
 class Screen:
     """Parts of the terminal that change, below what scrolls by. They are drawn by a thread of its own, so that nobody who
     has something to show waits for the terminal. A terminal that fails is given up."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self.console = console
         self._lock = threading.RLock()
         self._parts: dict[Hashable, Callable[[], RenderableType]] = {}
@@ -107,6 +114,6 @@ def screen() -> Screen:
     """That of this process, on stderr."""
     pid = os.getpid()
     if pid not in _screens:  # a fork has the parent's, without its thread
-        made = _screens.setdefault(pid, Screen(Console(stderr=True)))
+        made = _screens.setdefault(pid, Screen(Terminal(stderr=True)))
         atexit.register(made.close)
     return _screens[pid]
