@@ -172,7 +172,7 @@ class Ledger:
             if left < 1:
                 raise TokenLimitExceededError(self.total_tokens, self._max_tokens, needed=prompt_tokens)
             room = left if room is None else min(room, left)
-        prompt_cost, rate = price.cost(Usage(prompt_tokens)), price.cost(Usage(0, 1))
+        prompt_cost, rate = price.bound(prompt_tokens)
         if self._max_budget is not None:
             money = self._max_budget - self.cost - self._claimed_cost - prompt_cost
             if money < expected * rate and self._in_flight:

@@ -69,6 +69,8 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
     go back unchanged by way of `ModelReply.echo`. A reply that was refused has no content, so that it does not go back.
     """
 
+    provider = _PROVIDER
+
     def __init__(
         self,
         model_name: str,
@@ -81,8 +83,8 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
     ) -> None:
         """
         Args:
-            max_tokens: the token limit of a reply for calls that give none: the API wants one. A budget for thinking is
-                added to it. Where a call gives a limit that leaves no room for its budget, the budget gives way.
+            max_tokens: the token limit of a reply, thinking included, for calls that give none: the API wants one. Where a
+                call gives a limit that leaves no room for its budget for thinking, the budget gives way.
             prompt_caching: asks the API to cache the system prompt and, in chats that go on, all up to the last user
                 message, for five minutes. Reading is cheap, writing costs a quarter more than plain input: so a single
                 user message, as sub-calls are, is not cached.
@@ -114,6 +116,11 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
             ),
         )
 
+    @property
+    def sampling_args(self) -> SamplingArgs:
+        """Arguments of every call, the token limit among them; those of a call win over them."""
+        return {"max_tokens": self._max_tokens, **self._sampling}
+
     def _prepare(
         self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None
     ) -> dict[str, Any]:
@@ -126,8 +133,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
         if stop is not None:
             fields["stop_sequences"] = stop
         if thinking is not None:
-            thinking, limit = _fit_budget(thinking, limit, self._max_tokens)
-            fields["thinking"] = thinking
+            fields["thinking"] = _fit_budget(thinking, limit, self._max_tokens)
         system, chat = _chat(messages, name)
         if self._caching:
             _mark(system, chat)
@@ -236,18 +242,28 @@ def _mark(system: list[dict[str, Any]], chat: list[dict[str, Any]]) -> None:
         chat[-1]["content"][-1]["cache_control"] = {"type": "ephemeral"}
 
 
-def _fit_budget(thinking: Any, limit: Any, default: int) -> tuple[Any, Any]:
-    """Thinking and token limit such that the one leaves room for the other."""
+def _fit_budget(thinking: Any, limit: Any, default: int) -> Any:
+    """Thinking such that a reply finds room beside it.
+
+    Args:
+        limit: of the call: a limit of the run may have made it small. None: the default holds, and a budget over it is a
+            mistake.
+    """
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
-    if type(budget) is not int:
-        return thinking, limit
+    if type(budget) is not int or type(limit) not in (int, type(None)):
+        return thinking  # for the API to judge
     if limit is None:
-        return thinking, budget + default
-    if type(limit) is not int or budget < limit:
-        return thinking, limit
+        if budget >= default:
+            raise ConfigError(
+                f"thinking's budget of {budget} tokens leaves no room for a reply of {default} tokens, thinking included: "
+                "give a larger max_tokens"
+            )
+        return thinking
+    if budget < limit:
+        return thinking
     if limit <= _LEAST_BUDGET:
-        return {"type": "disabled"}, limit
-    return {**thinking, "budget_tokens": max(_LEAST_BUDGET, limit // 2)}, limit
+        return {"type": "disabled"}
+    return {**thinking, "budget_tokens": max(_LEAST_BUDGET, limit // 2)}
 
 
 def _usage(answer: Answer) -> Usage:

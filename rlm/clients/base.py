@@ -37,7 +37,11 @@ class ModelReply:
 
 class Client(Protocol):
     """A model behind some provider. Safe to use from many tasks of one event loop at once, and from several
-    event loops: what is bound to a loop is kept per loop."""
+    event loops: what is bound to a loop is kept per loop.
+
+    A client may say more, in attributes that are looked at where there are any: `provider` (str, a word for who serves the
+    model), `sampling_args` (dict, of every call: a token limit in it is known before a call is made) and `reports_cost`
+    (bool, whether replies have `Usage.cost`, so that a budget needs no price)."""
 
     @property
     def model(self) -> str:

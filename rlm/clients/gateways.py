@@ -18,6 +18,7 @@ VERCEL_URL = "https://ai-gateway.vercel.sh/v1"
 PORTKEY_URL = "https://api.portkey.ai/v1"
 
 _OPENAI = wire.Dialect(tokens_field="max_completion_tokens")
+_VLLM = wire.Dialect("vllm")
 
 
 class Options(TypedDict, total=False):
@@ -64,7 +65,7 @@ def vllm(
     """
     if not base_url:
         raise ConfigError("backend 'vllm' needs base_url, for instance http://127.0.0.1:8000/v1")
-    return OpenAIClient(model_name, base_url=base_url, api_key=api_key, **options)
+    return OpenAIClient(model_name, base_url=base_url, api_key=api_key, dialect=_VLLM, **options)
 
 
 def openrouter(

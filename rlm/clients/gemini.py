@@ -67,6 +67,8 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
     A reply that was blocked has no content, so that it does not go back.
     """
 
+    provider = _PROVIDER
+
     def __init__(
         self, model_name: str, *, api_key: str, base_url: str = GEMINI_URL, **options: Unpack[Options]
     ) -> None:

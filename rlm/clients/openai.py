@@ -125,6 +125,16 @@ class OpenAIClient:
         return str(self._base)
 
     @property
+    def provider(self) -> str:
+        """Who serves the model: the name of the backend."""
+        return self._dialect.provider
+
+    @property
+    def sampling_args(self) -> SamplingArgs:
+        """Arguments of every call; those of a call win over them."""
+        return dict(self._sampling)
+
+    @property
     def reports_cost(self) -> bool:
         """Whether the server says what a call cost (`Usage.cost`)."""
         return self._dialect.reports_cost

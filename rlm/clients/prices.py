@@ -64,6 +64,13 @@ class Price:
         )
         return dollars / _MILLION
 
+    def bound(self, prompt_tokens: int) -> tuple[float, float]:
+        """USD that a prompt of that many tokens costs at most, and USD of each token of its reply."""
+        if self.long_prompt is not None and prompt_tokens > self.long_prompt[0]:
+            return self.long_prompt[1].bound(prompt_tokens)
+        dearest = max(self.input, self.cached_input or 0.0, self.cache_write or 0.0)
+        return prompt_tokens * dearest / _MILLION, self.output / _MILLION
+
 
 class Prices:
     """The prices of a run: those that come with the package, and the caller's own, which win."""

@@ -36,6 +36,8 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
     """One model of a provider behind its SDK. Use it from any number of tasks, loops, threads and forked children; there
     is nothing to close. Retries as `OpenAIClient` does; the SDK's own retries are off."""
 
+    provider: str
+    """Who serves the model: the name of the backend."""
     reports_cost = False
 
     def __init__(
@@ -89,6 +91,11 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
     @property
     def base_url(self) -> str:
         return self._base
+
+    @property
+    def sampling_args(self) -> SamplingArgs:
+        """Arguments of every call; those of a call win over them."""
+        return dict(self._sampling)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._base!r})"

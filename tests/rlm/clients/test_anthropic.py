@@ -319,7 +319,7 @@ async def test_messages_without_text_and_in_a_row() -> None:
         ({}, 16_000, None),
         ({"max_completion_tokens": 70}, 70, None),
         ({"max_tokens": 70, "max_completion_tokens": 50}, 50, None),
-        ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, 21_000, 5000),
+        ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, 16_000, 5000),
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}, "max_tokens": 6000}, 6000, 5000),
         # The run has fewer tokens left than the budget: the limit holds, and thinking takes what it leaves.
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}, "max_tokens": 4000}, 4000, 2000),
@@ -336,10 +336,17 @@ async def test_the_token_limit_and_the_budget_for_thinking(
         assert server.last.get("thinking", {}).get("budget_tokens") == thinking
 
 
-async def test_the_default_limit_is_an_option() -> None:
+async def test_the_default_limit_is_an_option_and_known_before_a_call() -> None:
     async with serve() as server:
-        await client_of(server, max_tokens=99).complete([HELLO])
+        client = client_of(server, max_tokens=99, sampling_args={"top_k": 1})
+        assert client.sampling_args == {"max_tokens": 99, "top_k": 1}
+        await client.complete([HELLO])
         assert server.last["max_tokens"] == 99
+        too_much = {"thinking": {"type": "enabled", "budget_tokens": 5000}}
+        with pytest.raises(ConfigError, match="give a larger max_tokens"):
+            await client.complete([HELLO], sampling=too_much)
+        with pytest.raises(ConfigError, match="give a larger max_tokens"):
+            client_of(server, max_tokens=99, sampling_args=too_much)
 
 
 async def test_the_window_comes_from_the_list_of_models() -> None:

@@ -103,26 +103,37 @@ def test_all_backends_that_come_with_the_package() -> None:
     assert backends()[: len(names)] == names
 
 
+@pytest.mark.parametrize("backend", backends())
+def test_a_client_says_what_a_run_wants_to_know(backend: str) -> None:
+    place = {"vllm": "base_url", "azure_openai": "azure_endpoint"}.get(backend)
+    options: dict[str, Any] = {} if place is None else {place: "http://h"}
+    client: Any = make_client(
+        backend, model_name="m", api_key="k", sampling_args={"max_tokens": 7}, **options
+    )
+    assert (client.provider, client.sampling_args["max_tokens"]) == (backend, 7)
+    assert client.reports_cost is (backend == "openrouter")
+
+
 async def test_a_provider_of_ones_own() -> None:
-    def acme(model_name: str, *, mood: str = "good", **rest: Any) -> Client:
+    def globex(model_name: str, *, mood: str = "good", **rest: Any) -> Client:
         return ScriptedClient(Script([f"in a {mood} mood"]), model=model_name)
 
     def strict(model_name: str = "default", *, mood: str = "good") -> Client:
-        return acme(model_name, mood=mood)
+        return globex(model_name, mood=mood)
 
-    register_backend("acme-open", acme)
-    register_backend("acme", strict)
-    assert {"acme", "acme-open"} < set(backends())
-    client = make_client("acme", mood="bad")
+    register_backend("globex-open", globex)
+    register_backend("globex", strict)
+    assert {"globex", "globex-open"} < set(backends())
+    client = make_client("globex", mood="bad")
     assert client.model == "default"
     assert (await client.complete([{"role": "user", "content": "?"}])).content == "in a bad mood"
-    assert make_client("acme-open", model_name="m", anything="goes").model == "m"
+    assert make_client("globex-open", model_name="m", anything="goes").model == "m"
     with pytest.raises(ConfigError, match="did you mean 'mood'"):
-        make_client("acme", moood="bad")
+        make_client("globex", moood="bad")
     with pytest.raises(ConfigError, match="needs model_name"):
-        make_client("acme-open")
-    with pytest.raises(ConfigError, match="did you mean 'acme-open'"):
-        make_client("acme-opn")
+        make_client("globex-open")
+    with pytest.raises(ConfigError, match="did you mean 'globex-open'"):
+        make_client("globex-opn")
 
 
 def test_names_that_are_taken() -> None:

@@ -26,6 +26,16 @@ def test_a_long_prompt_is_dearer_as_a_whole() -> None:
     assert price.cost(Usage(1001, 100)) == pytest.approx((2002 + 1500) / 1e6)
 
 
+def test_a_bound_holds_whatever_the_cache_does() -> None:
+    price = Price(10, 50, cached_input=1, cache_write=12, long_prompt=(1000, Price(20, 75)))
+    for tokens in (1000, 1001):
+        prompt, each = price.bound(tokens)
+        for read, written in ((0, 0), (tokens, 0), (0, tokens)):
+            assert price.cost(Usage(tokens, 7, None, read, written)) <= prompt + 7 * each + 1e-12
+    assert price.bound(1000) == pytest.approx((0.012, 50e-6))
+    assert price.bound(1001) == pytest.approx((0.02002, 75e-6))
+
+
 @pytest.mark.parametrize(
     ("name", "same_as"),
     [
