@@ -82,7 +82,7 @@ class RLM:
     ) -> None:
         """
         Args:
-            backend: the provider of the root's model: one of `rlm.clients.BACKENDS`.
+            backend: the provider of the root's model: one of `rlm.clients.backends()`.
             backend_kwargs: `model_name`, and as the provider needs: `base_url`, `api_key`, `timeout` (seconds),
                 `max_retries`, ...
             environment: where the code runs: "local".
