@@ -14,7 +14,8 @@ _MAX_DEPTH: Final = 1000
 
 def plain(value: Any, path: str, replace: Callable[[Any], Any] | None = None) -> Any:
     """`value` as exactly str, bytes, int, float, complex, bool, None and lists, tuples, dicts, sets and frozensets of
-    such: itself if it is, else a copy. An instance of a subclass becomes the plain value that it equals.
+    such: itself if it is, else a copy. An instance of a subclass, or a number of numpy's, becomes the plain value that it
+    equals.
 
     Args:
         path: what errors call it.
@@ -73,6 +74,10 @@ class _Copy:
         for base, convert in _BASES:
             if isinstance(value, base):
                 return convert(value)
+        if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+            number = value.item()
+            if type(number) is not kind:  # of a long double there is no other
+                return self.of(number, path)
         plainer = value if self._replace is None else self._replace(value)
         if plainer is not value:
             return self.of(plainer, path)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -131,12 +132,14 @@ def test_instances_of_subclasses_become_the_plain_value_that_they_equal() -> Non
         "point": Point(1, 2),
         "text": Text("x"),
         "bytearray": bytearray(b"x"),
+        "numpy": [np.int64(5), np.bool_(True)],
         Text("key"): [{Color.RED}, (Point(0, 0),)],
     }
     back = marshal.loads(b"".join(Context(value).chunks()))
     assert back == value
     assert types_of(back["point"]) == types_of((1, 2))
     assert {type(part) for part in back.values()} == {dict, int, tuple, str, bytes, list}
+    assert types_of(back["numpy"]) == types_of([5, True])
     assert Context(bytearray(b"abc")).kind == "bytes"
     assert Context(Point(1, 2)).kind == "tuple"
 
@@ -186,6 +189,8 @@ def test_other_types_are_refused_with_what_to_do(value: Any, advice: str) -> Non
         ({("k", print): 1}, "a key of context[1] is a builtin_function_or_method"),
         ({"k" * 500: print}, "context['kkk"),
         ([memoryview(b"x")], "context[0] is a memoryview"),
+        ([np.longdouble(1)], "context[0] is a longdouble"),
+        ([np.arange(3)], "context[0] is a ndarray"),
     ],
 )
 def test_parts_that_cannot_be_sent_are_named(value: Any, where: str) -> None:

@@ -33,7 +33,7 @@ def to_json(value: Any, where: str) -> Any:
     """
     Args:
         value: a str, bytes, int, float, complex, bool or None, or a list, tuple, dict, set or frozenset of such. An
-            instance of a subclass becomes the plain value that it equals.
+            instance of a subclass, or a number of numpy's, becomes the plain value that it equals.
         where: what errors call it.
 
     Raises:
@@ -64,6 +64,10 @@ def _to_json(value: Any, levels: int) -> Any:
         return {"b": binascii.b2a_base64(value, newline=False).decode()}
     if isinstance(value, complex):
         return {"c": [value.real, value.imag]}
+    if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        number = value.item()  # what is no subclass of Python's numbers
+        if type(number) is not kind:  # of a long double there is no other
+            return _to_json(number, levels)
     if not levels:
         raise _UnfitError(
             ValueError, f"is nested too deep (more than {MOST_LEVELS} levels), or contains itself"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -171,6 +172,23 @@ async def test_subclasses_arrive_as_the_plain_value(open_repl: OpenREPL) -> None
         "('tuple', (1,))",
         "('bytes', b'x')",
     ]
+
+
+async def test_numbers_of_numpy_arrive_as_numbers(open_repl: OpenREPL) -> None:
+    tools = {
+        "kind": lambda value: type(value).__name__,
+        "least": lambda: [np.int64(1), np.float32(0.5), np.True_],
+    }
+    repl = await open_repl(tools=Toolbox.of(tools))
+    result = await repl.execute(
+        "import numpy as np\n"
+        "print(*map(kind, [np.int64(1), np.uint8(1), np.float64(1), np.float32(1), np.bool_(True), np.str_('x')]))\n"
+        "least(), kind([np.arange(3)[1]])"
+    )
+    assert result.stdout == "int int float float bool str\n([1, 0.5, True], 'list')\n"
+    for value in ("np.arange(3)", "np.longdouble(1)"):
+        result = await repl.execute(f"kind({value})")
+        assert str(result.error).startswith("TypeError: argument 1 of kind() is of type")
 
 
 @pytest.mark.parametrize(
