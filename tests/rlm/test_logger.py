@@ -373,6 +373,18 @@ def test_keys_of_clients_and_of_the_environment_are_taken_out_of_texts(
     assert "client-key-1234" in Redactor().text(text)
 
 
+def test_a_key_that_the_model_prints_is_not_written_down(tmp_path: Path) -> None:
+    logger = RLMLogger(log_dir=tmp_path)
+    code = f"```repl\nprint('{SECRET}')\nanswer.update(content='{SECRET}', ready=True)\n```"
+    with serve(lambda request: code, api_key=SECRET) as server:
+        options = {"model_name": "scripted", "base_url": server.base_url, "api_key": SECRET}
+        with RLM(backend="vllm", backend_kwargs=options, logger=logger) as rlm:
+            assert rlm.completion("text", "What?").response == SECRET
+    assert logger.path is not None
+    assert SECRET not in logger.path.read_text()
+    assert REDACTED in logger.path.read_text()
+
+
 def test_bearer_tokens_are_taken_out_of_texts() -> None:
     text = "curl -H 'authorization: Bearer abcdef0123456789.xyz' and Basic dXNlcjpwYXNzd29yZA== and bearer certificates"
     assert Redactor().text(text) == (
