@@ -7,7 +7,7 @@ import os
 import sys
 
 from . import linux, processes, seccomp
-from .sandbox import Sandbox, fork_into
+from .sandbox import fork_into
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,30 +45,16 @@ def examine(settings: dict[str, Any], folder: str) -> dict[str, Any]:
         features["Landlock"] = linux.landlock_version()
     processes.become_subreaper()
     news, theirs = os.pipe()
-
-    def look(sandbox: Sandbox) -> None:
-        """In the sandbox: has a worker look around."""
-
-        def work() -> None:
-            try:
-                said: dict[str, Any] = {"reason": "", "features": sandbox.lock()}
-            except OSError as error:
-                said = {"reason": str(error), "features": {}}
-            os.write(theirs, json.dumps(said).encode())
-            os._exit(0)
-
-        first, worker = sandbox.fork(work)
-        os.waitpid(worker, 0)
-        processes.kill(first, 9)
-        os.waitpid(first, 0)
-
-    reason = fork_into(settings, folder, look)
+    reason = fork_into(settings, folder, lambda box: _tell(theirs, box.features))
     os.close(theirs)
     with open(news, "rb") as stream:  # noqa: PTH123 (a descriptor)
-        said = json.loads(stream.read() or "{}")
+        features.update(json.loads(stream.read() or "{}"))
     processes.end_children()
-    features.update(said.get("features", {}))
-    return {"reason": reason or said.get("reason", "it ended before it said anything"), "features": features}
+    return {"reason": reason, "features": features}
+
+
+def _tell(fd: int, features: dict[str, Any]) -> None:
+    os.write(fd, json.dumps(features).encode())
 
 
 def _filter() -> None:

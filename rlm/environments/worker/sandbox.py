@@ -11,6 +11,7 @@ takes back: no privileges, a filter of system calls (`seccomp.py`), Landlock (`l
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import json
 import os
 
 from . import linux, seccomp
@@ -47,6 +48,8 @@ class Sandbox:
         self._landlock = linux.landlock_version()
         self._filter = seccomp.program()
         self._own = -1
+        self.features: dict[str, Any] = {}
+        """What it has that not every kernel offers, once it is made: as `isolation.Probe` has it."""
 
     def leave(self) -> None:
         """Leaves the host's namespaces; that of processes from the next fork on.
@@ -85,6 +88,30 @@ class Sandbox:
         linux.set_hostname(b"repl")
         self._view.enter(root)
         linux.give_up_root()
+        self._try()
+
+    def _try(self) -> None:
+        """Locks a worker up that has nothing to do, to know that it can be done."""
+        news, theirs = os.pipe()
+
+        def work() -> None:
+            try:
+                said = json.dumps(self.lock())
+            except BaseException as error:
+                said = json.dumps(describe(error))
+            os.write(theirs, said.encode())
+            os._exit(0)
+
+        first, worker = self.fork(work)
+        os.close(theirs)
+        said = json.loads(os.read(news, 4096) or '"a worker ended before it was locked up"')
+        os.close(news)
+        os.waitpid(worker, 0)
+        os.kill(first, _signal.SIGKILL)
+        os.waitpid(first, 0)
+        if isinstance(said, str):
+            raise OSError(said)
+        self.features = said
 
     @property
     def descriptors(self) -> list[int]:
@@ -123,7 +150,7 @@ class Sandbox:
         """Locks a worker up, for good.
 
         Returns:
-            What it has that not every kernel offers, as `isolation.Probe` has it.
+            Its `features`.
 
         Raises:
             OSError: the kernel refused a part of it.
@@ -150,6 +177,11 @@ def _hold() -> None:
             libc.pause()
     finally:
         os._exit(70)
+
+
+def describe(error: BaseException) -> str:
+    """An error in words, without its number."""
+    return (isinstance(error, OSError) and error.strerror) or str(error) or repr(error)
 
 
 def _write(path: str, text: str) -> None:
@@ -185,7 +217,7 @@ def fork_into(settings: dict[str, Any], root: str, run: Callable[[Sandbox], None
                 run(sandbox)
         except BaseException as error:
             try:
-                os.write(theirs, str(error).encode() or repr(error).encode())
+                os.write(theirs, describe(error).encode())
             except OSError:
                 pass
         finally:

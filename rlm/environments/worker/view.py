@@ -1,10 +1,11 @@
 """The files that sandboxed workers see: a root directory in which nothing is but what was put there, all of it read-only."""
 
-# ruff: noqa: PTH101, PTH102, PTH103, PTH110, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH120, PTH123, PTH202, PTH211 (no pathlib)
+# ruff: noqa: PTH101, PTH102, PTH103, PTH110, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH120, PTH123, PTH211 (no pathlib)
 
 from __future__ import annotations
 
 import os
+import stat
 
 from . import linux
 
@@ -23,8 +24,6 @@ _SYSTEM = (
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
     "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone", "/etc/mime.types",
 )  # fmt: skip
-_COPIED = 1 << 20
-"""Bytes up to which a file is copied, where a mount would cost each worker something."""
 _HIDDEN = 'raise ModuleNotFoundError(f"{__name__} is hidden from the REPL by its sandbox", name=__name__)\n'
 
 
@@ -96,7 +95,7 @@ class View:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.isdir(path):
             os.makedirs(target, exist_ok=True)
-        elif os.path.isfile(path) and os.path.getsize(path) <= _COPIED:
+        elif within(path, "/etc") and os.path.isfile(path):  # a mount would cost each worker something
             with open(path, "rb") as source, open(target, "wb") as copy:
                 copy.write(source.read())
             os.chmod(target, os.stat(path).st_mode & 0o777)
@@ -169,7 +168,11 @@ class View:
         linux.mount("tmpfs", SCRATCH, flags, f"mode=700,size={scratch_bytes},nr_inodes={inodes}")
         os.mkdir(_SHARED_MEMORY, 0o700)
         for path, fd in held:
-            os.makedirs(path)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                os.mkdir(path)
+            else:
+                os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
             linux.drop_mount(fd, path)
             os.close(fd)
         for path, target in self._links.items():

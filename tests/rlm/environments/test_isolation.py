@@ -60,7 +60,9 @@ READ_VARIABLES = """
 import os
 for pid in {str(VICTIM), *filter(str.isdigit, os.listdir("/proc"))}:
     try:
-        print(open(f"/proc/{pid}/environ", "rb").read())
+        found = open(f"/proc/{pid}/environ", "rb").read().partition(b"RLM_TEST_KEY=")[2]
+        if found:
+            print(found[:32])
     except OSError:
         pass
 """
