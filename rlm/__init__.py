@@ -5,35 +5,46 @@
 The input becomes a variable in a Python REPL; the root model writes code to look at it and calls sub-models on pieces.
 """
 
-from rlm.context import Context
-from rlm.errors import (
-    AuthenticationError,
-    BadReplyError,
-    BudgetExceededError,
-    CancellationError,
-    ConfigError,
-    ContextError,
-    ContextLengthError,
-    ErrorThresholdExceededError,
-    LimitError,
-    ModelError,
-    ModelNotFoundError,
-    ModelTimeoutError,
-    ModelUnavailableError,
-    REPLError,
-    RLMError,
-    RolloutStoppedError,
-    TimeoutExceededError,
-    TokenLimitExceededError,
-)
-from rlm.rlm import RLM
-from rlm.types import RLMChatCompletion, StopReason, UsageSummary
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlm.cancellation import CancelToken
+    from rlm.context import Context
+    from rlm.errors import (
+        AnswerFormatError,
+        AuthenticationError,
+        BadReplyError,
+        BudgetExceededError,
+        CancellationError,
+        ConfigError,
+        ContextError,
+        ContextLengthError,
+        ErrorThresholdExceededError,
+        LimitError,
+        LogError,
+        ModelError,
+        ModelNotFoundError,
+        ModelTimeoutError,
+        ModelUnavailableError,
+        ReplayError,
+        REPLError,
+        RLMError,
+        RolloutStoppedError,
+        TimeoutExceededError,
+        TokenLimitExceededError,
+    )
+    from rlm.logger import RLMLogger
+    from rlm.mapping import MapInput, MapItem, MapProgress
+    from rlm.rlm import RLM
+    from rlm.types import RLMChatCompletion, StopReason, Usage, UsageSummary
 
 __all__ = [
     "RLM",
+    "AnswerFormatError",
     "AuthenticationError",
     "BadReplyError",
     "BudgetExceededError",
+    "CancelToken",
     "CancellationError",
     "ConfigError",
     "Context",
@@ -41,6 +52,10 @@ __all__ = [
     "ContextLengthError",
     "ErrorThresholdExceededError",
     "LimitError",
+    "LogError",
+    "MapInput",
+    "MapItem",
+    "MapProgress",
     "ModelError",
     "ModelNotFoundError",
     "ModelTimeoutError",
@@ -48,9 +63,62 @@ __all__ = [
     "REPLError",
     "RLMChatCompletion",
     "RLMError",
+    "RLMLogger",
+    "ReplayError",
     "RolloutStoppedError",
     "StopReason",
     "TimeoutExceededError",
     "TokenLimitExceededError",
+    "Usage",
     "UsageSummary",
 ]
+
+_HOMES = {
+    "rlm.cancellation": ("CancelToken",),
+    "rlm.context": ("Context",),
+    "rlm.errors": (
+        "AnswerFormatError",
+        "AuthenticationError",
+        "BadReplyError",
+        "BudgetExceededError",
+        "CancellationError",
+        "ConfigError",
+        "ContextError",
+        "ContextLengthError",
+        "ErrorThresholdExceededError",
+        "LimitError",
+        "LogError",
+        "ModelError",
+        "ModelNotFoundError",
+        "ModelTimeoutError",
+        "ModelUnavailableError",
+        "REPLError",
+        "RLMError",
+        "ReplayError",
+        "RolloutStoppedError",
+        "TimeoutExceededError",
+        "TokenLimitExceededError",
+    ),
+    "rlm.logger": ("RLMLogger",),
+    "rlm.mapping": ("MapInput", "MapItem", "MapProgress"),
+    "rlm.rlm": ("RLM",),
+    "rlm.types": ("RLMChatCompletion", "StopReason", "Usage", "UsageSummary"),
+}
+"""Where they are. Imported when they are asked for: `rlm --help` and a worker's tools need none of them."""
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(home), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
