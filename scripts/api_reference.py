@@ -26,6 +26,7 @@ MODULES = (
     "rlm.environments",
     "rlm.environments.local",
     "rlm.logger",
+    "rlm.mapping",
     "rlm.replay",
     "rlm.testing",
 )
