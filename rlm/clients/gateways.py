@@ -82,14 +82,14 @@ def openrouter(
     Args:
         model_name: "vendor/model".
         api_key: else OPENROUTER_API_KEY.
-        app_url: the page of your program, by which OpenRouter counts it (`HTTP-Referer`).
+        app_url: the page of your program, by which OpenRouter counts it.
         app_title: its name there.
 
     Raises:
         ConfigError: there is no key, or an argument does not fit.
     """
     key = key_or_environment(api_key, "OPENROUTER_API_KEY", "openrouter")
-    headers = {"HTTP-Referer": app_url, "X-Title": app_title}
+    headers = {"HTTP-Referer": app_url, "X-OpenRouter-Title": app_title}
     dialect = wire.Dialect(
         "openrouter",
         extra_body={"usage": {"include": True}},

@@ -66,7 +66,7 @@ class WireServer:
     `faults`, answered with a 400, and fails the test at the end."""
 
     def __init__(self, answers: Sequence[Answer], *, check: Check = lambda sent: None, listing: Any = None):
-        self._answers = list(answers)
+        self.answers = list(answers)
         self._check = check
         self._listing = listing
         self.requests: list[Sent] = []
@@ -115,7 +115,7 @@ class WireServer:
         if fault is not None:
             self.faults.append(fault)
             return web.json_response({"error": {"message": f"the wire server says: {fault}"}}, status=400)
-        answer = self._answers[min(len(self.requests), len(self._answers)) - 1]
+        answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
         if isinstance(answer, Hang):
             await asyncio.Event().wait()
         if isinstance(answer, Status):

@@ -266,7 +266,10 @@ async def test_openrouter_is_asked_for_the_cost_and_reports_it() -> None:
         assert (await client.complete(HELLO)).usage.cost == pytest.approx(0.021)
         sent = server.requests[0]
     assert sent.body["usage"] == {"include": True}
-    assert (sent.headers["http-referer"], sent.headers["x-title"]) == ("https://app.example", "App")
+    assert (sent.headers["http-referer"], sent.headers["x-openrouter-title"]) == (
+        "https://app.example",
+        "App",
+    )
 
 
 async def test_openrouters_signed_thinking_goes_back_to_it_alone() -> None:
