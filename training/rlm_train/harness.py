@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import verifiers.v1 as vf
 from pydantic import Field, field_validator, model_validator
@@ -61,6 +61,9 @@ class RLMHarnessConfig(vf.HarnessConfig):
     """Sub-calls of one rollout in flight at once."""
     cell_timeout: float = Field(default=300.0, gt=0)
     """Seconds that one cell may take, its sub-calls included."""
+    isolation: Literal["sandbox", "sandbox!", "process"] = "sandbox"
+    """What keeps the code of the policy from this machine: see `rlm.environments.local.LocalEnvironment`. "sandbox!" fails
+    where there can be none; "sandbox" then warns, and goes on without."""
     max_timeout: float | None = Field(default=None, gt=0)
     """Seconds for a rollout. It ends with the best answer so far. A shorter `timeout.rollout` of the agent counts too,
     less a moment to finish in."""
@@ -245,13 +248,14 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             client=clients[0],
             other_clients=clients[1:],
             environment="local",
-            environment_kwargs={"cell_timeout": config.cell_timeout},
+            environment_kwargs={"cell_timeout": config.cell_timeout, "isolation": config.isolation},
             max_depth=config.max_depth,
             max_iterations=config.max_iterations,
             max_timeout=self._max_timeout(trace, data),
             max_tokens=config.max_tokens,
             max_errors=config.max_errors,
             max_concurrent_subcalls=config.max_concurrent_subcalls,
+            max_concurrent_queries=config.max_concurrent_subcalls,
             custom_system_prompt=self._system_prompt(data),
             logger=self._logger(trace),
         )
