@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from rlm import RLM
 from rlm.errors import (
@@ -23,7 +24,7 @@ from rlm.errors import (
 from rlm.events import Event, RunStart
 from rlm.logger import RLMLogger, read_log
 from rlm.replay import ReplayClient
-from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient
+from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient, serve
 from rlm.types import RLMChatCompletion, Usage
 
 # What is another one in each run, and may be.
@@ -70,11 +71,13 @@ Play = Callable[..., Any]
 def play(tmp_path: Path) -> Play:
     """Runs with a scripted model, then from the log; returns both completions and the log's path."""
 
-    async def run(clients: dict[str, Any], **options: Any) -> tuple[RLMChatCompletion, list[Event]]:
+    async def run(
+        clients: dict[str, Any], ask: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[RLMChatCompletion, list[Event]]:
         logger = RLMLogger(log_dir=tmp_path)
         async with RLM(**clients, logger=logger, **options) as rlm:
             try:
-                completion = await rlm.acompletion("some text " * 20, "Top?")
+                completion = await rlm.acompletion("some text " * 20, "Top?", **(ask or {}))
             except RLMError as error:
                 if error.completion is None:
                     raise
@@ -219,6 +222,53 @@ async def test_a_call_that_was_cut_with_its_cell_is_cut_again(play: Play) -> Non
     environment = {"cell_timeout": 0.5}
     completion = await play(never, environment_kwargs=environment)
     assert completion.iterations[0].observation.startswith("Output:\ncut\n")
+
+
+def test_thinking_goes_back_into_the_chat_as_it_did(tmp_path: Path) -> None:
+    turns = [block("print(1)"), FINISH]
+    logger = RLMLogger(log_dir=tmp_path)
+    with serve(lambda request: Reply(turns[request.turn], reasoning=f"thought {request.turn}")) as server:
+        options = {"model_name": server.model, "base_url": server.base_url, "echo_reasoning": True}
+        with RLM(backend="vllm", backend_kwargs=options, logger=logger) as rlm:
+            first = rlm.completion("abc", "Top?")
+    assert first.messages[2]["reasoning_content"] == "thought 0"
+    assert logger.path is not None
+    with RLM(client=ReplayClient.from_log(logger.path)) as rlm:
+        assert rlm.completion("abc", "Top?").messages == first.messages
+
+
+async def test_answers_of_a_form(play: Play) -> None:
+    class Count(BaseModel):
+        number: int
+
+    turns: list[Answer] = [
+        block("answer.update(content='three', ready=True)"),
+        "still three",
+        '{"number": 3}',
+    ]
+    completion = await play(Model(turns), max_iterations=1, ask={"response_format": Count})
+    assert completion.parsed == Count(number=3)
+
+
+async def test_a_run_without_a_repl(play: Play) -> None:
+    completion = await play(lambda request: Reply("plain", reasoning="hm"), max_depth=0)
+    assert completion.response == "plain"
+
+
+async def test_completions_in_one_repl(tmp_path: Path) -> None:
+    turns = [block("print(llm_query('x'), len(history)); n = 1"), FINISH]
+    logger = RLMLogger(log_dir=tmp_path)
+
+    async def both(client: Any, **options: Any) -> list[Any]:
+        async with RLM(client=client, persistent=True, **options) as rlm:
+            return [(await rlm.acompletion(prompt, "Top?")).messages for prompt in ("abc", "def")]
+
+    first = await both(ScriptedClient(Model(list(turns)), model="root"), logger=logger)
+    assert logger.path is not None
+    assert await both(ReplayClient.from_log(logger.path)) == first
+    second = [event.run for event in read_log(logger.path) if isinstance(event, RunStart)][1]
+    with pytest.raises(ReplayError, match="has no reply to a request of 2 messages"):
+        await both(ReplayClient.from_log(logger.path, run=second))  # which is no first one
 
 
 # What is another run
