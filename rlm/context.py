@@ -8,6 +8,7 @@ forms of their own (`rlm.tables`).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import marshal
 import os
@@ -106,6 +107,13 @@ class Context:
             ContextError: the value is of another type, or holds something that cannot be sent.
         """
         return value if isinstance(value, cls) else cls(value)
+
+    @classmethod
+    async def made(cls, value: Any) -> Context:
+        """`of`, in a thread where it may take a while: a file is read, or much is copied."""
+        if isinstance(value, str | bytes | cls):
+            return cls.of(value)
+        return await asyncio.to_thread(cls.of, value)
 
     @property
     def value(self) -> Any:

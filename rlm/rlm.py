@@ -271,7 +271,7 @@ class RLM:
         if not isinstance(question, str | None):
             raise ConfigError(f"root_prompt must be a str or None, and is a {type(question).__name__}")
         form = None if response_format is None else AnswerFormat(response_format)
-        context = await _context_of(prompt)
+        context = await Context.made(prompt)
         trajectory = self._logger.trajectory() if self._logger is not None else None
         listeners = [] if listener is None else [listener]
         if trajectory is not None:
@@ -300,7 +300,7 @@ class RLM:
             seconds = time.perf_counter() - started
             if self._conversation is not None:
                 self._conversation.remember(outcome.messages, outcome.response)
-        completion = self._completion(prompt, outcome, ledger, seconds)
+        completion = self._completion(prompt, context, outcome, ledger, seconds)
         if trajectory is not None:
             completion.metadata = trajectory.metadata()
         if outcome.error is not None and not _is_result(outcome):
@@ -377,7 +377,9 @@ class RLM:
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    def _completion(self, prompt: Any, outcome: Outcome, ledger: Ledger, seconds: float) -> RLMChatCompletion:
+    def _completion(
+        self, prompt: Any, context: Context, outcome: Outcome, ledger: Ledger, seconds: float
+    ) -> RLMChatCompletion:
         return RLMChatCompletion(
             root_model=self._root.model,
             prompt=prompt,
@@ -390,18 +392,12 @@ class RLM:
             messages=outcome.messages,
             iterations=outcome.iterations,
             parsed=outcome.parsed,
+            context=context,
         )
 
 
 def _trip(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
     loop.call_soon_threadsafe(ledger.trip, CancellationError())
-
-
-async def _context_of(prompt: Any) -> Context:
-    """In a thread, where it may take a while: a file is read, or much is copied."""
-    if isinstance(prompt, str | bytes | Context):
-        return Context.of(prompt)
-    return await asyncio.to_thread(Context.of, prompt)
 
 
 def _is_result(outcome: Outcome) -> bool:

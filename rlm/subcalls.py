@@ -150,7 +150,7 @@ class Subcalls:
         return reply.content
 
     async def _child_run(self, model: Model, prompt: Any, item: _Item) -> str:
-        context = Context.of(prompt)
+        context = await Context.made(prompt)
         self._begin(item, context.size, prompt if isinstance(prompt, str) else context.kind)
         outcome = await self._parent.child(model, context, item.call).run()
         if isinstance(outcome.error, RolloutStoppedError):
