@@ -11,12 +11,15 @@ takes back: no privileges, a filter of system calls (`seccomp.py`), Landlock (`l
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import ctypes
+import errno
 import json
 import os
+import socket
 
 from . import linux, seccomp
 from .landlock import make_rules
-from .processes import libc
+from .processes import close_all_but, libc
 from .view import DEVICES, HOME, SCRATCH, View
 
 TYPE_CHECKING = False
@@ -85,6 +88,7 @@ class Sandbox:
         """
         # The descriptor is the way back from each worker's namespace, and can be had nowhere but in a /proc.
         self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._holder = _Holder()
         linux.set_hostname(b"repl")
         self._view.enter(root)
         linux.give_up_root()
@@ -116,7 +120,7 @@ class Sandbox:
     @property
     def descriptors(self) -> list[int]:
         """Those that it needs."""
-        return [self._own]
+        return [self._own, self._holder.descriptor]
 
     def fork(self, work: Callable[[], None]) -> tuple[int, int]:
         """Forks a worker into a namespace of its own.
@@ -130,18 +134,19 @@ class Sandbox:
         Raises:
             OSError: there can be no more processes.
         """
-        linux.unshare(linux.NEW_PID, "a process namespace")
+        first = self._holder.hold()
         try:
-            first = os.fork()
-            if first == 0:
-                _hold()
+            pidfd = os.pidfd_open(first)
             try:
-                worker = os.fork()
-            except OSError:
-                os.kill(first, _signal.SIGKILL)
-                raise
+                linux.enter(pidfd, linux.NEW_PID)
+            finally:
+                os.close(pidfd)
+            worker = os.fork()
             if worker == 0:
                 work()
+        except OSError:
+            os.kill(first, _signal.SIGKILL)
+            raise
         finally:
             linux.enter(self._own, linux.NEW_PID)
         return first, worker
@@ -167,16 +172,55 @@ class Sandbox:
         return features
 
 
-def _hold() -> None:
-    """Is the first process of a namespace: holds it, has the kernel reap what is orphaned, and cannot be reached."""
-    try:
+class _Holder:
+    """A process that makes namespaces of processes, each with a first process that does nothing but hold it: its orphans
+    are reaped by the kernel. The first processes are children of ours, and share the memory of this one."""
+
+    def __init__(self) -> None:
+        self._stream, theirs = socket.socketpair()
+        if os.fork() == 0:
+            try:
+                self._serve(theirs)
+            finally:
+                os._exit(70)
+        theirs.close()
+
+    @property
+    def descriptor(self) -> int:
+        return self._stream.fileno()
+
+    def hold(self) -> int:
+        """
+        Returns:
+            The id of the first process of a new namespace.
+
+        Raises:
+            OSError: there can be no more.
+        """
+        self._stream.sendall(b"n")
+        answer = self._stream.recv(8)
+        if len(answer) < 8:
+            raise OSError(errno.ECHILD, "whoever makes namespaces of processes is gone")
+        number = int.from_bytes(answer, "big", signed=True)
+        if number < 0:
+            raise OSError(-number, f"a namespace of processes: {os.strerror(-number)}")
+        return number
+
+    def _serve(self, stream: socket.socket) -> None:
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        close_all_but([stream.fileno(), own])
         _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-        linux.hide_memory()
-        linux.close_all()
-        while True:
-            libc.pause()
-    finally:
-        os._exit(70)
+        stack = ctypes.create_string_buffer(1 << 14)
+        while stream.recv(1):
+            try:
+                linux.unshare(linux.NEW_PID, "a process namespace")
+                try:
+                    number = linux.fork_sleeper(stack)
+                finally:
+                    linux.enter(own, linux.NEW_PID)
+            except OSError as error:
+                number = -(error.errno or errno.EINVAL)
+            stream.sendall(number.to_bytes(8, "big", signed=True))
 
 
 def describe(error: BaseException) -> str:
