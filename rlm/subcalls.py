@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ class _Batch:
     children: bool
     """Its prompts become child runs."""
     slots: asyncio.Semaphore
+    most: int
+    """Slots that there are."""
     failed: int = 0
 
 
@@ -76,8 +79,10 @@ class Subcalls:
             problem = f"there is no model named {query.model!r} in this run; it has: {known}"
             return [self._failure(problem) for _ in query.prompts]
         children = query.kind == "rlm" and parent.depth + 1 < tree.settings.max_depth
+        settings = tree.settings
         slots = self._children if children else tree.queries
-        batch = _Batch(_id(), self._batches, query.kind, model, children, slots)
+        most = settings.max_concurrent_subcalls if children else settings.max_concurrent_queries
+        batch = _Batch(_id(), self._batches, query.kind, model, children, slots, most)
         self._batches += 1
         started = time.perf_counter()
         parent.emitter.emit(
@@ -90,14 +95,36 @@ class Subcalls:
         )
         try:
             async with tree.ledger.guard():
-                items = [self._item(batch, index, prompt) for index, prompt in enumerate(query.prompts)]
-                return [await items[0]] if len(items) == 1 else await asyncio.gather(*items)
+                if len(query.prompts) == 1:
+                    return [await self._item(batch, 0, query.prompts[0])]
+                return await self._all(batch, query.prompts)
         except RLMError as error:
             # The run is over. The cell that asked is being stopped, and learns of it besides.
             return [self._failure(f"the run is over: {error}") for _ in query.prompts]
         finally:
             seconds = time.perf_counter() - started
             parent.emitter.emit(events.BatchEnd, batch=batch.id, failed=batch.failed, seconds=seconds)
+
+    async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
+        """Answers the items of a batch, several at once. Tasks take one item after the other, and are started in waves that
+        double: where models answer at once, few are needed."""
+        replies: dict[int, QueryReply] = {}
+        todo = deque(enumerate(prompts))
+
+        async def work() -> None:
+            while todo:
+                index, prompt = todo.popleft()
+                replies[index] = await self._item(batch, index, prompt)
+
+        missing, wave = min(len(prompts), batch.most), 1
+        async with asyncio.TaskGroup() as group:
+            while missing and todo:
+                wave = min(wave, missing)
+                for _ in range(wave):
+                    group.create_task(work())
+                missing, wave = missing - wave, 2 * wave
+                await asyncio.sleep(0)
+        return [replies[index] for index in range(len(prompts))]
 
     async def _item(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
         async with batch.slots:
