@@ -113,9 +113,9 @@ def _levels() -> tuple[str, ...]:
 
 
 def _places() -> tuple[str, ...]:
-    from rlm.environments import NAMES
+    from rlm.environments import names
 
-    return NAMES
+    return tuple(names())
 
 
 def main(options: argparse.Namespace) -> int:

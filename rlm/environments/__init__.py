@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from difflib import get_close_matches
+from collections.abc import Callable
 from typing import Any
 
 from rlm.environments.base import (
@@ -18,9 +17,9 @@ from rlm.environments.base import (
     SessionSpec,
 )
 from rlm.errors import ConfigError
+from rlm.registry import Registry
 
 __all__ = [
-    "NAMES",
     "REPL",
     "AnswerState",
     "CellResult",
@@ -31,40 +30,48 @@ __all__ = [
     "QueryReply",
     "SessionSpec",
     "make_environment",
+    "names",
+    "register_environment",
 ]
 
-NAMES = ("local", "ipython", "docker", "modal", "prime", "daytona", "e2b")
-"""The places by name. Today "local" is built."""
+Factory = Callable[..., Environment]
+"""Makes an environment from the entries of `environment_kwargs` that are none of `SessionSpec`'s, which are its keyword
+arguments. Raises ConfigError where they do not fit."""
+
+_NOT_BUILT = ("ipython", "docker", "modal", "prime", "daytona", "e2b")
+_registry: Registry[Environment] = Registry(
+    "environment", {"local": ("rlm.environments.local", "LocalEnvironment")}
+)
+
+
+def register_environment(name: str, factory: Factory, *, replace: bool = False) -> None:
+    """Makes a place known, so that `environment=name` means it everywhere.
+
+    Args:
+        factory: returns an `Environment`: an object whose `open` starts a REPL.
+        replace: the name may be taken.
+
+    Raises:
+        ConfigError: the name is taken, or the arguments are not a name and a function.
+    """
+    _registry.register(name, factory, replace=replace)
+
+
+def names() -> list[str]:
+    """The names that `environment` may have."""
+    return _registry.names()
 
 
 def make_environment(name: str, **kwargs: Any) -> Environment:
     """Makes an environment.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `names()`.
         kwargs: its settings; for "local" those of `rlm.environments.local.LocalEnvironment`.
 
     Raises:
         ConfigError: there is no such environment or setting (the message names the nearest), or it is not built yet.
     """
-    if name not in NAMES:
-        raise ConfigError(
-            f"there is no environment {name!r}{_nearest(name, NAMES)}; there are {', '.join(NAMES)}"
-        )
-    if name != "local":
-        raise ConfigError(f'the environment {name!r} is not built yet; use "local"')
-    from rlm.environments.local import LocalEnvironment
-
-    known = list(inspect.signature(LocalEnvironment).parameters)
-    for setting in kwargs:
-        if setting not in known:
-            raise ConfigError(
-                f"the environment {name!r} has no setting {setting!r}{_nearest(setting, known)}; "
-                f"it has {', '.join(known)}"
-            )
-    return LocalEnvironment(**kwargs)
-
-
-def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    if name in _NOT_BUILT and name not in names():
+        raise ConfigError(f"environment {name!r} is not built yet; there are {', '.join(names())}")
+    return _registry.make(name, kwargs)

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
-from rlm.environments import NAMES, make_environment
+from rlm import RLM
+from rlm.environments import make_environment, names, register_environment
+from rlm.environments.base import QueryHandler, SessionSpec
 from rlm.environments.local import LocalEnvironment
+from rlm.environments.session import Session
 from rlm.errors import ConfigError
+from rlm.testing import ScriptedClient
 
 
 def test_local_is_made() -> None:
@@ -17,7 +21,7 @@ def test_local_is_made() -> None:
     assert environment.isolation == "process"
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "local"])
+@pytest.mark.parametrize("name", ["ipython", "docker", "modal", "prime", "daytona", "e2b"])
 def test_others_are_not_built_yet(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' is not built yet"):
         make_environment(name)
@@ -27,12 +31,40 @@ def test_others_are_not_built_yet(name: str) -> None:
     ("name", "settings", "message"),
     [
         ("locl", {}, "no environment 'locl'; did you mean 'local'\\?"),
-        ("qqq", {}, "no environment 'qqq'; there are local, ipython"),
-        ("local", {"isolaton": "process"}, "no setting 'isolaton'; did you mean 'isolation'\\?"),
+        ("qqq", {}, "no environment 'qqq'; there are local"),
+        ("local", {"isolaton": "process"}, "takes no 'isolaton'; did you mean 'isolation'\\?"),
         ("local", {"isolation": "jail"}, "no isolation 'jail'"),
-        ("local", {"isolation": "none"}, "comes with a later version"),
     ],
 )
 def test_what_does_not_exist_names_the_nearest(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_environment(name, **settings)
+
+
+async def test_a_place_of_ones_own_is_reached_by_its_name() -> None:
+    opened: list[SessionSpec] = []
+
+    class Elsewhere(LocalEnvironment):
+        def __init__(self, *, where: str) -> None:
+            super().__init__(isolation="process")
+            self.where = where
+
+        async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
+            opened.append(spec)
+            return await super().open(spec, on_query)
+
+    register_environment("elsewhere", Elsewhere)
+    assert "elsewhere" in names()
+    client = ScriptedClient(lambda _: "```repl\nanswer.update(content=context, ready=True)\n```")
+    async with RLM(client=client, environment="elsewhere", environment_kwargs={"where": "there"}) as rlm:
+        assert (await rlm.acompletion("hello", "What?")).response == "hello"
+    assert len(opened) == 1
+    with pytest.raises(ConfigError, match="did you mean 'where'"):
+        make_environment("elsewhere", were="there")
+    with pytest.raises(ConfigError, match="already"):
+        register_environment("elsewhere", Elsewhere)
+    register_environment("elsewhere", Elsewhere, replace=True)
+    with pytest.raises(ConfigError, match="a str"):
+        register_environment("", Elsewhere)
+    with pytest.raises(ConfigError, match="function"):
+        register_environment("nowhere", "there")  # type: ignore[arg-type]
