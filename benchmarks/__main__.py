@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import repl, rollouts
+from benchmarks import program, repl, rollouts
 from benchmarks.measure import Row
 
 
@@ -37,7 +37,11 @@ def _peer() -> dict[str, float]:
 
 
 def main() -> None:
-    parts: list[Callable[[], Coroutine[None, None, list[Row]]]] = [repl.measure, rollouts.measure]
+    parts: list[Callable[[], Coroutine[None, None, list[Row]]]] = [
+        repl.measure,
+        rollouts.measure,
+        program.measure,
+    ]
     rows = [row for part in parts for row in asyncio.run(part())]
     peer = _peer()
     table = Table(title=f"Medians on {os.cpu_count()} cores, Python {sys.version.split()[0]}")

@@ -10,12 +10,19 @@ from rlm.testing import ChatRequest
 ONE_TURN = "one turn"
 FIVE_TURNS = "five turns"
 BATCH = "1000 sub-calls"
+SEQUENCE = "sub-calls one by one"
+CALLS = 200
+"""Of a sequence."""
 
 _FINISH = '```repl\nanswer["content"] = "done"\nanswer["ready"] = True\n```'
 _STEP = "```repl\nx = len(context)\n```"
 _ASK = (
     "```repl\nr = llm_query_batched(['p'] * 1000)\nassert len(r) == 1000 and all(len(s) == 2 for s in r), r[:3]\n"
     'answer["content"] = "done"\nanswer["ready"] = True\n```'
+)
+_ONE_BY_ONE = (
+    f"```repl\nimport time\nstarted = time.perf_counter()\nfor i in range({CALLS}): llm_query('p')\n"
+    f'answer["content"] = (time.perf_counter() - started) * 1e3 / {CALLS}\nanswer["ready"] = True\n```'
 )
 
 
@@ -58,6 +65,8 @@ def policy(request: ChatRequest) -> str:
         return _FINISH if request.turn >= 4 else _STEP
     if BATCH in chat:
         return _ASK
+    if SEQUENCE in chat:
+        return _ONE_BY_ONE
     if ONE_TURN in chat:
         return _FINISH
     return "ok"

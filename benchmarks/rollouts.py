@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from benchmarks.floor import Floor
 from benchmarks.measure import Row, Samples, repeat
-from benchmarks.policy import BATCH, FIVE_TURNS, ONE_TURN, policy
+from benchmarks.policy import BATCH, CALLS, FIVE_TURNS, ONE_TURN, SEQUENCE, policy
 from rlm import RLM
 from rlm.clients.base import ModelReply
-from rlm.testing import ChatRequest
+from rlm.errors import TimeoutExceededError
+from rlm.testing import ChatRequest, ScriptedClient
 from rlm.types import Message, SamplingArgs, Usage
 
-_ROLLOUTS = 64
 _LATENCY = 0.05
 
 
@@ -25,9 +27,11 @@ async def measure() -> list[Row]:
     with Floor() as floor:
         rows = [
             await _one_turn(floor),
+            await _sequence(floor),
             *[await _batch(floor, seconds) for seconds in (0.0, _LATENCY)],
-            await _many(floor),
+            *[await _many(floor, rollouts) for rollouts in (64, 512)],
         ]
+    rows += [await _stop("a cell"), await _stop("a model call"), await _stop("sub-calls two levels below")]
     with http_servers() as urls:
         return [*rows, *await _over_http(urls)]
 
@@ -75,7 +79,7 @@ class _Client:
 
 
 def _engine(latency: float) -> RLM:
-    return RLM(client=_Client(latency), max_concurrent_subcalls=1000)
+    return RLM(client=_Client(latency), max_concurrent_queries=1000)
 
 
 async def _complete(rlm: RLM, question: str) -> None:
@@ -129,13 +133,54 @@ async def _batch(floor: Floor, latency: float) -> Row:
     return Row(name, "ms", ours.median, least.median)
 
 
-async def _many(floor: Floor) -> Row:
+async def _sequence(floor: Floor) -> Row:
+    """Of a sub-call after the other, one."""
+    rlm = _engine(0.0)
+    ours, least = Samples(), Samples()
+
+    async def engine() -> None:
+        completion = await rlm.acompletion("x" * 1000, SEQUENCE)
+        ours.values.append(float(completion.response))
+
+    async def bare() -> None:
+        repl = await floor.open(_echo)
+        started = time.perf_counter()
+        await repl.execute(f"for i in range({CALLS}): ask(['p'])")
+        least.values.append((time.perf_counter() - started) * 1e3 / CALLS)
+        await repl.close()
+
+    await repeat(10, engine, bare)
+    return Row("one sequential sub-call, model of 0 ms", "ms", ours.median, least.median)
+
+
+async def _stop(what: str) -> Row:
+    """From the moment of a limit to the end of the run, with all of its processes."""
+    limit = 0.5
+    code = "while True: pass" if what == "a cell" else "rlm_query('x')"
+
+    async def model(request: ChatRequest) -> str:
+        is_plain = request.messages[0]["role"] != "system"
+        if what == "a model call" or is_plain:
+            await asyncio.sleep(60)
+        return f"```repl\n{code}\n```"
+
+    samples = Samples()
+    async with RLM(client=ScriptedClient(model), max_timeout=limit, max_depth=3) as rlm:
+        for _ in range(10):
+            started = time.perf_counter()
+            with contextlib.suppress(TimeoutExceededError):
+                await rlm.acompletion("the input", "Do it.")
+            samples.values.append((time.perf_counter() - started - limit) * 1e3)
+    return Row(f"from a time limit to the end of the run, {what}", "ms", samples.median)
+
+
+async def _many(floor: Floor, rollouts: int) -> Row:
     rlm = _engine(_LATENCY)
     ours, least = Samples(), Samples()
 
     async def engine() -> None:
         with ours.time():
-            await asyncio.gather(*(_complete(rlm, FIVE_TURNS) for _ in range(_ROLLOUTS)))
+            await asyncio.gather(*(_complete(rlm, FIVE_TURNS) for _ in range(rollouts)))
 
     async def one() -> None:
         repl = await floor.open(_echo)
@@ -146,10 +191,10 @@ async def _many(floor: Floor) -> Row:
 
     async def bare() -> None:
         with least.time():
-            await asyncio.gather(*(one() for _ in range(_ROLLOUTS)))
+            await asyncio.gather(*(one() for _ in range(rollouts)))
 
     await repeat(5, engine, bare)
-    return Row(f"{_ROLLOUTS} rollouts x 5 turns x 50 ms", "ms", ours.median, least.median)
+    return Row(f"{rollouts} rollouts x 5 turns x 50 ms", "ms", ours.median, least.median)
 
 
 async def _over_http(urls: tuple[str, str]) -> list[Row]:
@@ -158,15 +203,47 @@ async def _over_http(urls: tuple[str, str]) -> list[Row]:
         rlm = RLM(
             backend="vllm",
             backend_kwargs={"model_name": "scripted", "base_url": url},
-            max_concurrent_subcalls=1000,
+            max_concurrent_queries=1000,
         )
         for name, question, times in (
             (f"one-turn rollout, HTTP server of {latency} ms", ONE_TURN, 20),
             (f"rollout with 1000 batched sub-calls, HTTP server of {latency} ms", BATCH, 5),
         ):
-            samples = Samples()
-            for _ in range(times):
+            samples, raw = Samples(), Samples()
+
+            async def engine(question: str = question, samples: Samples = samples, rlm: RLM = rlm) -> None:
                 with samples.time():
                     await _complete(rlm, question)
-            rows.append(Row(name, "ms", samples.median))
+
+            async def bare(raw: Samples = raw, url: str = url) -> None:
+                with raw.time():
+                    await raw_calls(url, 1000, 100)
+
+            if question == BATCH:
+                await repeat(times, engine, bare)
+            else:
+                await repeat(times, engine)
+            rows.append(Row(name, "ms", samples.median, raw.median if raw.values else None))
     return rows
+
+
+async def raw_calls(url: str, calls: int, connections: int) -> None:
+    """So many requests over so many connections, with nothing but asyncio's streams: no pool, no JSON, no retry."""
+    host, port = url.removeprefix("http://").partition("/")[0].split(":")
+    body = b'{"model":"scripted","messages":[{"role":"user","content":"p"}]}'
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    left = iter(range(calls))
+
+    async def connection() -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for _ in left:
+            writer.write(request)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            found = re.search(rb"(?i)content-length: (\d+)", answer)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+            assert found is not None
+            await reader.readexactly(int(found[1]))
+        writer.close()
+
+    await asyncio.gather(*(connection() for _ in range(connections)))

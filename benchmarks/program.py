@@ -1,0 +1,52 @@
+"""What a program pays once: the import, and the log of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+
+from benchmarks.measure import Row, Samples, repeat
+from rlm import RLM, RLMLogger
+from rlm.testing import ScriptedClient
+
+_TURNS = 6
+
+
+async def measure() -> list[Row]:
+    """Import and log."""
+    return [await _import(), await _log()]
+
+
+async def _import() -> Row:
+    ours, least = Samples(), Samples()
+
+    async def package() -> None:
+        await asyncio.to_thread(_run, ours, "from rlm import RLM")
+
+    async def nothing() -> None:
+        await asyncio.to_thread(_run, least, "pass")
+
+    await repeat(10, package, nothing)
+    return Row("python -c 'from rlm import RLM'", "ms", ours.median, least.median)
+
+
+def _run(samples: Samples, code: str) -> None:
+    with samples.time():
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def _log() -> Row:
+    turns = [
+        *["```repl\nprint(context[:1000])\n```"] * (_TURNS - 1),
+        "```repl\nanswer.update(content=1, ready=1)\n```",
+    ]
+    client = ScriptedClient(lambda request: turns[request.turn])
+    with tempfile.TemporaryDirectory() as folder:
+        logger = RLMLogger(folder)
+        async with RLM(client=client, logger=logger) as rlm:
+            await rlm.acompletion("x" * 1_000_000, "What?")
+        assert logger.path is not None
+        size = len(await asyncio.to_thread(logger.path.read_bytes))
+    return Row(f"log of a context of 1 MB and {_TURNS} turns", "kB", size / 1e3)
