@@ -77,7 +77,7 @@ class Counting(ScriptedClient):
         await asyncio.sleep(0)
         messages = request.messages
         if messages[0]["role"] != "system":
-            return "word " * (len(request.text) % 97)
+            return "ab " * (len(request.text) % 97)
         if request.turn:
             return "```repl\nanswer.update(content='done', ready=True)\n```"
         return "```repl\n" + _CODE + "\n```"
@@ -87,7 +87,7 @@ _CODE = """
 import json
 node = json.loads(context)
 for batch in node["batches"]:
-    llm_query_batched(["word " * words for words in batch])
+    llm_query_batched(["ab " * words for words in batch])
 rlm_query_batched([json.dumps(child) for child in node["children"]])
 """
 
@@ -145,7 +145,8 @@ def test_no_tree_spends_more_tokens_than_its_limit_and_what_is_in_flight(tree: N
 def test_no_tree_whose_calls_are_capped_spends_more_tokens_than_its_limit(
     tree: Node, limit: int, cap: int
 ) -> None:
-    """The scripted model counts fewer tokens than are claimed for a prompt, so that nothing is overshot at all."""
+    """The scripted model counts fewer tokens than are claimed for a prompt (a token is four characters to it, and "ab " one
+    token to a claim), so that nothing is overshot at all."""
     server = Server(limit)
     options = {"sampling_args": {"max_tokens": 300}, "sub_sampling_args": {"max_tokens": cap}}
     ended = asyncio.run(play(tree, server, max_tokens=limit, **options))
