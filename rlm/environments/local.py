@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from rlm.context import Context
 from rlm.environments.base import QueryHandler, SessionSpec
@@ -24,6 +24,10 @@ from rlm.environments.isolation import (
 from rlm.environments.remote import Links
 from rlm.environments.session import Session
 from rlm.errors import ConfigError, REPLError
+
+if TYPE_CHECKING:
+    from rlm.environments.inline import Inline
+    from rlm.environments.warm import WarmParent
 
 _QUICK = 1 << 20
 """Bytes that are encoded on the event loop rather than in a thread."""
@@ -43,6 +47,8 @@ class LocalEnvironment:
             "sandbox!": the same, and an error where that fails.
             "process": a process tree of its own with limits on memory, processor time, file size and open files, and
             without the host's environment variables. The code can use files, sockets and other processes as the user can.
+            "none": a thread of this process. For debugging, and for code that is to have live objects of yours; it can do
+            all that you can, and there are no limits but those on time, as far as a thread can be stopped.
         readable: in a sandbox, more directories and files that the code can read, at the same paths.
         hidden: in a sandbox, installed packages that the code cannot import or read, by their names or as they are imported.
             `verifiers`, `rlm-train` and what requires them are hidden anyway.
@@ -67,15 +73,13 @@ class LocalEnvironment:
         if isolation not in get_args(Isolation):
             known = ", ".join(repr(name) for name in get_args(Isolation))
             raise ConfigError(f"there is no isolation {isolation!r}; there are {known}")
-        if isolation == "none":
-            raise ConfigError('isolation="none" comes with a later version; use "process"')
         if sys.platform == "win32":
             raise ConfigError('local REPLs need Linux or macOS; use environment="docker"')
         self.isolation: Isolation = isolation
         """As given; "process" once there turned out to be no sandbox."""
         sandbox = SandboxSettings.of(readable, hidden, scratch_bytes, processes)
         self._sandbox: SandboxSettings | None = sandbox
-        if isolation == "process":
+        if isolation in ("process", "none"):
             if sandbox != SandboxSettings():
                 raise ConfigError(
                     'readable, hidden, scratch_bytes and processes are settings of a sandbox: use isolation="sandbox"'
@@ -85,7 +89,15 @@ class LocalEnvironment:
             raise ConfigError(f"there can be no sandbox here: {probe().reason}")
 
     async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
-        """See `Environment.open`."""
+        """See `Environment.open`.
+
+        Raises:
+            ConfigError: the specification does not fit; with isolation="none" it has limits of resources.
+        """
+        if spec.limits and self.isolation == "none":
+            raise ConfigError(
+                f'isolation="none" has no limits of resources, and these are given: {dict(spec.limits)}'
+            )
         return await Session.open(self, spec, on_query)
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
@@ -110,10 +122,19 @@ class LocalEnvironment:
             raise
         return Links(*links)
 
-    async def _start(self, fds: Sequence[int], max_output: int) -> None:
-        from rlm.environments.warm import NoSandboxError, warm_parent
+    def _parent(self) -> WarmParent | Inline:
+        if self.isolation == "none":
+            from rlm.environments.inline import Inline
 
-        parent = warm_parent(self._sandbox)
+            return Inline()
+        from rlm.environments.warm import warm_parent
+
+        return warm_parent(self._sandbox)
+
+    async def _start(self, fds: Sequence[int], max_output: int) -> None:
+        from rlm.environments.warm import NoSandboxError
+
+        parent = self._parent()
         try:
             if parent.running:
                 parent.start(fds, max_output)
@@ -138,9 +159,7 @@ class LocalEnvironment:
 
     def kill(self) -> None:
         """See `remote.Place.kill`."""
-        from rlm.environments.warm import warm_parent
-
-        warm_parent(self._sandbox).kill()
+        self._parent().kill()
 
 
 async def _file(context: Context) -> int:

@@ -114,11 +114,14 @@ class Worker:
             "ToolError": ToolError,
             **make_tools(self._channel.call, tools),
         }
-        main = types.ModuleType("__main__")
-        sys.modules["__main__"] = main
-        self._names: dict[str, Any] = main.__dict__
+        self._names = self._make_names()
         self._names["__builtins__"] = builtins
         self._names["answer"] = self._answer.value
+
+    def _make_names(self) -> dict[str, Any]:
+        main = types.ModuleType("__main__")
+        sys.modules["__main__"] = main
+        return main.__dict__
 
     def _take(self, contexts: list[dict[str, Any]], files: list[int]) -> str | None:
         """Takes contexts and other values into the namespace, all or none.
@@ -215,7 +218,7 @@ class Worker:
         self._restore()
         result["answer"] = self._answer.report
         result["locals"] = self._locals()
-        result["printed"] = STREAMS.take()
+        result["printed"] = self._printed()
         return result
 
     def _guard(self, action: Callable[[], None]) -> bool:
@@ -258,6 +261,10 @@ class Worker:
         if libc is not None:
             libc.fflush(None)
 
+    def _printed(self) -> list[str | None]:
+        """What was printed in the cell, as `Ending` has it."""
+        return STREAMS.take()
+
     def _flush(self) -> None:
         STREAMS.spill()
         if libc is not None:
@@ -269,7 +276,7 @@ class Worker:
         try:
             value = self._execute(name, code)
             if value is not None:
-                builtins._ = value  # type: ignore[attr-defined]
+                self._keep(value)
                 result["value"] = bounded(repr(value)) + "\n"
         except SystemExit as stop:
             reason = stop.code
@@ -284,6 +291,10 @@ class Worker:
             result["error"] = type(error).__name__
             result["error"] = one_line_error(error)
             result["traceback"] = bounded(trace(error))
+
+    def _keep(self, value: Any) -> None:
+        """Keeps the value of a last expression as `_`."""
+        builtins._ = value  # type: ignore[attr-defined]
 
     def _execute(self, name: str, code: str) -> Any:
         """Runs a cell; returns the value of its last expression."""

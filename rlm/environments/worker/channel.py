@@ -18,7 +18,7 @@ from .wire import MAX_FRAME, NUMBER, Frames, decode, encode, pack, write_all
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
 _READ = 1 << 16
 
@@ -85,7 +85,11 @@ class Channel:
             with self._sending:
                 write_all(self._fd, data)
         except OSError:
-            os._exit(71)  # the code closed our descriptor, or the host is gone
+            self._lost()
+
+    def _lost(self) -> NoReturn:
+        """The code closed our descriptor, or the host is gone."""
+        os._exit(71)
 
     def next(self) -> dict[str, Any]:
         """Waits for what is to be done next: the namespace, then cells. From the main thread, guarded."""
@@ -226,7 +230,7 @@ class Channel:
         except OSError:
             data = b""
         if not data:
-            os._exit(71)  # the code closed our descriptor, or the host is gone
+            self._lost()
         self._frames.feed(data)
         while True:
             frame = self._frames.next()

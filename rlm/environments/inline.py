@@ -1,0 +1,254 @@
+"""REPLs in this very process: `isolation="none"`. Cells run in a thread, which has a session like any other; in place of a
+supervisor's process a second thread stops it, as far as a thread can be stopped."""
+
+from __future__ import annotations
+
+import builtins
+import ctypes
+import io
+import os
+import select
+import socket
+import sys
+import threading
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TextIO
+
+from rlm.environments.worker.cells import Worker
+from rlm.environments.worker.channel import Channel
+from rlm.environments.worker.output import Output
+from rlm.environments.worker.setup import seed_random
+from rlm.environments.worker.wire import Frames, decode, encode, pack
+
+_KILLED = "it could not be stopped, and goes on in its thread"
+
+
+class _Left(BaseException):
+    """Nobody is at the other end any more."""
+
+
+class _Channel(Channel):
+    def _lost(self) -> NoReturn:
+        raise _Left
+
+
+class _Tap(io.TextIOBase):
+    """Stands in for a stream of `sys`: what the threads of cells print goes to their cells, all else where it went."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.beneath: TextIO = getattr(sys, name)
+        self.outputs: dict[int, Output] = {}
+        """By thread."""
+
+    def write(self, text: str) -> int:
+        output = self.outputs.get(threading.get_ident())
+        if output is None:
+            return self.beneath.write(text)
+        output.add(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if threading.get_ident() not in self.outputs:
+            self.beneath.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.beneath, name)
+
+
+_lock = threading.Lock()
+
+
+def _tap(name: str, output: Output) -> None:
+    """Has what this thread prints to a stream of `sys` go to an output."""
+    with _lock:
+        tap = getattr(sys, name)
+        if not isinstance(tap, _Tap):
+            tap = _Tap(name)
+            setattr(sys, name, tap)
+        tap.outputs[threading.get_ident()] = output
+
+
+def _untap(name: str) -> None:
+    """Has it go where it went."""
+    with _lock:
+        tap = getattr(sys, name)
+        if isinstance(tap, _Tap):
+            tap.outputs.pop(threading.get_ident(), None)
+            if not tap.outputs:
+                setattr(sys, name, tap.beneath)
+
+
+class _Guest(Worker):
+    """A worker that is a thread of somebody else's process, which it leaves as it is.
+
+    Args:
+        max_output: characters that are kept of what a cell prints.
+    """
+
+    def __init__(self, max_output: int) -> None:
+        self._pid = os.getpid()
+        self._armed = False
+        self._strikes = 0
+        self._flags = 0
+        self._memory = 0
+        self._arms = threading.Lock()
+        self.outputs = [Output(max_output), Output(max_output)]
+
+    def serve(self, link: int, files: list[int]) -> None:
+        """Serves cells in this thread until nobody wants any more.
+
+        Args:
+            link: a descriptor of the stream to the host.
+            files: those of files with the encoded contexts.
+        """
+        self._thread = threading.get_ident()
+        self._channel = _Channel(link)
+        try:
+            spec = self.receive()
+            self.begin(spec["history"], spec["answer"], spec["tools"])
+            self._names["__builtins__"] = self._builtins = dict(vars(builtins))
+            error = self._take(spec["contexts"], files)
+            if error is not None:
+                self._channel.send(b"F", {"error": error})
+                return
+            if spec["seed"] is not None:
+                seed_random(spec["seed"])
+            self._channel.send(b"U", {"python": sys.version.split()[0]})
+            while True:
+                self.step()
+        except _Left:
+            pass
+        finally:
+            for fd in (link, *files):
+                os.close(fd)
+
+    def interrupt(self) -> None:
+        """Interrupts the cell that runs, as soon as it runs Python code again. From another thread."""
+        with self._arms:
+            first, self._strikes = self._strikes == 0, self._strikes + 1
+            if not self._armed or self._channel.waiting or (first and self._channel.told):
+                return  # who waits for a reply hears from the host
+            if self._channel.guarded:
+                self._channel.deferred = True
+                return
+            self._raise(KeyboardInterrupt)
+
+    def _raise(self, error: type[BaseException] | None) -> None:
+        """Has an exception come up in the guest's thread, or none after all."""
+        what = ctypes.py_object(error) if error is not None else None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), what)
+
+    def _guard(self, action: Callable[[], None]) -> bool:
+        try:
+            try:
+                self._channel.deferred = False
+                self._channel.guarded = False
+                self._armed = True
+                action()
+            finally:
+                self._disarm()
+        except KeyboardInterrupt:
+            self._disarm()
+            return False
+        return True
+
+    def _disarm(self) -> None:
+        """From here on nothing comes up, not even what was on its way."""
+        with self._arms:
+            self._armed = False
+            self._channel.guarded = True
+            self._raise(None)
+
+    def _make_names(self) -> dict[str, Any]:
+        return types.ModuleType("__main__").__dict__
+
+    def _prepare(self) -> None:
+        self._strikes = 0
+        self._channel.told = False
+        self._names.update(self._values)
+        for name, output in zip(("stdout", "stderr"), self.outputs, strict=True):
+            _tap(name, output)
+
+    def _restore(self) -> None:
+        for name in ("stdout", "stderr"):
+            _untap(name)
+
+    def _printed(self) -> list[str | None]:
+        return [output.take() for output in self.outputs]
+
+    def _keep(self, value: Any) -> None:
+        self._builtins["_"] = value
+
+
+class _Warden:
+    """Does for a guest what a supervisor does for a worker.
+
+    Args:
+        control: the stream from and to the host.
+        work: the guest's.
+    """
+
+    def __init__(self, guest: _Guest, control: socket.socket, work: socket.socket) -> None:
+        self._guest, self._control, self._work = guest, control, work
+        self._frames = Frames()
+        self._grace = 0.0
+        self._strikes = 0
+
+    def serve(self) -> None:
+        """Obeys the host until it wants no more."""
+        try:
+            while True:
+                ready = select.select([self._control], [], [], self._grace / 2 if self._strikes else None)[0]
+                if not ready:
+                    self._step()
+                    continue
+                self._frames.feed(self._control.recv(1 << 16) or b"Z\0\0\0\0")
+                while (frame := self._frames.next()) is not None:
+                    self._obey(*frame)
+        except (_Left, OSError):
+            pass
+        finally:
+            self._guest.interrupt()
+            with self._control, self._work:
+                self._work.shutdown(socket.SHUT_RDWR)  # which ends the guest, and the host hears of
+
+    def _obey(self, kind: bytes, payload: bytes) -> None:
+        if kind == b"Z":
+            raise _Left
+        if kind == b"T":
+            self._strikes = 0
+            self._say(b"P", {"printed": ["", ""]})
+        else:
+            self._grace = decode(payload)["grace"]
+            self._step()
+
+    def _step(self) -> None:
+        if self._strikes < 2:
+            self._strikes += 1
+            self._guest.interrupt()
+            return
+        printed = [output.take() for output in self._guest.outputs]
+        self._say(b"E", {"status": "killed", "manner": _KILLED, "printed": printed})
+        raise _Left
+
+    def _say(self, kind: bytes, message: object) -> None:
+        self._control.sendall(pack(kind, encode(message)))
+
+
+class Inline:
+    """Starts REPLs as threads, where a warm parent would as processes."""
+
+    running = True
+
+    def start(self, fds: Sequence[int], max_output: int) -> None:
+        """See `WarmParent.start`."""
+        control, work, *files = map(os.dup, fds)
+        guest = _Guest(max_output)
+        warden = _Warden(guest, socket.socket(fileno=control), socket.socket(fileno=os.dup(work)))
+        threading.Thread(target=guest.serve, args=(work, files), name="rlm-repl", daemon=True).start()
+        threading.Thread(target=warden.serve, name="rlm-warden", daemon=True).start()
+
+    def kill(self) -> None:
+        """Does nothing: threads end by themselves."""

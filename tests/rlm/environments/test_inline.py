@@ -1,0 +1,211 @@
+"""Cells in the host's own process: `isolation="none"`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlm.context import Context
+from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environment
+from rlm.environments.isolation import Isolation
+from rlm.errors import ConfigError, REPLError
+
+from .conftest import echo
+
+OpenREPL = Callable[..., Awaitable[REPL]]
+
+
+@pytest.fixture
+def isolation() -> Isolation:
+    return "none"
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """Threads end with their REPLs, and the streams are as they were."""
+    before = sys.stdout, sys.stderr, sys.modules["__main__"], Path.cwd()
+    yield
+    for thread in threading.enumerate():
+        if thread.name in ("rlm-repl", "rlm-warden"):
+            await asyncio.to_thread(thread.join, 20)
+            assert not thread.is_alive()
+    assert (sys.stdout, sys.stderr, sys.modules["__main__"], Path.cwd()) == before
+
+
+class Held:
+    """What only this process has."""
+
+    values: list[object] = []  # noqa: RUF012
+
+
+async def test_it_is_this_process(open_repl: OpenREPL) -> None:
+    Held.values.clear()
+    repl = await open_repl(["the", "context"])
+    result = await repl.execute(
+        f"import os, sys\nheld = sys.modules[{__name__!r}].Held\nheld.values.append(context)\nprint(os.getpid())"
+    )
+    assert result.stdout == f"{os.getpid()}\n", result
+    assert Held.values == [["the", "context"]]
+    assert result.locals.keys() == {"os", "sys", "held"}
+
+
+async def test_it_is_the_same_repl(open_repl: OpenREPL) -> None:
+    repl = await open_repl("first", "second", history=[[{"role": "user", "content": "x"}]], seed=1)
+    cells = {
+        "context, context_0, history[0][0]['content']": "('second', 'first', 'x')\n",
+        "x = 1\ndef f():\n    return x + 1": "",
+        "f()": "2\n",
+        "_ + 1": "3\n",
+        "import asyncio\nawait asyncio.sleep(0)\nprint('awaited')": "awaited\n",
+        "llm_query_batched(['a', 'fail'])": "['llm:a', 'Error: it failed']\n",
+        "rlm_query('b')": "'rlm:b'\n",
+        "answer['content'] = 3; answer['ready'] = True": "",
+        "print(SHOW_VARS())": "x: int\nf: function\nasyncio: module\n",
+    }
+    for code, expected in cells.items():
+        result = await repl.execute(code)
+        assert result.status == "ok", result
+        if "SHOW" in code:
+            assert "f: " in result.stdout
+        else:
+            assert result.stdout == expected
+    assert (result.answer.content, result.answer.ready) == ("3", True)
+    failed = await repl.execute("y = 5\nf.missing")
+    assert (failed.status, failed.error) == (
+        "error",
+        "AttributeError: 'function' object has no attribute 'missing'",
+    )
+    assert 'File "<cell ' in failed.stderr
+    assert "f.missing" in failed.stderr
+    assert (await repl.execute("y")).stdout == "5\n"
+    assert (await repl.execute("import sys; sys.exit(3)")).status == "exit"
+    await repl.extend([Context("third")])
+    assert (await repl.execute("context, context_2")).stdout == "('third', 'third')\n"
+
+
+async def test_tools_are_called(open_repl: OpenREPL) -> None:
+    called: list[int] = []
+
+    def double(number: int) -> int:
+        called.append(number)
+        return 2 * number
+
+    repl = await open_repl(tools={"double": double, "unit": "km"})
+    assert (await repl.execute("double(21), unit")).stdout == "(42, 'km')\n"
+    assert called == [21]
+
+
+async def test_output_is_bounded_and_does_not_mix(
+    open_repl: OpenREPL, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repls = [await open_repl(max_output_chars=1000) for _ in range(4)]
+
+    async def talk(number: int) -> str:
+        loop = f"for _ in range(20):\n    print({number}, end=''); time.sleep(0)\n"
+        code = f"import sys, time\n{loop}print({number}, file=sys.stderr)"
+        result = await repls[number].execute(code)
+        return result.stdout + result.stderr
+
+    assert await asyncio.gather(*map(talk, range(4))) == [f"{n}" * 20 + f"{n}\n" for n in range(4)]
+    flood = await repls[0].execute("for n in range(10_000): print('x' * 100)")
+    assert len(flood.stdout) < 1200
+    print("mine")
+    assert capsys.readouterr().out == "mine\n"
+
+
+async def test_an_interrupt_keeps_the_namespace(open_repl: OpenREPL) -> None:
+    repl = await open_repl(interrupt_grace=10.0)
+    for code in (
+        "while True: pass",
+        "import time\ntry:\n    while True: time.sleep(0.001)\nfinally: after = 1",
+        "while True: llm_query('x')",
+    ):
+        result = await repl.execute("kept = 1\n" + code, timeout=0.1)
+        assert (result.status, result.error) == (
+            "interrupted",
+            "interrupted after 0.1 s, the time limit of a cell",
+        )
+        assert (await repl.execute("kept, llm_query('y')")).stdout == "(1, 'llm:y')\n"
+    assert (await repl.execute("after")).stdout == "1\n"
+
+
+async def test_a_query_is_cancelled(open_repl: OpenREPL) -> None:
+    asked, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def never(query: Query) -> list[QueryReply]:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    repl = await open_repl(on_query=never, interrupt_grace=10.0)
+    cell = asyncio.create_task(repl.execute("llm_query('x')"))
+    await asked.wait()
+    repl.interrupt("enough")
+    result = await cell
+    assert result.status == "interrupted"
+    assert "enough" in str(result.error)
+    assert cancelled.is_set()
+    assert (await repl.execute("1")).stdout == "1\n"
+
+
+async def test_a_cell_that_does_not_yield_is_left_behind(open_repl: OpenREPL) -> None:
+    Held.values[:] = [threading.Event()]
+    wait = f"import sys\nprint('before')\nsys.modules[{__name__!r}].Held.values[0].wait()\nprint('after')"
+    repl = await open_repl("the context", interrupt_grace=0.1)
+    await repl.execute("gone = 1; answer['content'] = 'kept'")
+    result = await repl.execute(wait, timeout=0.1)
+    assert result.status == "killed"
+    assert result.stdout == "before\n"
+    assert result.answer.content == "kept"
+    assert (await repl.execute("'gone' in globals(), context, answer['content']")).stdout == (
+        "(False, 'the context', 'kept')\n"
+    )
+    event = Held.values[0]
+    assert isinstance(event, threading.Event)
+    event.set()
+
+
+async def test_close_while_a_cell_runs(open_repl: OpenREPL) -> None:
+    asked = asyncio.Event()
+
+    async def answer(query: Query) -> list[QueryReply]:
+        asked.set()
+        return [QueryReply("go")]
+
+    repl = await open_repl(on_query=answer)
+    cell = asyncio.create_task(repl.execute("llm_query('x')\nwhile True: pass"))
+    await asked.wait()
+    await repl.close()
+    assert (await cell).status == "killed"
+    with pytest.raises(REPLError, match="closed"):
+        await repl.execute("1")
+
+
+async def test_limits_of_resources_are_refused() -> None:
+    environment = make_environment("local", isolation="none")
+    with pytest.raises(ConfigError, match="has no limits of resources"):
+        await environment.open(SessionSpec(limits={"memory_bytes": 1 << 30}), echo)
+
+
+async def test_nothing_of_the_host_is_bent(open_repl: OpenREPL) -> None:
+    repl = await open_repl()
+    before = os.stat(0), os.stat(1), os.stat(2), sys.getrecursionlimit(), psutil.Process().num_fds()
+    assert (await repl.execute("1 / 0")).status == "error"
+    assert (await repl.execute("5")).stdout == "5\n"
+    import builtins
+
+    assert not hasattr(builtins, "_")
+    await repl.close()
+    after = os.stat(0), os.stat(1), os.stat(2), sys.getrecursionlimit(), psutil.Process().num_fds()
+    assert after[:4] == before[:4]
+    assert after[4] <= before[4]
