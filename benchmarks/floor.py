@@ -2,7 +2,8 @@
 
 A warm parent forks a child for each REPL; the child is handed one end of a socket pair, and runs what comes over it with
 `exec`. No supervisor, no captured output, no limits, no namespace that survives an error: what is left is the fork, the
-pipe and the copy.
+pipe and the copy. The sandboxed floor puts the child into namespaces of users, mounts, processes, the network and IPC, with
+a /proc and a scratch directory of its own, and has nothing else of a sandbox.
 """
 
 from __future__ import annotations
@@ -48,6 +49,32 @@ def ask(prompts):
     write({"ask": prompts})
     return read()
 
+USERS, MOUNTS, IPC, NETWORK, PROCESSES = 0x10000000, 0x20000, 0x08000000, 0x40000000, 0x20000000
+sandboxed = sys.argv[2] == "sandboxed"
+
+def check(result):
+    if result:
+        sys.exit("the kernel refuses")
+
+if sandboxed:
+    import ctypes
+    libc = ctypes.CDLL(None)
+    uid, gid = os.getuid(), os.getgid()
+    check(libc.unshare(USERS | MOUNTS | IPC | NETWORK))
+    for name, text in ("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1"):
+        with open("/proc/self/" + name, "w") as file:
+            file.write(text)
+    check(libc.mount(None, b"/", None, ctypes.c_ulong(0x44000), None))
+    check(libc.prctl(36, ctypes.c_ulong(1), 0, 0, 0))  # its grandchildren become its children
+
+def enter():
+    # into namespaces of its own, as the first process of one
+    check(libc.unshare(MOUNTS | PROCESSES))
+    if os.fork():
+        os._exit(0)
+    check(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", ctypes.c_ulong(6), b"size=1g"))
+    check(libc.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(14), None))
+
 while True:
     data, fds, _, _ = socket.recv_fds(control, 1, 2)
     if not data:
@@ -57,6 +84,8 @@ while True:
             os.close(fd)
         continue
     control.close()
+    if sandboxed:
+        enter()
     channel = socket.socket(fileno=fds[0])
     names = {"ask": ask}
     if len(fds) > 1:
@@ -98,12 +127,25 @@ class FloorREPL:
 
 
 class Floor:
-    """The warm parent."""
+    """The warm parent.
 
-    def __init__(self) -> None:
+    Args:
+        sandboxed: whether its children live in namespaces of their own.
+    """
+
+    def __init__(self, *, sandboxed: bool = False) -> None:
         self._control, theirs = socket.socketpair()
         self._parent = subprocess.Popen(
-            [sys.executable, "-S", "-E", "-c", _PARENT, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            [
+                sys.executable,
+                "-S",
+                "-E",
+                "-c",
+                _PARENT,
+                str(theirs.fileno()),
+                "sandboxed" if sandboxed else "",
+            ],
+            pass_fds=[theirs.fileno()],
         )
         theirs.close()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.floor import Floor, memfd
 from benchmarks.measure import Row, Samples, private_megabytes, repeat
 from rlm.context import Context
 from rlm.environments import make_environment
 from rlm.environments.base import Query, QueryReply, SessionSpec
+from rlm.environments.isolation import Isolation
 
 _BATCH = 1000
 _CONTEXT_CHARS = 100_000_000
@@ -19,12 +21,16 @@ _REPLS = 32
 
 async def measure() -> list[Row]:
     """Start, cell, batch, big context and memory of REPLs."""
-    with Floor() as floor:
+    with Floor() as floor, Floor(sandboxed=True) as sandboxed:
         return [
-            *await _start_and_cell(floor),
+            *await _start_and_cell(sandboxed),
+            *[
+                replace(row, name=f"{row.name}, no sandbox")
+                for row in await _start_and_cell(floor, "process")
+            ],
             *[await _batch(floor, seconds) for seconds in (0.0, 0.05)],
             *await _big_context(floor),
-            await _memory(floor),
+            await _memory(sandboxed),
         ]
 
 
@@ -36,8 +42,8 @@ async def _no_queries(query: Query) -> Sequence[QueryReply]:
     return [QueryReply("", failed=True) for _ in query.prompts]
 
 
-async def _start_and_cell(floor: Floor) -> list[Row]:
-    place = make_environment("local")
+async def _start_and_cell(floor: Floor, isolation: Isolation = "sandbox") -> list[Row]:
+    place = make_environment("local", isolation=isolation)
     start, floor_start, cell, floor_cell = Samples(), Samples(), Samples(), Samples()
 
     async def ours() -> None:
