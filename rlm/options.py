@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.clients.prices import Price, Prices
 from rlm.environments.base import SessionSpec
 from rlm.errors import ConfigError
+from rlm.registry import nearest
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LEAST = {
     "max_depth": 0,
@@ -25,8 +31,40 @@ _LEAST = {
 }
 _MAY_BE_NONE = ("max_errors", "max_tokens", "max_subcalls")
 
+# Options of other things, which people look for here.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("model", "model_name", "api_key", "base_url"),
+        "; it goes into backend_kwargs={'model_name': ..., ...}",
+    ),
+    **dict.fromkeys(
+        ("isolation", "cell_timeout", "max_output_chars", "limits"), "; it goes into environment_kwargs={...}"
+    ),
+    "temperature": "; it goes into sampling_args={'temperature': ...}",
+    **dict.fromkeys(("response_format", "cancel"), "; it is an argument of completion()"),
+}
+
 _OF_THE_ENGINE = {"contexts", "history", "tools", "on_tool"}
 _SESSION_OPTIONS = {f.name for f in fields(SessionSpec)} - _OF_THE_ENGINE
+
+
+def names_nearest(function: Callable[P, T]) -> Callable[P, T]:
+    """Has a function say which of its options an unknown one may have been meant to be.
+
+    Raises, from the function:
+        ConfigError: it has no such option.
+    """
+    known = set(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in known:
+                hint = _ELSEWHERE.get(name) or nearest(name, sorted(known - {"self"}))
+                raise ConfigError(f"RLM has no option {name!r}{hint}")
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def check(given: Mapping[str, Any]) -> None:

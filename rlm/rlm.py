@@ -40,6 +40,7 @@ class RLM:
     the other.
     """
 
+    @options.names_nearest
     def __init__(
         self,
         backend: str = "openai",

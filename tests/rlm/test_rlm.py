@@ -604,6 +604,22 @@ def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], word: st
         RLM(client=ScriptedClient(Model([FINISH])), **options)
 
 
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ("max_iteration", "did you mean 'max_iterations'"),
+        ("custom_tool", "did you mean 'custom_tools'"),
+        ("model_name", "backend_kwargs"),
+        ("isolation", "environment_kwargs"),
+        ("response_format", "completion"),
+        ("xyzzy", "there are"),
+    ],
+)
+def test_an_option_that_there_is_not_names_what_may_be_meant(option: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        RLM(client=ScriptedClient(Model([])), **{option: 1})  # type: ignore[arg-type]
+
+
 def test_a_model_must_be_named() -> None:
     with pytest.raises(ConfigError, match="model_name"):
         RLM()
