@@ -84,6 +84,7 @@ class SandboxSettings:
             "hidden": hidden_paths(package_folders(), self.hidden),
             "scratch_bytes": self.scratch_bytes,
             "processes": self.processes,
+            "count": False,
         }
 
 
@@ -150,7 +151,8 @@ class Probe:
     features: dict[str, bool | int | str] = field(default_factory=dict)
     """What the kernel offers, by name. What a sandbox needs: "user namespaces", "mount namespaces", "process namespaces",
     "network namespaces", "IPC namespaces", "UTS namespaces", "seccomp" (each True or False). What it uses if it is there:
-    "Landlock" (its version; 0: none), "own /proc" (True or False), "process limit" ("kernel", or "none")."""
+    "Landlock" (its version; 0: none), "own /proc" (True or False), "process limit" ("kernel"; "count": the parent counts
+    processes some times a second and ends who has too many; or "none")."""
 
 
 @cache

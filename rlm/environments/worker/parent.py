@@ -4,7 +4,7 @@ stays small, because a fork costs what its parent holds, and hands it on.
 The supervisor gives it orders: one letter and the number of a REPL. With "F", fork, come descriptors: where the worker
 gets its streams from, its stdout and stderr, and the memory for what it prints. "I" interrupts a worker and its children,
 "K" kills it. It says "I" when it has interrupted, and when nothing of a REPL is left: "E" and the status of the worker,
-or "N" and why there was none.
+or "N" and why there was none. "M" says that it had more processes than it may have, and is being killed.
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
@@ -69,12 +69,14 @@ class Parent:
         poll.register(wake_read, select.POLLIN)
         try:
             while True:
-                for fd, _ in poll.poll():
+                for fd, _ in poll.poll(self._trees.patience):
                     if fd == wake_read:
                         os.read(wake_read, 4096)
                         self._reap()
                     elif not self._obey():
                         return
+                for pid in self._trees.look():
+                    self._report(b"M", self._numbers[pid], 0)
         finally:
             self._trees.end()
             if self._sandbox is None:

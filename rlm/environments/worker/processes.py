@@ -89,6 +89,33 @@ def children() -> list[int] | None:
     return found
 
 
+def threads_of_all() -> int:
+    """Threads of the whole machine."""
+    with open("/proc/loadavg") as file:
+        return int(file.read().split()[3].partition("/")[2])
+
+
+def count_threads(roots: Iterable[int]) -> dict[int, int]:
+    """Threads of processes and of all their descendants, except those of other `roots`, by the root's process id."""
+    threads: dict[int, int] = {}
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as stat:
+                    words = stat.read().rpartition(")")[2].split()
+            except OSError:
+                continue  # it ended while we looked
+            parents[int(name)], threads[int(name)] = int(words[1]), int(words[17])
+    counts = dict.fromkeys(roots, 0)
+    for pid, number in threads.items():
+        while pid and pid not in counts:
+            pid = parents.get(pid, 0)
+        if pid:
+            counts[pid] += number
+    return counts
+
+
 def kill(pid: int, signum: int) -> None:
     try:
         os.kill(pid, signum)

@@ -32,7 +32,8 @@ class Sandbox:
     """The sandbox of a warm parent.
 
     Args:
-        settings: "visible" and "hidden", as `View` has them; "scratch_bytes", "processes": what each worker may use.
+        settings: "visible" and "hidden", as `View` has them; "scratch_bytes", "processes": what each worker may use;
+            "count": whether to count processes, though the kernel could limit them.
 
     Raises:
         OSError: this machine cannot have one.
@@ -122,6 +123,11 @@ class Sandbox:
         """Those that it needs."""
         return [self._own, self._holder.descriptor]
 
+    @property
+    def counted(self) -> int | None:
+        """The most processes and threads that a worker may have, where that is for its parent to see to."""
+        return self._settings["processes"] if self.features["process limit"] == "count" else None
+
     def fork(self, work: Callable[[], None]) -> tuple[int, int]:
         """Forks a worker into a namespace of its own.
 
@@ -161,7 +167,8 @@ class Sandbox:
             OSError: the kernel refused a part of it.
         """
         linux.unshare(linux.NEW_MOUNTS, "a mount namespace")
-        features = self._view.furnish(self._settings["scratch_bytes"], self._settings["processes"])
+        processes = None if self._settings["count"] else self._settings["processes"]
+        features = self._view.furnish(self._settings["scratch_bytes"], processes)
         linux.drop_capabilities()
         linux.gain_no_privileges()
         if self._landlock:

@@ -150,6 +150,8 @@ class Supervisor:
                 watch.interrupted()
             elif kind == b"E":
                 watch.ended(value)
+            elif kind == b"M":
+                watch.condemn("the code started more processes than it may have, and they were killed")
             else:
                 watch.failed(f"no process can be forked: {os.strerror(value)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
+import time
 
 from . import processes
 
@@ -45,6 +46,12 @@ class Trees:
         processes.become_subreaper()
         processes.die_with_parent(self._parent, _signal.SIGKILL)
 
+    patience = None
+
+    def look(self) -> list[int]:
+        """Nothing is counted."""
+        return []
+
     def kill(self, worker: int) -> None:
         """Kills a worker; `reap` ends the rest of its tree."""
         processes.kill(worker, _signal.SIGKILL)
@@ -68,6 +75,10 @@ class Trees:
         processes.end_children(known=self._living)
 
 
+_TICK = 50
+"""Milliseconds between two looks at how many processes there are."""
+
+
 class BoxedTrees:
     """Workers in a sandbox, each in a namespace of processes of its own: when its first process ends, all end."""
 
@@ -79,6 +90,9 @@ class BoxedTrees:
         """And the other way round."""
         self._statuses: dict[int, int] = {}
         """Of workers that have ended."""
+        self._limit = sandbox.counted
+        self._total, self._counted = 0, 0.0
+        """Threads of the whole machine when ours were counted last, and the moment."""
 
     def fork(self, work: Callable[[], None]) -> int:
         """See `Trees.fork`."""
@@ -89,6 +103,33 @@ class BoxedTrees:
     def settle(self) -> None:
         """See `Trees.settle`. When the warm parent dies, the kernel ends its namespace with all below it."""
         self._sandbox.lock()
+
+    @property
+    def patience(self) -> int | None:
+        """Milliseconds after which `look` wants to be called."""
+        return _TICK if self._limit is not None else None
+
+    def look(self) -> list[int]:
+        """Kills workers that have too many processes, where the kernel does not see to that.
+
+        Returns:
+            Those workers.
+        """
+        if self._limit is None:
+            return []
+        now, total = time.monotonic(), processes.threads_of_all()
+        if total < self._total + self._limit // 2 and now < self._counted + 1.0:
+            return []
+        self._total, self._counted = total, now
+        counts = processes.count_threads([*self._firsts, *self._workers])
+        crowded = [
+            worker
+            for worker, first in self._firsts.items()
+            if counts.get(worker, 0) + counts.get(first, 0) > self._limit + 1
+        ]
+        for worker in crowded:
+            self.kill(worker)
+        return crowded
 
     def kill(self, worker: int) -> None:
         """Kills a worker and its tree."""

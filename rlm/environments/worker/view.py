@@ -152,12 +152,12 @@ class View:
             else:
                 linux.bind(module if path.endswith(".py") else empty, target)
 
-    def furnish(self, scratch_bytes: int, processes: int) -> dict[str, Any]:
+    def furnish(self, scratch_bytes: int, processes: int | None) -> dict[str, Any]:
         """Gives a worker, which has mounts of its own, its own scratch directory and its own /proc.
 
         Args:
             scratch_bytes: the most that files in it may take.
-            processes: the most processes and threads at once.
+            processes: the most processes and threads at once; None: the kernel is not to limit them.
 
         Returns:
             "own /proc", "process limit": as `isolation.Probe` has them.
@@ -180,12 +180,12 @@ class View:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 os.symlink(target, path)
         if not self._has_proc:
-            return {"own /proc": False, "process limit": "none"}
+            return {"own /proc": False, "process limit": "none"}  # nor could anybody count them
         flags |= linux.NO_EXEC
         linux.mount("proc", "/proc", flags)
-        limited = _limit_processes(processes)
+        limited = processes is not None and _limit_processes(processes)
         linux.remount("/proc", flags | linux.READ_ONLY)
-        return {"own /proc": True, "process limit": "kernel" if limited else "none"}
+        return {"own /proc": True, "process limit": "kernel" if limited else "count"}
 
 
 def _limit_processes(processes: int) -> bool:

@@ -122,6 +122,11 @@ class Watch:
             self._say(b"E", {"status": self._end[0], "manner": self._end[1], "printed": printed})
         self._close()
 
+    def condemn(self, why: str) -> None:
+        """The worker is being killed, for a reason."""
+        if self._end is None:
+            self._end = "died", why
+
     def failed(self, why: str) -> None:
         """There is no worker."""
         self._say(b"E", {"status": "died", "manner": why, "printed": ["", ""]})

@@ -329,6 +329,26 @@ for thread in started: thread.join()
     assert await printed(repl, later) == "done\n"
 
 
+async def test_processes_are_counted_where_the_kernel_has_no_limit(
+    sandboxed: OpenREPL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SandboxSettings.plan
+    monkeypatch.setattr(SandboxSettings, "plan", lambda self: {**plan(self), "count": True})
+    repl, other = await sandboxed(processes=33), await sandboxed(processes=33)
+    await other.execute("import subprocess; kept = [subprocess.Popen(['sleep', '1000']) for _ in range(20)]")
+    bomb = "import os, time\nfor _ in range(2000):\n    if os.fork() == 0: time.sleep(1000)\ntime.sleep(1000)"
+    for code in (
+        bomb,
+        "import threading\nfor _ in range(2000): threading.Thread(target=time.sleep, args=[1000]).start()",
+    ):
+        result = await repl.execute("import time\n" + code)
+        assert result.status == "died"
+        assert "more processes than it may have" in str(result.error)
+        assert await printed(repl, "context") == "'the context'\n"
+    assert await printed(other, "print({child.poll() for child in kept})") == "{None}\n"
+    warm_parent(SandboxSettings(processes=33)).close()
+
+
 NO_SANDBOX = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
