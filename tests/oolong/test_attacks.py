@@ -22,7 +22,6 @@ from oolong.blind import BlindPolicy
 from oolong.reference import ReferencePolicy, is_root, text_of
 from oolong.taskset import OolongConfig, OolongTaskset
 from rlm.environments.isolation import probe
-from rlm.environments.local import LocalEnvironment
 from rlm.testing import ChatRequest
 
 TASKS: dict[str, Any] = {"num_tasks": 24, "sizes": [6_000], "seed": 1}
@@ -256,18 +255,16 @@ async def test_what_a_policy_gets(episodes: Any, name: str) -> None:
 
 
 @pytest.fixture(params=["sandbox", "process"])
-def closed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the rollouts are in the sandbox, or it is left out."""
+def isolation(request: pytest.FixtureRequest) -> str:
+    """Where the rollouts run: in the sandbox, or without."""
     if request.param == "sandbox" and probe().level != "sandbox":
         pytest.skip(f"no sandbox: {probe().reason}")
-    defaults: Any = LocalEnvironment.__init__.__kwdefaults__
-    monkeypatch.setitem(defaults, "isolation", request.param)
-    return bool(request.param == "sandbox")
+    return str(request.param)
 
 
-def expected(name: str, closed: bool) -> list[str]:
+def expected(name: str, isolation: str) -> list[str]:
     """What the document says that an attack gets which the sandbox closes, and what it gets without."""
-    if closed:
+    if isolation == "sandbox":
         return table()[name][:2]
     assert "they get 1.00, each" in DOCUMENT.read_text()
     return ["1.00", "1.00"]
@@ -281,16 +278,20 @@ def records() -> list[str]:
     ]
 
 
-async def test_what_importing_the_taskset_gets(episodes: Any, closed: bool) -> None:
-    traces = await episodes(cell(REGENERATE), {**TASKS, "num_tasks": 6})
-    check(expected(REGENERATES, closed), traces)
+async def test_what_importing_the_taskset_gets(episodes: Any, isolation: str) -> None:
+    harness = {"isolation": isolation}
+    traces = await episodes(cell(REGENERATE), {**TASKS, "num_tasks": 6}, harness=harness)
+    check(expected(REGENERATES, isolation), traces)
 
 
-async def test_what_reading_traces_gets(episodes: Any, closed: bool, tmp_path: Path) -> None:
+async def test_what_reading_traces_gets(episodes: Any, isolation: str, tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text("\n".join(records()))
     attack = cell(f"TRACES = {str(path)!r}\n{READ_TRACES}")
-    check(expected(READS_TRACES, closed), await episodes(attack, {**TASKS, "num_tasks": 6}))
+    harness = {"isolation": isolation}
+    check(
+        expected(READS_TRACES, isolation), await episodes(attack, {**TASKS, "num_tasks": 6}, harness=harness)
+    )
 
 
 @pytest.fixture
@@ -302,9 +303,11 @@ def readable_parents() -> None:
 
 
 @pytest.mark.usefixtures("readable_parents")
-async def test_what_reading_memory_gets(episodes: Any, closed: bool) -> None:
+async def test_what_reading_memory_gets(episodes: Any, isolation: str) -> None:
     held = records()  # as an environment server holds the requests that it works on
-    check(expected(READS_MEMORY, closed), await episodes(cell(READ_MEMORY), {**TASKS, "num_tasks": 2}))
+    harness = {"isolation": isolation}
+    traces = await episodes(cell(READ_MEMORY), {**TASKS, "num_tasks": 2}, harness=harness)
+    check(expected(READS_MEMORY, isolation), traces)
     assert len(held) == TASKS["num_tasks"]
 
 
