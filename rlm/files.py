@@ -6,7 +6,6 @@ import codecs
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +26,8 @@ def memory_file(write: Callable[[int], object]) -> int:
     if sys.platform == "linux":
         fd = os.memfd_create("rlm-context", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
+        import tempfile  # takes a while, and Linux does not need it
+
         with tempfile.TemporaryFile(prefix="rlm-context-") as unnamed:
             fd = os.dup(unnamed.fileno())
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-import uuid
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -83,7 +83,7 @@ class Rollout:
         self._subcalls = Subcalls(tree, self)
         settings = tree.settings
         self._seat = settings.root if parent is None else settings.below
-        self._id = uuid.uuid4().hex[:12]
+        self._id = os.urandom(6).hex()
         self.emitter = Emitter(tree.listeners, self._id, None if parent is None else parent._id, self.depth)
         """Tells the listeners what happens in this run."""
         self._state = _State()

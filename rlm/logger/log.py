@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import uuid
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -49,7 +48,7 @@ class RLMLogger:
             folder = Path(log_dir)
             folder.mkdir(parents=True, exist_ok=True)
             stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-            self.path = folder / f"{file_name}_{stamp}_{uuid.uuid4().hex[:8]}.jsonl"
+            self.path = folder / f"{file_name}_{stamp}_{os.urandom(4).hex()}.jsonl"
             self._file = LineFile(self.path)
 
     def trajectory(self) -> Trajectory:
