@@ -7,6 +7,9 @@ there is nothing in it that a fork could hand on. The **supervisor** stands besi
 it collects what other programs and C code print, stops a cell that takes too long, and says how a worker ended. In a
 container there is one worker, and the supervisor passes its frames on over stdin and stdout (`__main__.py`, `relay.py`).
 
+On Linux all workers of a warm parent can live in a **sandbox** (`sandbox.py`): without the host's files, network and processes
+(`view.py`, `seccomp.py`, `landlock.py`, by the system calls of `linux.py`).
+
 What they say to each other, in frames (`wire.py`), JSON but for B, C, L and V:
 
     host to worker        O  open: contexts, history, tools, limits, ...   X  run a cell   R  replies to a query

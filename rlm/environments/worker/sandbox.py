@@ -19,7 +19,7 @@ import socket
 
 from . import linux, seccomp
 from .landlock import make_rules
-from .processes import close_all_but, libc
+from .processes import LINUX, close_all_but, libc
 from .view import DEVICES, HOME, SCRATCH, View
 
 TYPE_CHECKING = False
@@ -42,6 +42,8 @@ class Sandbox:
     home = HOME
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        if not LINUX:
+            raise OSError("a sandbox needs Linux")
         if libc is None:
             raise OSError("this Python has no ctypes")
         if linux.machine() is None:

@@ -35,6 +35,10 @@ async def echo(query: Query) -> list[QueryReply]:
     ]
 
 
+NAMESPACE = "namespace = os.readlink('/proc/self/ns/pid') if os.path.exists('/proc/self/ns') else 'here'"
+"""Code that finds out how the namespace of its process ids is called."""
+
+
 async def find(repl: REPL, *pids: str) -> list[psutil.Process]:
     """The processes that the code in a REPL knows by these expressions.
 
@@ -42,7 +46,7 @@ async def find(repl: REPL, *pids: str) -> list[psutil.Process]:
         pids: expressions of their ids, as they are there.
     """
     names = ", ".join(pids)
-    result = await repl.execute(f"import os; print(os.readlink('/proc/self/ns/pid'), {names})")
+    result = await repl.execute(f"import os\n{NAMESPACE}\nprint(namespace, {names})")
     return named(result.stdout)
 
 
@@ -50,9 +54,11 @@ def named(line: str) -> list[psutil.Process]:
     """The processes that a namespace calls so, among our descendants.
 
     Args:
-        line: the link of a namespace, and ids in it.
+        line: `NAMESPACE` has found its name; and ids in it.
     """
     link, *pids = line.split()
+    if link == "here":
+        return [psutil.Process(int(pid)) for pid in pids]
     found = {
         number: process
         for process in psutil.Process().children(recursive=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from rlm.environments.local import LocalEnvironment
 
 from .conftest import LEVELS, find
 from .grounds import Grounds
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the attacks are made for Linux")
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "repl.md"
 

@@ -24,7 +24,7 @@ from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environm
 from rlm.environments.isolation import Isolation, SandboxSettings
 from rlm.environments.warm import WarmParent, warm_parent
 
-from .conftest import LEVELS, find, named
+from .conftest import LEVELS, NAMESPACE, find, named
 
 OpenREPL = Callable[..., Awaitable[REPL]]
 
@@ -56,7 +56,8 @@ if os.fork() == 0:
         while True: time.sleep(1000)
     os._exit(0)
 open("left.txt", "w").write("x")
-print(os.readlink("/proc/self/ns/pid"), os.getpid(), child.pid, int(os.read(read, 20)))
+{namespace}
+print(namespace, os.getpid(), child.pid, int(os.read(read, 20)))
 ''')
         print(result.stdout, end="", flush=True)
     await repls[0].execute("llm_query('x')" + {code!r})
@@ -87,7 +88,7 @@ def start_host(
 ) -> tuple[subprocess.Popen[str], list[psutil.Process], Path]:
     """A program that holds two REPLs in the middle of a cell; the processes of the REPLs, and the folder of all."""
     host = subprocess.Popen(
-        [sys.executable, "-c", HOST.format(stay=stay, code=code, isolation=isolation)],
+        [sys.executable, "-c", HOST.format(stay=stay, code=code, isolation=isolation, namespace=NAMESPACE)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert host.stdin is not None

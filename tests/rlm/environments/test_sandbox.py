@@ -403,6 +403,39 @@ def test_a_kernel_that_refuses() -> None:
     assert refused == f"refused: there can be no sandbox here: {reason}"
 
 
+MASKS = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x20000) == 0
+assert libc.mount(None, b"/", None, ctypes.c_ulong(0x44000), None) == 0
+assert libc.mount(b"tmpfs", b"/proc/sys", b"tmpfs", ctypes.c_ulong(0), None) == 0
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+WITHOUT_PROC = """
+import asyncio
+from rlm.environments import SessionSpec, make_environment
+from rlm.environments.isolation import probe
+
+async def main():
+    repl = await make_environment("local", isolation="sandbox!").open(SessionSpec(), None)
+    print((await repl.execute("import os, multiprocessing as m; os.listdir('/proc')")).stdout, end="")
+    print((await repl.execute("with m.get_context('fork').Pool(2) as p: print(p.map(abs, [-1]))")).stdout, end="")
+    print((await repl.execute("import time; time.sleep(1000)", timeout=0.1)).status)
+    await repl.close()
+    print(probe().level, probe().features["own /proc"], probe().features["process limit"])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mask parts of /proc")
+def test_a_container_that_masks_parts_of_proc() -> None:
+    command = [sys.executable, "-c", MASKS, "-W", "error", "-c", WITHOUT_PROC]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[]", "[1]", "interrupted", "sandbox False none"], done.stderr
+
+
 @pytest.mark.parametrize("broken", [{"visible": None}, {"scratch_bytes": -1}])
 async def test_a_sandbox_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, broken: dict[str, Any]) -> None:
     """The level that was promised is kept, or nothing runs."""
