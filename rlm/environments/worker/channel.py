@@ -170,7 +170,7 @@ class Channel:
         main = _thread.get_ident() == self._main
         if self._void == self._cell:
             self.told |= main
-            raise KeyboardInterrupt("the cell was interrupted")
+            raise KeyboardInterrupt
         data = pack(kind, payload)
         if main:
             self.guarded = True
@@ -190,7 +190,7 @@ class Channel:
                     raise KeyboardInterrupt
         if ticket.reply is None:
             self.told |= main
-            raise KeyboardInterrupt("the cell was interrupted")
+            raise KeyboardInterrupt
         return ticket.reply
 
     def _wait(self, ticket: _Ticket, done: Callable[[], bool], interruptible: bool) -> None:
