@@ -27,11 +27,20 @@ class Distribution:
         """What was installed. Of an editable one, what is in the folder of packages."""
         try:
             lines = (self.folder / "RECORD").read_text("utf-8", "replace").splitlines()
-        except OSError:
-            return
+        except OSError:  # who packages for a system may leave it out
+            lines = [f"{name}/__init__.py" for name in self._guess()] + [
+                f"{name}.py" for name in self._guess()
+            ]
+            lines = [line for line in lines if (self.folder.parent / line).exists()]
         for line in lines:
             path = line[1:].partition('",')[0] if line.startswith('"') else line.partition(",")[0]
             yield self.folder.parent / path
+
+    def _guess(self) -> list[str]:
+        try:
+            return (self.folder / "top_level.txt").read_text().split()
+        except OSError:
+            return [self.name.replace("-", "_")]
 
     def modules(self) -> set[str]:
         """Names that can be imported, as far as the list of files tells."""

@@ -20,10 +20,15 @@ HOME = SCRATCH + "/repl"
 """Its working directory, `HOME` and the directory for temporary files. The worker makes it."""
 _SHARED_MEMORY = SCRATCH + "/.shm"
 DEVICES = tuple("/dev/" + name for name in ("null", "zero", "full", "random", "urandom"))
+_PROGRAMS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SYSTEM = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
-    "/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime", "/etc/timezone", "/etc/mime.types",
-)  # fmt: skip
+    *[f"/{part}" for part in _PROGRAMS],
+    *[f"/usr/{part}" for part in (*_PROGRAMS, "libexec", "share", "include")],
+    *[f"/usr/local/{part}" for part in (*_PROGRAMS, "libexec", "share", "include")],
+    *("/nix/store", "/gnu/store"),
+    *["/etc/" + name for name in ("alternatives", "ld.so.cache", "localtime", "timezone", "mime.types")],
+)
+"""Not all of /usr: /usr/src/app is where many an image has the programs that score, and what they write."""
 _HIDDEN = 'raise ModuleNotFoundError(f"{__name__} is hidden from the REPL by its sandbox", name=__name__)\n'
 
 

@@ -89,6 +89,7 @@ async def test_what_is_there(sandboxed: OpenREPL) -> None:
     found = await printed(repl, "import os; print(*os.listdir('/'))")
     assert set(found.split()) <= known | {"lib32", "libx32", "nix", "gnu"}
     assert await printed(repl, "print(*sorted(os.listdir('/tmp')), os.getcwd())") == ".shm repl /tmp/repl\n"
+    assert "src" not in await printed(repl, "print(*os.listdir('/usr'), *os.listdir('/usr/local'))")
     assert await printed(repl, "import socket; socket.gethostname()") == "'repl'\n"
     assert await printed(repl, "print(os.listdir('/sys') if os.path.exists('/sys') else 'none')") == "none\n"
     listing = "[int(name) for name in os.listdir('/proc') if name.isdigit()]"
@@ -250,6 +251,9 @@ def test_environments_and_what_they_brought_are_hidden(tmp_path: Path) -> None:
     package(site, "bundle", {"bundle.py": "", "__pycache__/bundle.cpython-311.pyc": ""}, "Grader")
     package(site, "shared-name", {"group/one/__init__.py": "", "group/data.json": ""}, "rlm-train (>1)")
     package(site, "other-name", {"group/two/__init__.py": ""}, 'verifiers ; extra == "all"')
+    for name, module in (("unrecorded", "unrecorded.py"), ("un-recorded", "un_recorded/__init__.py")):
+        package(site, name, {module: ""}, "verifiers")
+        (site / f"{name.replace('-', '_')}-1.0.dist-info" / "RECORD").unlink()
     package(
         site,
         "data",
@@ -257,7 +261,7 @@ def test_environments_and_what_they_brought_are_hidden(tmp_path: Path) -> None:
         'verifiers; python_version > "3"',
     )
     assert {d.name for d in installed([str(site)])} == {
-        "plain", "grader", "bundle", "shared-name", "other-name", "data",
+        "plain", "grader", "bundle", "shared-name", "other-name", "data", "unrecorded", "un-recorded",
     }  # fmt: skip
     found = [os.path.relpath(path, tmp_path) for path in hidden_paths([str(site)], ())]
     inside = "lib/python3/site-packages/"
@@ -267,6 +271,8 @@ def test_environments_and_what_they_brought_are_hidden(tmp_path: Path) -> None:
         inside + "grader",
         inside + "group/data.json",
         inside + "group/one",
+        inside + "un_recorded",
+        inside + "unrecorded.py",
         "share/gold.json",
     ]
     assert str(site / "plain") in hidden_paths([str(site)], ["plain"])
