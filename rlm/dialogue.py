@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlm import events
 from rlm.clients.base import ModelReply
 from rlm.compaction import Compactor
 from rlm.emitter import Emitter
@@ -14,6 +13,7 @@ from rlm.environments.base import REPL
 from rlm.errors import ModelError, RLMError
 from rlm.history import History
 from rlm.models import Model
+from rlm.requests import request_key
 from rlm.types import Message, RunStats, Usage
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Dialogue:
         self._replies = 0
         self._stats.compactions += 1
         self._emitter.emit(
-            events.Compaction,
+            "compaction",
             turn=self.turn,
             tokens_before=before,
             tokens_after=after,
@@ -126,11 +126,11 @@ class Dialogue:
     ) -> None:
         model = self.model
         self._emitter.emit(
-            events.Reply,
+            "reply",
             turn=self.turn,
             purpose=purpose,
             model=model.name,
-            request=events.request_key(model.client.model, messages, model.sampling),
+            request=request_key(model.client.model, messages, model.sampling),
             message=None if reply is None else reply.message,
             content="" if reply is None else reply.content,
             reasoning=None if reply is None else reply.reasoning,

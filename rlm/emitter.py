@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlm.events import Event
+if TYPE_CHECKING:
+    from rlm.events import Event
 
 _log = logging.getLogger(__name__)
 
@@ -31,15 +32,18 @@ class Emitter:
         self.active = bool(listeners)
         """Whether anybody listens. If not, an event need not be made."""
 
-    def emit(self, kind: type[Event], /, **data: Any) -> None:
+    def emit(self, kind: str, /, **data: Any) -> None:
         """Tells what happened.
 
         Args:
+            kind: the type of the event: a key of `rlm.events.EVENTS`.
             data: the fields of the event, besides those that all have.
         """
         if not self.active:
             return
-        event = kind(time=time.time(), **self._head, **data)
+        from rlm.events import EVENTS  # its classes take a while to make, and most runs have no listener
+
+        event = EVENTS[kind](time=time.time(), **self._head, **data)
         for listener in self._listeners:
             try:
                 listener(event)

@@ -7,10 +7,6 @@ is never part of an event, only its kind, size and hash; keys and headers never 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -78,7 +74,7 @@ class Reply(Event):
     """"turn", "answer" (the call after the last turn) or "compaction"."""
     model: str
     request: str
-    """`rlm.events.request_key` of what was asked."""
+    """`rlm.requests.request_key` of what was asked."""
     message: Message | None
     """The reply as it goes back into the chat; None if the call failed."""
     content: str
@@ -152,7 +148,7 @@ class Subcall(Event):
     kind: str
     model: str
     request: str | None
-    """`rlm.events.request_key` of what was asked; None for a child run."""
+    """`rlm.requests.request_key` of what was asked; None for a child run."""
     prompt_chars: int
     prompt_head: str
     response: str
@@ -263,29 +259,3 @@ EVENTS: dict[str, type[Event]] = {
     )
 }
 """The events of the log, by type."""
-
-
-place: ContextVar[tuple[int, ...]] = ContextVar("place", default=())
-"""Where in its tree of calls a task stands: for each sub-call that it is part of, the number of the batch in its run and that
-of the prompt in its batch, from 0. By it a replay tells equal requests apart."""
-
-CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-"""Sampling arguments that say how long a reply may be. Limits change them, so they are no part of a request's name."""
-
-
-def request_key(model: str, messages: Sequence[Message], sampling: Mapping[str, Any]) -> str:
-    """A name for what a model is asked, by which a replay finds the reply: equal for equal requests on every machine.
-
-    Args:
-        model: its name at the provider.
-        messages: the chat.
-        sampling: the arguments of the call.
-    """
-    asked = {name: value for name, value in sampling.items() if name not in CAPS}
-    return fingerprint([model, list(messages), asked])
-
-
-def fingerprint(data: Any) -> str:
-    """A short name for plain data: equal for equal data on every machine."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=repr)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]

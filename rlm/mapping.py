@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlm.context import Context
 from rlm.errors import CancellationError, ConfigError, LogError, RLMError
-from rlm.events import fingerprint
 from rlm.logger.jsonl import LineFile, dumps, read_lines
 from rlm.logger.redaction import Redactor
+from rlm.requests import fingerprint
 from rlm.structured import AnswerFormat
 from rlm.types import RLMChatCompletion
 

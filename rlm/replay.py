@@ -25,9 +25,10 @@ from rlm import errors
 from rlm.clients.base import ModelReply
 from rlm.compaction import Compactor
 from rlm.errors import LimitError, LogError, ReplayError, RLMError
-from rlm.events import BatchStart, Compaction, Event, Reply, RunStart, Subcall, Turn, place, request_key
+from rlm.events import BatchStart, Compaction, Event, Reply, RunStart, Subcall, Turn
 from rlm.history import History
 from rlm.logger import read_log
+from rlm.requests import place, request_key
 from rlm.types import Message, SamplingArgs, text_of
 
 _EXCERPT = 60
@@ -39,7 +40,7 @@ class _Recorded:
 
     event: Reply | Subcall
     place: tuple[int, ...]
-    """Where in its tree it was asked: `rlm.events.place`."""
+    """Where in its tree it was asked: `rlm.requests.place`."""
     messages: list[Message] | None
     """What was asked, as far as the log says it."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from rlm import environments, options, prompts, telemetry
+from rlm import environments, options, prompts
 from rlm.background import background
 from rlm.callbacks import Callbacks
 from rlm.cancellation import CancelToken
@@ -18,16 +19,19 @@ from rlm.clients.base import Client
 from rlm.context import Context
 from rlm.conversation import Conversation
 from rlm.errors import CancellationError, ConfigError, RolloutStoppedError
-from rlm.events import Completed, Event, fingerprint
 from rlm.limits import Ledger
-from rlm.logger import RLMLogger
-from rlm.mapping import Inputs, MapItem, MapOptions, amap
 from rlm.models import Models
+from rlm.requests import fingerprint
 from rlm.rollout import Rollout
 from rlm.structured import AnswerFormat
 from rlm.tools import Toolbox
 from rlm.tree import Outcome, Seat, Settings, Tree
 from rlm.types import RLMChatCompletion, SamplingArgs
+
+if TYPE_CHECKING:  # what not every run needs is imported when it is used
+    from rlm.events import Event
+    from rlm.logger import RLMLogger
+    from rlm.mapping import Inputs, MapItem, MapOptions
 
 
 class RLM:
@@ -253,6 +257,8 @@ class RLM:
                 root = root or event.run
                 yield event
             completion = await task
+            from rlm.events import Completed
+
             yield Completed(time=time.time(), run=root, parent=None, depth=0, completion=completion)
         finally:
             task.cancel()
@@ -281,8 +287,11 @@ class RLM:
             from rlm.logger.console import Console  # rich takes a while to import
 
             listeners.append(Console().show)
-        if (spans := telemetry.listener()) is not None:
-            listeners.append(spans)
+        if "opentelemetry.trace" in sys.modules:
+            from rlm import telemetry
+
+            if (spans := telemetry.listener()) is not None:
+                listeners.append(spans)
         async with contextlib.AsyncExitStack() as stack:
             if self._conversation is not None:
                 await stack.enter_async_context(self._conversation.turn())
@@ -336,6 +345,8 @@ class RLM:
             raise ConfigError(
                 "map runs its inputs side by side, and this RLM has one REPL for all: leave out persistent"
             )
+        from rlm.mapping import amap
+
         return await amap(self, inputs, root_prompt, concurrency=concurrency, **options)
 
     @property

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rlm import events, prompts
+from rlm import prompts
 from rlm.context import Context
 from rlm.conversation import Conversation
 from rlm.dialogue import Dialogue
@@ -128,7 +128,7 @@ class Rollout:
         finally:
             outcome = self._outcome(response, stop, error)
             self.emitter.emit(
-                events.RunEnd,
+                "run_end",
                 stop=stop.value,
                 response=response,
                 error=None if error is None else f"{type(error).__name__}: {error}",
@@ -143,7 +143,7 @@ class Rollout:
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
         settings, models = self._tree.settings, self._tree.models
         self.emitter.emit(
-            events.RunStart,
+            "run_start",
             model=self._dialogue.model.name,
             question=self._question,
             context=context,
@@ -161,10 +161,10 @@ class Rollout:
         )
 
     def _emit_limit(self, error: RLMError) -> None:
-        self.emitter.emit(events.LimitReached, error_type=type(error).__name__, message=str(error))
+        self.emitter.emit("limit", error_type=type(error).__name__, message=str(error))
 
     def _emit_tool(self, call: ToolCall) -> None:
-        self.emitter.emit(events.ToolCall, name=call.name, error=call.error, seconds=call.seconds)
+        self.emitter.emit("tool_call", name=call.name, error=call.error, seconds=call.seconds)
 
     async def _run(self) -> tuple[str, StopReason, RLMError | None]:
         ledger = self._tree.ledger
@@ -216,7 +216,7 @@ class Rollout:
         """
         state = self._state
         self._dialogue.turn += 1
-        self.emitter.emit(events.TurnStart, turn=self._dialogue.turn)
+        self.emitter.emit("turn_start", turn=self._dialogue.turn)
         reply = await self._dialogue.ask("answer")
         text = answer_text(reply.content) or state.answer.content
         if self._format is None:
@@ -235,7 +235,7 @@ class Rollout:
         started = time.perf_counter()
         state, callbacks = self._state, self._tree.settings.callbacks
         self._dialogue.turn = number
-        self.emitter.emit(events.TurnStart, turn=number)
+        self.emitter.emit("turn_start", turn=number)
         callbacks.iteration_start(self.depth, number)
         await self._dialogue.compact(repl, self._histories())
         reply = await self._dialogue.ask()
@@ -255,7 +255,7 @@ class Rollout:
         )
         state.iterations.append(iteration)
         self.emitter.emit(
-            events.Turn,
+            "turn",
             turn=number,
             observation=text,
             final_answer=iteration.final_answer,
@@ -273,7 +273,7 @@ class Rollout:
         blocks: list[CodeBlock] = []
         state.problem = None
         for number, code in enumerate(parsed.blocks, 1):
-            self.emitter.emit(events.CellStart, turn=self._dialogue.turn, number=number, code=code)
+            self.emitter.emit("cell_start", turn=self._dialogue.turn, number=number, code=code)
             cell = await self._execute_cell(repl, code)
             calls = self._subcalls.take_records()
             cells.append(cell)
@@ -286,7 +286,7 @@ class Rollout:
             state.errors_in_a_row = 0 if cell.status == "ok" else state.errors_in_a_row + 1
             state.stats.repl_seconds += cell.seconds
             self.emitter.emit(
-                events.Cell,
+                "cell",
                 turn=self._dialogue.turn,
                 number=number,
                 code=code,

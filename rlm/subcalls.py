@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlm import events
 from rlm.clients.base import ModelReply
 from rlm.content import as_messages
 from rlm.context import Context
 from rlm.environments.base import Query, QueryReply
 from rlm.errors import ModelError, RLMError, RolloutStoppedError
 from rlm.models import Model
+from rlm.requests import place as place_of
+from rlm.requests import request_key
 from rlm.types import SubcallRecord, Usage, text_of
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Subcalls:
         self._batches += 1
         started = time.perf_counter()
         parent.emitter.emit(
-            events.BatchStart,
+            "batch_start",
             batch=batch.id,
             kind=query.kind,
             model=model.name,
@@ -103,7 +104,7 @@ class Subcalls:
             return [self._failure(f"the run is over: {error}") for _ in query.prompts]
         finally:
             seconds = time.perf_counter() - started
-            parent.emitter.emit(events.BatchEnd, batch=batch.id, failed=batch.failed, seconds=seconds)
+            parent.emitter.emit("batch_end", batch=batch.id, failed=batch.failed, seconds=seconds)
 
     async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
         """Answers the items of a batch, several at once. Tasks take one item after the other, and are started in waves that
@@ -134,7 +135,7 @@ class Subcalls:
             item = _Item(SubcallRecord(batch.kind, batch.model.name), _id() if batch.children else "")
             record = item.record
             started = time.perf_counter()
-            place = events.place.set((*events.place.get(), batch.number, index))
+            place = place_of.set((*place_of.get(), batch.number, index))
             try:
                 ledger.check()
                 ask = self._child_run if batch.children else self._plain_call
@@ -149,7 +150,7 @@ class Subcalls:
                     ledger.trip(error)
                 return self._failure(record.error)
             finally:
-                events.place.reset(place)
+                place_of.reset(place)
                 record.seconds = time.perf_counter() - started
                 self._records.append(record)
                 callbacks.subcall_complete(self._parent.depth + 1, record.model, record.seconds, record.error)
@@ -166,7 +167,7 @@ class Subcalls:
         texts = [text_of(message["content"]) for message in messages]
         self._begin(item, sum(map(len, texts)), texts[-1])
         if self._parent.emitter.active:
-            item.request = events.request_key(model.client.model, messages, model.sampling)
+            item.request = request_key(model.client.model, messages, model.sampling)
         reply = item.reply = await model.ask(messages, self._tree.ledger, root=False)
         record = item.record
         record.input_tokens = reply.usage.input_tokens
@@ -189,7 +190,7 @@ class Subcalls:
     def _tell(self, batch: _Batch, index: int, item: _Item) -> None:
         record, reply, error = item.record, item.reply, item.error
         self._parent.emitter.emit(
-            events.Subcall,
+            "subcall",
             batch=batch.id,
             index=index,
             call=item.call or f"{batch.id}.{index}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlm import prompts
 from rlm.callbacks import Callbacks
@@ -21,11 +21,13 @@ from rlm.errors import (
     TimeoutExceededError,
     TokenLimitExceededError,
 )
-from rlm.events import Event
 from rlm.limits import Ledger
 from rlm.models import Models
 from rlm.tools import Toolbox
 from rlm.types import Iteration, Message, RunStats, StopReason
+
+if TYPE_CHECKING:
+    from rlm.events import Event
 
 
 @dataclass(frozen=True, slots=True)
