@@ -63,11 +63,15 @@ def installed(folders: Iterable[str]) -> list[Distribution]:
                 head = (info / "METADATA").read_bytes().partition(b"\n\n")[0].decode("utf-8", "replace")
             except OSError:
                 continue
-            name = re.search(r"(?m)^Name:\s*(\S+)", head)
+            title = re.search(r"(?m)^Name: *(\S+)", head)
             # What only an extra asks for does not make a package an environment.
-            needed = re.findall(r"(?m)^Requires-Dist:\s*([\w.-]+)(?!.*;.*\bextra\s*==)", head)
-            if name is not None:
-                found.append(Distribution(_plain(name[1]), frozenset(map(_plain, needed)), info))
+            needed = [
+                name
+                for name, rest in re.findall(r"(?m)^Requires-Dist: *([\w.-]+)(.*)$", head)
+                if not re.search(r";.*\bextra *==", rest)
+            ]
+            if title is not None:
+                found.append(Distribution(_plain(title[1]), frozenset(map(_plain, needed)), info))
     return found
 
 
@@ -108,21 +112,26 @@ def _paths(distribution: Distribution) -> set[Path]:
     """The least paths that cover a distribution, and no file of another one."""
     site = distribution.folder.parent
     found: set[Path] = set()
+    real = site.resolve()
+    whole: set[str] = set()
+    """What is covered of the folder of packages itself."""
     for file in distribution.files():
         parts = file.relative_to(site).parts
-        if parts[0].endswith(".dist-info") or parts[0].endswith(".pth"):
+        if parts[0] in whole or parts[0].endswith((".dist-info", ".pth")):
             continue
         if parts[0] == "..":
-            real = Path(file.parent.resolve(), file.name)
-            if real.parent.name not in ("bin", "Scripts"):
-                found.add(real)
+            outside = Path(file.parent.resolve(), file.name)
+            if outside.parent.name not in ("bin", "Scripts"):
+                found.add(outside)
             continue
-        path = site.resolve()
+        path = real
         for part in parts:
             path /= part
             if path.is_dir() and not (path / "__init__.py").exists():
                 continue  # others may have modules in it
             found.add(path)
+            if path.parent == real:
+                whole.add(part)
             break
     return found
 

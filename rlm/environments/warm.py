@@ -44,13 +44,14 @@ class WarmParent:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._refusal: str | None = None
         self._folder = Path()
 
     @property
     def running(self) -> bool:
         """Whether `start` is quick now."""
         process = self._process
-        return process is not None and process.returncode is None
+        return self._control is not None and process is not None and process.returncode is None
 
     def start(self, fds: Sequence[int], max_output: int) -> None:
         """Starts a REPL.
@@ -105,16 +106,11 @@ class WarmParent:
                         raise REPLError(f"the parent process of REPLs does not answer: {error}") from error
 
     def _launch(self) -> None:
+        if self._refusal is not None:
+            raise NoSandboxError(self._refusal)
         ours, theirs = socket.socketpair()
         ours.settimeout(_PATIENCE)
         self._folder = folder = Path(tempfile.gettempdir(), f"rlm-{os.getpid()}-{secrets.token_hex(4)}")
-        settings = {
-            "packages": package_folders(),
-            "prefix": sys.prefix,
-            "exec_prefix": sys.exec_prefix,
-            "folder": str(folder),
-            "sandbox": None if self._sandbox is None else self._sandbox.plan(),
-        }
         try:
             self._process = subprocess.Popen(
                 worker_command("supervisor.main", str(theirs.fileno()), str(os.getpid())),
@@ -131,19 +127,29 @@ class WarmParent:
             raise REPLError(f"the parent process of REPLs cannot be started: {error}") from error
         finally:
             theirs.close()
-        self._control = ours
         try:
+            settings = {
+                "packages": package_folders(),
+                "prefix": sys.prefix,
+                "exec_prefix": sys.exec_prefix,
+                "folder": str(folder),
+                "sandbox": None if self._sandbox is None else self._sandbox.plan(),
+            }
             ours.sendall(_packed(settings))
             (size,) = _LENGTH.unpack(_received(ours, _LENGTH.size))
             said = json.loads(_received(ours, size))
-        except OSError as error:
+            if said["failure"] is not None:
+                if said["no_sandbox"]:
+                    self._refusal = said["failure"]
+                    raise NoSandboxError(said["failure"])
+                raise REPLError(f"the parent process of REPLs did not start: {said['failure']}")
+        except BaseException as error:
+            ours.close()
             self._end()
-            raise REPLError(f"the parent process of REPLs did not start: {error}") from error
-        if said["failure"] is not None:
-            self._end()
-            if said["no_sandbox"]:
-                raise NoSandboxError(said["failure"])
-            raise REPLError(f"the parent process of REPLs did not start: {said['failure']}")
+            if isinstance(error, OSError):
+                raise REPLError(f"the parent process of REPLs did not start: {error}") from error
+            raise
+        self._control = ours
 
     def _end(self) -> None:
         control, process = self._control, self._process
