@@ -6,32 +6,53 @@ import os
 
 from . import linux
 
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-_TRUNCATE, _IOCTL = 1 << 14, 1 << 15
-_READ = EXECUTE | READ_FILE | READ_DIR
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_MOVE, _TRUNCATE = 1 << 13, 1 << 14
 
 
-def make_rules(version: int, writable: list[str], usable: list[str]) -> int:
-    """A descriptor of rules for a worker: everything that is visible may be read and executed, little may be written.
+class Landlock:
+    """Rules for workers: everything that is visible may be read and executed, little may be written.
 
     Args:
         version: of the kernel's Landlock, from 1 on.
-        writable: directories in which everything is allowed.
         usable: files that may be written, devices say.
     """
-    every = (1 << 13) - 1
-    if version >= 2:
-        every |= 1 << 13  # moving files between directories
-    if version >= 3:
-        every |= _TRUNCATE
-    # Not the control of devices (version 5): there are none but those that have nothing to control.
-    network = 0b11 if version >= 4 else 0
-    scopes = 0b11 if version >= 6 else 0  # abstract sockets and signals of the outside
-    rules = linux.landlock_ruleset(every, network, scopes)
-    files = WRITE_FILE | READ_FILE | (_TRUNCATE if version >= 3 else 0)
-    wanted = [("/", _READ), *[(path, every) for path in writable], *[(path, files) for path in usable]]
-    for path, access in wanted:
+
+    def __init__(self, version: int, usable: Iterable[str]) -> None:
+        self._every = _MOVE - 1
+        if version >= 2:
+            self._every |= _MOVE
+        if version >= 3:
+            self._every |= _TRUNCATE
+        # Not the control of devices (version 5): there are none but those that have nothing to control.
+        self._network = 0b11 if version >= 4 else 0
+        self._scopes = 0b11 if version >= 6 else 0  # abstract sockets and signals of the outside
+        files = _WRITE_FILE | _READ_FILE | (self._every & _TRUNCATE)
+        read = _EXECUTE | _READ_FILE | _READ_DIR
+        # What is the same for all workers is made once.
+        self.descriptors: list[int] = []
+        self._rules = [self._rule("/", read), *[self._rule(path, files) for path in usable]]
+
+    def _rule(self, path: str, access: int) -> object:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        linux.landlock_allow(rules, access, fd)
+        self.descriptors.append(fd)
+        return linux.landlock_rule(access, fd)
+
+    def restrict(self, writable: str) -> None:
+        """Lays the rules on this process, for good.
+
+        Args:
+            writable: a directory in which everything is allowed.
+        """
+        ruleset = linux.landlock_ruleset(self._every, self._network, self._scopes)
+        for rule in self._rules:
+            linux.landlock_add(ruleset, rule)
+        fd = os.open(writable, os.O_PATH | os.O_CLOEXEC)
+        linux.landlock_add(ruleset, linux.landlock_rule(self._every, fd))
+        linux.landlock_restrict(ruleset)
         os.close(fd)
-    return rules
+        os.close(ruleset)

@@ -176,9 +176,12 @@ def give_up_root() -> None:
     libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR, 0, 0, 0)
 
 
+_CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+"""For `capset`: of this process, none."""
+
+
 def drop_capabilities() -> None:
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    _check(libc.capset(header, (ctypes.c_uint32 * 6)()), "dropping capabilities")
+    _check(libc.capset(*_CAPABILITIES), "dropping capabilities")
 
 
 def gain_no_privileges() -> None:
@@ -209,9 +212,12 @@ def landlock_ruleset(files: int, network: int, scopes: int) -> int:
     return _check(_call(_LANDLOCK_CREATE, ctypes.addressof(attributes), size, 0), "Landlock")
 
 
-def landlock_allow(rules: int, access: int, fd: int) -> None:
+def landlock_rule(access: int, fd: int) -> Any:
     """Allows something beneath a directory, or with a file, given as a descriptor."""
-    rule = ctypes.create_string_buffer(access.to_bytes(8, "little") + fd.to_bytes(4, "little"), 12)
+    return ctypes.create_string_buffer(access.to_bytes(8, "little") + fd.to_bytes(4, "little"), 12)
+
+
+def landlock_add(rules: int, rule: Any) -> None:
     _check(_call(_LANDLOCK_ADD, rules, 1, ctypes.addressof(rule), 0), "a Landlock rule")
 
 

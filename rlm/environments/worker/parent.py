@@ -118,8 +118,8 @@ class Parent:
                 _signal.set_wakeup_fd(-1)
                 _signal.signal(_SIGCHLD, _signal.SIG_DFL)
                 worker = Worker(stdout, stderr, shared)
-                processes.close_all_but([post, *worker.descriptors])
                 self._trees.settle()
+                processes.close_all_but([post, *worker.descriptors])
                 worker.run(lambda: _receive(post), folder)
             except BaseException:
                 traceback.print_exc()

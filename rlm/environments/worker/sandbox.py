@@ -18,7 +18,7 @@ import os
 import socket
 
 from . import linux, seccomp
-from .landlock import make_rules
+from .landlock import Landlock
 from .processes import LINUX, close_all_but, libc
 from .view import DEVICES, HOME, SCRATCH, View
 
@@ -51,7 +51,7 @@ class Sandbox:
         linux.prepare()
         self._settings = settings
         self._view = View(settings["visible"], settings["hidden"])
-        self._landlock = linux.landlock_version()
+        self._landlock: Landlock | None = None
         self._filter = seccomp.program()
         self._own = -1
         self.features: dict[str, Any] = {}
@@ -95,6 +95,9 @@ class Sandbox:
         linux.set_hostname(b"repl")
         self._view.enter(root)
         linux.give_up_root()
+        version = linux.landlock_version()
+        if version:
+            self._landlock = Landlock(version, DEVICES)
         self._try()
 
     def _try(self) -> None:
@@ -123,7 +126,8 @@ class Sandbox:
     @property
     def descriptors(self) -> list[int]:
         """Those that it needs."""
-        return [self._own, self._holder.descriptor]
+        landlock = [] if self._landlock is None else self._landlock.descriptors
+        return [self._own, self._holder.descriptor, *landlock]
 
     @property
     def counted(self) -> int | None:
@@ -173,10 +177,8 @@ class Sandbox:
         features = self._view.furnish(self._settings["scratch_bytes"], processes)
         linux.drop_capabilities()
         linux.gain_no_privileges()
-        if self._landlock:
-            rules = make_rules(self._landlock, [SCRATCH], list(DEVICES))
-            linux.landlock_restrict(rules)
-            os.close(rules)
+        if self._landlock is not None:
+            self._landlock.restrict(SCRATCH)
         linux.filter_calls(self._filter)
         return features
 

@@ -135,6 +135,20 @@ def program() -> Any:
     """A filter for this machine, for `linux.filter_calls`."""
     which = machine()
     assert which is not None
+    code = instructions(which)
+    data = b"".join(struct.pack("=HBBI", *line) for line in code)
+    lines = ctypes.create_string_buffer(data, len(data))
+    made = _Program(len(code), ctypes.addressof(lines))
+    made.lines = lines  # kept as long as the program
+    return made
+
+
+def instructions(which: int) -> list[tuple[int, int, int, int]]:
+    """The filter, instruction by instruction: code, how many to skip if it is so and if not, operand.
+
+    Args:
+        which: the place of a machine's numbers in the tables.
+    """
     code: list[tuple[int, int, int, int]] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, _ARCHITECTURES[which]),
@@ -158,14 +172,28 @@ def program() -> Any:
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
     ]
-    for calls, error in ((ABSENT, _ENOSYS), (REFUSED, _EPERM)):
-        for numbers in calls.values():
-            number = numbers[which]
-            if number is not None:
-                code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERROR | error)]
-    code.append((_RETURN, 0, 0, _ALLOW))
-    data = b"".join(struct.pack("=HBBI", *line) for line in code)
-    lines = ctypes.create_string_buffer(data, len(data))
-    made = _Program(len(code), ctypes.addressof(lines))
-    made.lines = lines  # kept as long as the program
-    return made
+    verdicts = {
+        number: _ERROR | error
+        for calls, error in ((ABSENT, _ENOSYS), (REFUSED, _EPERM))
+        for number in (numbers[which] for numbers in calls.values())
+        if number is not None
+    }
+    ranges = [(0, _ALLOW)]
+    for number in sorted({*verdicts, *(number + 1 for number in verdicts)}):
+        verdict = verdicts.get(number, _ALLOW)
+        if verdict != ranges[-1][1]:
+            ranges.append((number, verdict))
+    return code + _search(ranges)
+
+
+def _search(ranges: list[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+    """Finds the verdict on a number by halves: the kernel runs a filter at each call, and for all numbers when it is set.
+
+    Args:
+        ranges: where each begins, and the verdict on its numbers.
+    """
+    if len(ranges) == 1:
+        return [(_RETURN, 0, 0, ranges[0][1])]
+    middle = len(ranges) // 2
+    below = _search(ranges[:middle])
+    return [(_AT_LEAST, len(below), 0, ranges[middle][0]), *below, *_search(ranges[middle:])]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rlm.environments.isolation import IsolationWarning, SandboxSettings, probe
 from rlm.environments.local import LocalEnvironment
 from rlm.environments.packages import hidden_paths, installed
 from rlm.environments.warm import warm_parent
+from rlm.environments.worker import linux, seccomp
 from rlm.errors import ConfigError, REPLError
 
 from .conftest import find
@@ -228,6 +230,54 @@ async def test_hidden_packages(sandboxed: OpenREPL) -> None:
     for name in ("verifiers", "oolong", "rlm_train"):
         result = await plain.execute(f"import {name}")
         assert str(result.error).startswith("ModuleNotFoundError")
+
+
+def judge(which: int, number: int, *arguments: int, architecture: int | None = None) -> int | str:
+    """What the filter of system calls says of one: 0, an error's number, or "kill"."""
+    words = {0: number, 4: architecture or (0xC000003E, 0xC00000B7)[which]}
+    words |= {16 + 8 * place: argument for place, argument in enumerate(arguments)}
+    accumulator, at, code = 0, 0, seccomp.instructions(which)
+    while True:
+        operation, if_so, if_not, operand = code[at]
+        at += 1
+        if operation == 0x06:
+            return "kill" if operand >> 31 else 0 if operand == 0x7FFF0000 else operand & 0xFFFF
+        if operation == 0x20:
+            accumulator = words.get(operand, 0)
+        elif operation == 0x54:
+            accumulator &= operand
+        else:
+            tests = {
+                0x15: accumulator == operand,
+                0x35: accumulator >= operand,
+                0x45: bool(accumulator & operand),
+            }
+            at += if_so if tests[operation] else if_not
+
+
+@pytest.mark.parametrize("which", linux.MACHINES.values(), ids=linux.MACHINES)
+def test_the_filter_says_what_the_tables_say(which: int) -> None:
+    refused = {numbers[which] for numbers in seccomp.REFUSED.values()}
+    absent = {numbers[which] for numbers in seccomp.ABSENT.values()}
+    assert not refused & absent - {None}
+    clone, socketpair = (56, 220)[which], (53, 199)[which]
+    for number in range(600):
+        expected = errno.EPERM if number in refused else errno.ENOSYS if number in absent else 0
+        if number != socketpair:
+            assert judge(which, number) == expected, number
+    assert judge(which, clone, 0x1200011) == 0  # fork
+    assert judge(which, clone, 0x3D0F00) == 0  # a thread
+    for flag in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
+        assert judge(which, clone, flag | 17) == errno.EPERM
+    assert judge(which, socketpair, 1, 1 | 0x80000) == 0
+    assert (
+        judge(which, socketpair, 1, 2)
+        == judge(which, socketpair, 1, 5)
+        == judge(which, socketpair, 2, 1)
+        == errno.EPERM
+    )
+    assert judge(which, 1, architecture=0x40000003) == "kill"  # 32 bits
+    assert judge(which, 0x40000001) == "kill"  # x32
 
 
 def package(site: Path, name: str, files: dict[str, str], requires: str = "") -> None:
