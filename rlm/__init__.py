@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TimeoutExceededError,
         TokenLimitExceededError,
     )
+    from rlm.environments.isolation import IsolationWarning
     from rlm.logger import RLMLogger
     from rlm.mapping import MapInput, MapItem, MapProgress
     from rlm.rlm import RLM
@@ -51,6 +52,7 @@ __all__ = [
     "ContextError",
     "ContextLengthError",
     "ErrorThresholdExceededError",
+    "IsolationWarning",
     "LimitError",
     "LogError",
     "MapInput",
@@ -99,6 +101,7 @@ _HOMES = {
         "TimeoutExceededError",
         "TokenLimitExceededError",
     ),
+    "rlm.environments.isolation": ("IsolationWarning",),
     "rlm.logger": ("RLMLogger",),
     "rlm.mapping": ("MapInput", "MapItem", "MapProgress"),
     "rlm.rlm": ("RLM",),

@@ -31,6 +31,7 @@ def test_the_exported_names_are_these() -> None:
         "ContextError",
         "ContextLengthError",
         "ErrorThresholdExceededError",
+        "IsolationWarning",
         "LimitError",
         "LogError",
         "MapInput",

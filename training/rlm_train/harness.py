@@ -64,6 +64,10 @@ class RLMHarnessConfig(vf.HarnessConfig):
     isolation: Literal["sandbox", "sandbox!", "process"] = "sandbox"
     """What keeps the code of the policy from this machine: see `rlm.environments.local.LocalEnvironment`. "sandbox!" fails
     where there can be none; "sandbox" then warns, and goes on without."""
+    readable: list[Path] = Field(default_factory=list)
+    """In the sandbox, more files and folders that the code can read, at the same paths."""
+    hidden: list[str] = Field(default_factory=list)
+    """In the sandbox, more installed packages that the code cannot import. What requires verifiers is hidden anyway."""
     max_timeout: float | None = Field(default=None, gt=0)
     """Seconds for a rollout. It ends with the best answer so far. A shorter `timeout.rollout` of the agent counts too,
     less a moment to finish in."""
@@ -103,6 +107,12 @@ class RLMHarnessConfig(vf.HarnessConfig):
         if not 0 < weight <= 1:
             raise ValueError(f"the weight of train_subcalls must be in (0, 1], and is {weight:g}")
         return weight
+
+    @model_validator(mode="after")
+    def _check_sandbox_settings(self) -> RLMHarnessConfig:
+        if self.isolation == "process" and (self.readable or self.hidden):
+            raise ValueError('readable and hidden are settings of a sandbox, and isolation is "process"')
+        return self
 
     @model_validator(mode="after")
     def _check_program_settings(self) -> RLMHarnessConfig:
@@ -248,7 +258,12 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             client=clients[0],
             other_clients=clients[1:],
             environment="local",
-            environment_kwargs={"cell_timeout": config.cell_timeout, "isolation": config.isolation},
+            environment_kwargs={
+                "cell_timeout": config.cell_timeout,
+                "isolation": config.isolation,
+                "readable": config.readable,
+                "hidden": config.hidden,
+            },
             max_depth=config.max_depth,
             max_iterations=config.max_iterations,
             max_timeout=self._max_timeout(trace, data),
