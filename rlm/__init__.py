@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlm.cancellation import CancelToken
     from rlm.context import Context
+    from rlm.environments.isolation import IsolationWarning
     from rlm.errors import (
         AnswerFormatError,
         AuthenticationError,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         TimeoutExceededError,
         TokenLimitExceededError,
     )
-    from rlm.environments.isolation import IsolationWarning
     from rlm.logger import RLMLogger
     from rlm.mapping import MapInput, MapItem, MapProgress
     from rlm.rlm import RLM

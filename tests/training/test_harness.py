@@ -298,11 +298,19 @@ async def test_an_event_log_is_written_where_asked(run: Any, tmp_path: Path) -> 
         ("cell_timeout", 0, "cell_timeout"),
         ("env", {"A": "b"}, "env has no effect"),
         ("disabled_tools", ["x"], "disabled_tools has no effect"),
+        ("isolation", "none", "sandbox"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(field: str, value: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         RLMHarnessConfig.model_validate({"id": "rlm-train", field: value})
+
+
+def test_settings_of_a_sandbox_need_one() -> None:
+    for setting in ({"readable": ["/data"]}, {"hidden": ["answers"]}):
+        settings = {"id": "rlm-train", "isolation": "process", **setting}
+        with pytest.raises(ValidationError, match="settings of a sandbox"):
+            RLMHarnessConfig.model_validate(settings)
 
 
 def test_settings_survive_a_trip_through_json() -> None:
