@@ -56,14 +56,17 @@ class SessionSpec:
     """Characters that are kept of a cell's stdout, and of its stderr: head and tail."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Overrides of resource limits: memory_bytes, cpu_seconds, file_bytes, open_files."""
+    checkpoint_bytes: int = 256 << 20
+    """Memory up to which the state of the REPL is kept before each cell, for the case that the cell has to be killed or ends
+    the worker: the next one then goes on from there. 0: never."""
     seed: int | None = None
     """Seeds `random` (and numpy, once it is imported) if set; the hash seed is always fixed."""
 
 
 CellStatus = Literal["ok", "error", "exit", "interrupted", "killed", "died"]
 """ok; error: an exception; exit: SystemExit; interrupted: the time limit or the caller stopped the cell, the namespace
-is kept; killed: it did not yield, a fresh worker has the contexts again; died: the worker ended by itself (a crash,
-out of memory, `os._exit`), likewise replaced."""
+is kept; killed: it did not yield, and the next cell finds the namespace as it was before, or in a fresh worker only the
+contexts, as the error says; died: the worker ended by itself (a crash, out of memory, `os._exit`), likewise replaced."""
 
 
 @dataclass(frozen=True, slots=True)

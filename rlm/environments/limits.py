@@ -31,6 +31,10 @@ def checked(spec: SessionSpec) -> dict[str, int]:
         seconds = getattr(spec, name)
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise ConfigError(f"{name} must be a positive number of seconds, not {seconds!r}")
+    if type(spec.checkpoint_bytes) is not int or spec.checkpoint_bytes < 0:
+        raise ConfigError(
+            f"checkpoint_bytes must be a whole number of bytes, 0 for no checkpoints, not {spec.checkpoint_bytes!r}"
+        )
     if spec.max_output_chars < 100:
         raise ConfigError(f"max_output_chars must be at least 100, not {spec.max_output_chars!r}")
     return {**DEFAULT_LIMITS, **spec.limits}

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -21,7 +21,7 @@ from rlm.environments.isolation import (
     SandboxSettings,
     probe,
 )
-from rlm.environments.remote import Links
+from rlm.environments.remote import Links, Resume
 from rlm.environments.session import Session
 from rlm.errors import ConfigError, REPLError
 
@@ -102,25 +102,22 @@ class LocalEnvironment:
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
         """See `remote.Place.connect`."""
-        ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
-        links: list[asyncio.Transport] = []
-        try:
-            with theirs[0], theirs[1]:
-                fds = [end.fileno() for end in theirs] + [await _file(context) for context in spec.contexts]
-                await self._start(fds, spec.max_output_chars)
-            loop = asyncio.get_running_loop()
-            for end, protocol in zip(ours, (control, work), strict=True):
-                link, _ = await loop.create_unix_connection(lambda protocol=protocol: protocol, sock=end)  # type: ignore[misc]
-                links.append(link)
-        except BaseException as error:
-            for link in links:  # which closes its socket when the loop no longer watches it
-                link.abort()
-            for end in ours[len(links) :]:
-                end.close()
-            if isinstance(error, OSError):
-                raise REPLError(f"the REPL could not be started: {error}") from error
-            raise
-        return Links(*links)
+        most = spec.max_output_chars
+
+        async def start(ends: list[int]) -> None:
+            await self._start([*ends, *[await _file(context) for context in spec.contexts]], most)
+
+        async def resume(control: asyncio.Protocol, work: asyncio.Protocol, checkpoint: int) -> Links:
+            from rlm.environments.warm import warm_parent
+
+            parent = warm_parent(self._sandbox)
+
+            async def rise(ends: list[int]) -> None:
+                await _call(parent, lambda: parent.resume(ends, most, checkpoint))
+
+            return await _join(control, work, rise, resume)
+
+        return await _join(control, work, start, None if self.isolation == "none" else resume)
 
     def _parent(self) -> WarmParent | Inline:
         if self.isolation == "none":
@@ -136,10 +133,7 @@ class LocalEnvironment:
 
         parent = self._parent()
         try:
-            if parent.running:
-                parent.start(fds, max_output)
-            else:
-                await asyncio.to_thread(parent.start, fds, max_output)
+            await _call(parent, lambda: parent.start(fds, max_output))
         except NoSandboxError as error:
             if self.isolation == "sandbox!":
                 raise REPLError(f"the sandbox could not be made: {error}") from error
@@ -160,6 +154,50 @@ class LocalEnvironment:
     def kill(self) -> None:
         """See `remote.Place.kill`."""
         self._parent().kill()
+
+
+async def _call(parent: WarmParent | Inline, action: Callable[[], None]) -> None:
+    """Asks something of a parent, which takes its time if it has to be started first."""
+    if parent.running:
+        action()
+    else:
+        await asyncio.to_thread(action)
+
+
+async def _join(
+    control: asyncio.Protocol,
+    work: asyncio.Protocol,
+    start: Callable[[list[int]], Awaitable[None]],
+    resume: Resume | None,
+) -> Links:
+    """Makes the two streams of a REPL.
+
+    Args:
+        control, work: the protocols of our ends.
+        start: gives the other ends away.
+        resume: see `Links`.
+
+    Raises:
+        REPLError: that failed.
+    """
+    ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
+    links: list[asyncio.Transport] = []
+    try:
+        with theirs[0], theirs[1]:
+            await start([end.fileno() for end in theirs])
+        loop = asyncio.get_running_loop()
+        for end, protocol in zip(ours, (control, work), strict=True):
+            link, _ = await loop.create_unix_connection(lambda protocol=protocol: protocol, sock=end)  # type: ignore[misc]
+            links.append(link)
+    except BaseException as error:
+        for link in links:  # which closes its socket when the loop no longer watches it
+            link.abort()
+        for end in ours[len(links) :]:
+            end.close()
+        if isinstance(error, OSError):
+            raise REPLError(f"the REPL could not be started: {error}") from error
+        raise
+    return Links(links[0], links[1], resume)
 
 
 async def _file(context: Context) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import marshal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,12 +25,19 @@ class Link(Protocol):
     def abort(self) -> None: ...
 
 
+Resume = Callable[[asyncio.Protocol, asyncio.Protocol, int], Awaitable["Links"]]
+"""Connects to a supervisor and to the checkpoint that is its worker from now on, as `Place.connect` does, given the name of
+the checkpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
     """The streams to a supervisor and to its worker."""
 
     control: Link
     work: Link
+    resume: Resume | None = None
+    """How to connect to a checkpoint of that worker; None where there can be none."""
 
 
 class Place(Protocol):
@@ -59,6 +66,8 @@ class End:
     manner: str
     printed: tuple[str, str]
     """What was left to show of stdout and stderr."""
+    checkpoint: tuple[int, int] | None
+    """Its name, and how many cells and extensions it has seen, if there is one."""
 
 
 class _Stream(asyncio.Protocol):
@@ -95,7 +104,7 @@ class Remote:
 
     Args:
         received: is given what the worker and the supervisor say, by kind of frame.
-        lost: is called when both are gone.
+        lost: is called when both are gone, or the worker is and the supervisor keeps a checkpoint.
     """
 
     def __init__(
@@ -104,12 +113,15 @@ class Remote:
         self._loop = asyncio.get_running_loop()
         self._received, self._lost = received, lost
         self._links: Links | None = None
-        self._open = 2
+        self._lost_streams: set[str] = set()
         self._failure = self._suspicion = ""
-        self.control = _Stream(self._from_supervisor, self._distrust, self._on_lost)
-        self.work = _Stream(self._from_worker, self.fail, self._on_lost)
+        self.control = _Stream(self._from_supervisor, self._distrust, lambda: self._on_lost("control"))
+        self.work = _Stream(self._from_worker, self.fail, lambda: self._on_lost("work"))
         self.up: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
+        """Nobody runs any more; there may be a checkpoint."""
+        self.gone: asyncio.Future[None] = self._loop.create_future()
+        """Nothing is left."""
         self.end: End | None = None
         self.condemned = False
         """It is ending, and not to be used any more."""
@@ -121,6 +133,11 @@ class Remote:
         return (
             self._failure or manner or self._suspicion or "the processes of the REPL were ended from outside"
         )
+
+    @property
+    def resume(self) -> Resume | None:
+        """How to go on from a checkpoint of the worker; None where there can be none."""
+        return self._links.resume if self._links is not None else None
 
     def attach(self, links: Links) -> None:
         """Takes the streams."""
@@ -184,28 +201,45 @@ class Remote:
     def _from_supervisor(self, kind: bytes, message: Any) -> None:
         stdout, stderr = message["printed"]
         if kind == b"E":
-            self.end = End(str(message["status"]), str(message["manner"]), (str(stdout), str(stderr)))
+            checkpoint = None
+            if message.get("checkpoint") is not None:
+                name, done = message["checkpoint"]
+                checkpoint = int(name), int(done)
+            self.end = End(
+                str(message["status"]), str(message["manner"]), (str(stdout), str(stderr)), checkpoint
+            )
             self.condemned = True
+            self._look()
         elif kind == b"P":
             self._received(self, kind, [str(stdout), str(stderr)])
         else:
             raise ProtocolError(f"a frame {kind!r}")
 
-    def _on_lost(self) -> None:
-        self._open -= 1
-        if self._open:
+    def _on_lost(self, stream: str) -> None:
+        self._lost_streams.add(stream)
+        self._look()
+
+    def _look(self) -> None:
+        """Sees what is left of it."""
+        kept = self.end is not None and self.end.checkpoint is not None
+        if len(self._lost_streams) == 2 or (kept and "work" in self._lost_streams):
+            self._conclude()
+        elif self._lost_streams or kept:
             # The other stream follows, after what is still on its way there. If it does not, the code closed its
             # worker's, or hid a copy of it somewhere.
             self._loop.call_later(_PATIENCE, self._insist)
-            return
-        if not self.ended.done():
-            self.ended.set_result(None)
+        if len(self._lost_streams) == 2 and not self.gone.done():
+            self.gone.set_result(None)
+
+    def _conclude(self) -> None:
         if not self.up.done():
             self.up.cancel()
-        self._lost(self)
+        if not self.ended.done():
+            self.ended.set_result(None)
+            self._lost(self)
 
     def _insist(self) -> None:
-        if not self._open or self._links is None:
+        if self.ended.done() or self._links is None:
             return
         if self.work.over:
             self._suspicion = "the code closed the descriptors of the REPL"

@@ -13,6 +13,7 @@ from rlm.environments import limits
 from rlm.environments.base import AnswerState, CellResult, CellStatus, QueryHandler, SessionSpec
 from rlm.environments.calls import Calls
 from rlm.environments.cell import Cell, Ending
+from rlm.environments.kept import Kept
 from rlm.environments.remote import Place, Remote
 from rlm.environments.supply import MOST_FILES, Supply
 from rlm.environments.worker.output import joined
@@ -22,6 +23,8 @@ from rlm.types import Message
 
 _SLACK = 10.0
 """Seconds after which the host ends a supervisor that did not end a cell by itself."""
+_FRESH = "A fresh one has the contexts again."
+_LOST = "the namespace is lost and a fresh one has the contexts again"
 
 
 class Session:
@@ -34,6 +37,10 @@ class Session:
         self._calls = Calls(self._tools, on_query, spec.on_tool)
         self._limits = limits.checked(spec)
         self._remote: Remote | None = None
+        self._kept: Kept | None = None
+        """What the last worker left, which has ended."""
+        self._done = 0
+        """Cells and extensions that the worker is through with."""
         self._cell: Cell | None = None
         self._number = 0
         self._supply = Supply()
@@ -125,7 +132,7 @@ class Session:
 
     def _give_up(self, remote: Remote) -> None:
         """Ends processes that did not end when they were asked to."""
-        if not remote.ended.done():
+        if not remote.gone.done():
             self._place.kill()
             remote.abort()
 
@@ -162,17 +169,22 @@ class Session:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        remote = self._remote
         self._calls.cancel()
-        if remote is not None:
-            remote.order(b"Z")
-            await asyncio.wait([remote.ended], timeout=_SLACK)
-            self._give_up(remote)
-            await asyncio.wait([remote.ended], timeout=_SLACK)
+        await self._let_go(self._remote)
+        if self._kept is not None:
+            await self._let_go(self._kept.remote)
         if self._extension is not None:
             await asyncio.wait([self._extension])
         await self._calls.end()
         self._spec = replace(self._spec, contexts=())  # a REPL that is kept does not keep its contexts
+
+    async def _let_go(self, remote: Remote | None) -> None:
+        """Ends processes, and sees that nothing is left of them."""
+        if remote is not None:
+            remote.order(b"Z")
+            await asyncio.wait([remote.gone], timeout=_SLACK)
+            self._give_up(remote)
+            await asyncio.wait([remote.gone], timeout=_SLACK)
 
     # further contexts
 
@@ -193,16 +205,16 @@ class Session:
         )
         if fresh_answer:
             self._answer = AnswerState("", ready=False)
-        if self._remote is None:
+        if self._remote is None and self._kept is None:
             return  # the worker that the next cell gets will have it
-        task = self._bring(self._remote, before, history is not None, fresh_answer)
+        task = self._bring(before, history is not None, fresh_answer)
         self._extension = asyncio.get_running_loop().create_task(task)
         error = await asyncio.shield(self._extension)
         if error is not None:
             raise REPLError(error)
 
     async def _bring(
-        self, remote: Remote, before: tuple[SessionSpec, AnswerState], history: bool, fresh_answer: bool
+        self, before: tuple[SessionSpec, AnswerState], history: bool, fresh_answer: bool
     ) -> str | None:
         """Has the worker take what is new.
 
@@ -217,6 +229,10 @@ class Session:
         self._extended = asyncio.get_running_loop().create_future()
         error, taken = None, False
         try:
+            remote = self._remote or await self._resume()
+            if remote is None:
+                taken = True
+                return None
             async with asyncio.timeout(_patience(await self._supply.measure())):
                 message = {"contexts": self._supply.announce(), "fresh_answer": fresh_answer, "history": None}
                 if history:
@@ -226,7 +242,8 @@ class Session:
                 taken = error is None
         except TimeoutError:
             taken = True
-            self._kill(remote, "the REPL did not take its new contexts in time and was killed")
+            if self._remote is not None:
+                self._kill(self._remote, "the REPL did not take its new contexts in time and was killed")
         finally:
             if not taken:
                 self._spec, self._answer = before
@@ -236,7 +253,24 @@ class Session:
 
     # the start
 
+    async def _resume(self) -> Remote | None:
+        """Processes that go on where the last ones were before they ended; None if that cannot be."""
+        if self._kept is None:
+            return None
+        kept, self._kept = self._kept, None
+        try:
+            self._remote = await kept.resume(lambda: Remote(self._received, self._lost))
+        except BaseException as error:
+            self._notice = f"note: the namespace could not be kept: {error}. {_FRESH}\n"
+            await self._let_go(kept.remote)
+            if not isinstance(error, REPLError):
+                raise
+        return self._remote
+
     async def _launch(self) -> None:
+        if await self._resume() is not None:
+            return
+        self._done = 0
         for attempt in (1, 2):
             remote = await self._connect()
             if not remote.up.cancelled():
@@ -255,7 +289,7 @@ class Session:
         try:
             async with asyncio.timeout(_patience(await supply.measure())):
                 remote.attach(await self._place.connect(remote.control, remote.work, spec))
-                remote.tell(b"O", self._opening())
+                remote.tell(b"O", self._opening(remote))
                 await asyncio.wait([remote.up])
         except TimeoutError as error:
             self._give_up(remote)
@@ -267,13 +301,14 @@ class Session:
             self._supply = Supply()
         return remote
 
-    def _opening(self) -> dict[str, Any]:
+    def _opening(self, remote: Remote) -> dict[str, Any]:
         spec = self._spec
         return {
             "contexts": self._supply.announce(),
             "history": self._history(),
             "tools": self._tools.functions,
             "limits": self._limits,
+            "checkpoint_bytes": spec.checkpoint_bytes if remote.resume is not None else 0,
             "seed": spec.seed,
             "answer": [self._answer.content, self._answer.ready],
         }
@@ -304,6 +339,7 @@ class Session:
         if cell is None or remote is None or message["id"] != cell.number or cell.ending is not None:
             raise ValueError("the end of a cell that does not run")
         ending = Ending.of(message)
+        self._done += 1
         if None not in ending.printed and cell.interrupted is None:
             self._finish(cell, ending, ["", ""])
             return
@@ -316,6 +352,7 @@ class Session:
     def _end_extension(self, error: Any) -> None:
         if self._extended is None or self._extended.done():
             raise ValueError("the end of an extension that does not happen")
+        self._done += 1
         self._extended.set_result(None if error is None else str(error))
 
     def _finish(self, cell: Cell, ending: Ending, collected: list[str]) -> None:
@@ -337,6 +374,7 @@ class Session:
         if remote is not self._remote:
             return
         self._remote = None
+        kept = self._keep(remote)
         if self._extended is not None and not self._extended.done():
             self._extended.set_result(None)
         cell, why = self._cell, remote.why
@@ -346,13 +384,26 @@ class Session:
             status, why = "killed", "the REPL was closed"
         elif cell is not None and remote.end is not None and remote.end.status == "killed":
             status, why = "killed", cell.kill()
-        if self._closing is None:
-            why += "; the namespace is lost and a fresh one has the contexts again"
         if cell is None:
-            self._notice = f"note: between the cells {why}\n"
+            what = "the namespace is as it was" if kept else _LOST
+            self._notice = f"note: between the cells {why}; {what}\n"
             return
+        if self._closing is None:
+            why += f"; {'the namespace is as it was before this cell' if kept else _LOST}"
         stderr = joined(self._spec.max_output_chars, stderr, why + "\n")
         self._conclude(cell, status, stdout, stderr, why, replace(self._answer, note=None), {})
+
+    def _keep(self, remote: Remote) -> bool:
+        """Whether processes that have ended left the state of the REPL before that, all of it."""
+        checkpoint = remote.end.checkpoint if remote.end is not None else None
+        if checkpoint is None:
+            return False
+        name, done = checkpoint
+        if done != self._done or self._extended is not None or self._closing is not None:
+            remote.order(b"Z")
+            return False
+        self._kept = Kept(remote, name)
+        return True
 
     def _conclude(
         self,

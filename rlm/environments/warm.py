@@ -65,7 +65,19 @@ class WarmParent:
             NoSandboxError: this machine allows none.
             REPLError: there can be no such process.
         """
-        self._send({"max_output": max_output}, fds)
+        self._send({"max_output": max_output, "checkpoint": None}, fds)
+
+    def resume(self, fds: Sequence[int], max_output: int, checkpoint: int) -> None:
+        """Has a checkpoint go on as the worker of its REPL; if it is gone, the supervisor's stream says so.
+
+        Args:
+            fds: the supervisor's stream, and the worker's. See `start`.
+            checkpoint: its name.
+
+        Raises:
+            REPLError: see `start`.
+        """
+        self._send({"max_output": max_output, "checkpoint": checkpoint}, fds)
 
     def kill(self) -> None:
         """Kills the supervisor, the warm parent and so all workers: somebody stopped one of them."""
@@ -88,7 +100,7 @@ class WarmParent:
             self._process.returncode = 0  # not our child, so not ours to wait for
         self._process = self._control = None
 
-    def _send(self, message: dict[str, int], fds: Sequence[int]) -> None:
+    def _send(self, message: dict[str, int | None], fds: Sequence[int]) -> None:
         data = _packed(message)
         with self._lock:
             for attempt in (1, 2):

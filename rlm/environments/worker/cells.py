@@ -8,10 +8,10 @@ import __future__
 import _ast
 import _signal  # type: ignore[import-not-found]
 import builtins
-import fcntl
 import gc
 import io
 import linecache
+import mmap
 import os
 import sys
 import types
@@ -20,9 +20,9 @@ from .answer import Answer
 from .channel import Channel
 from .contexts import ContextError, fetch_context, read_context
 from .functions import make_functions
-from .processes import libc
+from .processes import MOST_FDS, libc, move_high
 from .setup import seed_random, set_limits
-from .streams import STREAMS
+from .streams import SHARED, STREAMS
 from .texts import bounded, describe, one_line, one_line_error, trace
 from .tools import ToolError, make_tools
 
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_HIGH_FD = 700
-"""Our own descriptors lie from here on, out of the way of code that closes those it did not open."""
+    from .checkpoint import Checkpoints
 
 _FUTURES = 0
 for _name in __future__.all_feature_names:
@@ -52,31 +51,37 @@ class Worker:
             stdout, stderr: descriptors of the pipes to the supervisor.
             memory: the memory shared with it, of `streams.SHARED` bytes.
         """
-        null = os.open(os.devnull, os.O_RDWR)
-        self._spare = [_move_high(fd) for fd in (null, stdout, stderr)]
-        self._renew_descriptors()
-        STREAMS.connect(memory, *self._spare[1:])
+        self._attach(stdout, stderr, memory)
         self._pid = os.getpid()
         self._armed = False
         self._strikes = 0
         self._flags = 0
+
+    def _attach(self, stdout: int, stderr: int, memory: Any) -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        self._spare = [move_high(fd) for fd in (null, stdout, stderr)]
+        os.close(null)
+        self._renew_descriptors()
+        self._shared = memory
+        STREAMS.connect(memory, *self._spare[1:])
 
     @property
     def descriptors(self) -> list[int]:
         """Those that it holds, besides 0, 1 and 2."""
         return self._spare
 
-    def run(self, enlist: Callable[[], list[int]], folder: str) -> None:
+    def run(self, checkpoints: Checkpoints, folder: str) -> None:
         """Serves cells in this process, which was forked for it, until it ends.
 
         Args:
-            enlist: waits for the descriptors of the stream to the host and of files with the encoded contexts.
+            checkpoints: bring the descriptors of the stream to the host and of files with the encoded contexts, and keep
+                what there is after each cell.
             folder: the directory to make and to work in.
         """
         os.setsid()
         sys.argv = [""]
         os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
-        link, *files = enlist()
+        link, *files = checkpoints.enlist(MOST_FDS)
         try:
             os.mkdir(folder, 0o700)
         except FileNotFoundError:  # whoever cleans up old files may have taken the one that it is in
@@ -96,13 +101,39 @@ class Worker:
         if spec["seed"] is not None:
             seed_random(spec["seed"])
         gc.enable()
-        self._channel.send(b"U", {"python": sys.version.split()[0]})
+        checkpoints.most_bytes = spec["checkpoint_bytes"]
+        self._say_up()
+        done = 0
         while True:
             self.step()
+            done += 1
+            fds = checkpoints.take(done, self._spare)
+            while fds is not None:
+                self._rise(fds, checkpoints.enlist(1)[0])
+                fds = checkpoints.take(done, self._spare)
+
+    def _say_up(self) -> None:
+        self._channel.send(b"U", {"python": sys.version.split()[0]})
+
+    def _rise(self, fds: list[int], link: int) -> None:
+        """We were a checkpoint, and go on in the place of a worker that has ended.
+
+        Args:
+            fds: what `Checkpoints.take` returned.
+            link: a descriptor of the stream to the host.
+        """
+        stdout, stderr, memory = fds
+        self._pid = os.getpid()
+        self._shared.close()
+        self._attach(stdout, stderr, mmap.mmap(memory, SHARED))
+        self._channel.join(move_high(link))
+        for fd in (*fds, link):
+            os.close(fd)
+        self._say_up()
 
     def connect(self, link: int) -> None:
         """Takes the stream to the host."""
-        self._channel = Channel(_move_high(link))
+        self._channel = Channel(move_high(link))
         os.close(link)
 
     def begin(self, history: list[Any], answer: list[Any], tools: list[Any]) -> None:
@@ -338,10 +369,3 @@ class Worker:
                 break
             names[name if len(name) <= 100 else name[:97] + "..."] = describe(value)
         return names
-
-
-def _move_high(fd: int) -> int:
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
-    except OSError:  # a low limit of open files
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -58,6 +58,12 @@ class Channel:
     """
 
     def __init__(self, fd: int) -> None:
+        self._numbers = itertools.count(1)
+        self._cell = 0
+        self.join(fd)
+
+    def join(self, fd: int) -> None:
+        """Begins, in the main thread and with no other; or begins anew with another stream."""
         self._fd = fd
         self._main = _thread.get_ident()
         self._frames = Frames()
@@ -66,9 +72,7 @@ class Channel:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._tickets: dict[int, _Ticket] = {}
-        self._numbers = itertools.count(1)
         self._tasks: deque[dict[str, Any]] = deque()
-        self._cell = 0
         self._void = 0
         """The cell that is being interrupted."""
         self.guarded = True

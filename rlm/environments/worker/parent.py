@@ -3,8 +3,13 @@ stays small, because a fork costs what its parent holds, and hands it on.
 
 The supervisor gives it orders: one letter and the number of a REPL. With "F", fork, come descriptors: where the worker
 gets its streams from, its stdout and stderr, and the memory for what it prints. "I" interrupts a worker and its children,
-"K" kills it. It says "I" when it has interrupted, and when nothing of a REPL is left: "E" and the status of the worker,
-or "N" and why there was none. "M" says that it had more processes than it may have, and is being killed.
+"K" kills it. "C" says that the worker made a checkpoint, with a descriptor of its mailbox, or, without one, that the last
+checkpoint is of no use any more. "R", rise, puts the checkpoint in the place of a worker that has ended, with descriptors as
+for "F". "D" drops a REPL with all that is left of it.
+
+It says "I" when it has interrupted, and when nothing of a REPL is left: "E" and the status of the worker, or "N" and why
+there was none. "S", and the status, says that nothing is left but a checkpoint. "M" says that a worker had more processes
+than it may have, and is being killed.
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
@@ -13,30 +18,49 @@ or "N" and why there was none. "M" says that it had more processes than it may h
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import errno
 import mmap
 import os
 import select
 import signal
 import socket
 import struct
+import time
 import traceback
 
-from . import processes, streams
+from . import processes, sleepers, streams
 from .cells import Worker
+from .checkpoint import Checkpoints
+from .processes import MOST_FDS, receive_fds
 from .rehearsal import rehearse
+from .sleepers import Sleeper
 from .trees import BoxedTrees, Trees
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .sandbox import Sandbox
 
 ORDER = struct.Struct(">cQ")
 REPORT = struct.Struct(">cQq")
-MOST_FDS = 253
-"""The kernel passes no more with one message."""
 
 # Plain numbers and the bare module: the enumerations of `signal` cost each process 200 KB.
 _SIGINT, _SIGCHLD = int(signal.SIGINT), int(signal.SIGCHLD)
+
+
+class _Tree:
+    """What there is of a REPL."""
+
+    __slots__ = ("number", "sleeper", "status", "worker")
+
+    def __init__(self, number: int, worker: int) -> None:
+        self.number = number
+        self.worker = worker
+        """The process id of the worker, also when it has ended."""
+        self.status: int | None = None
+        """How it ended."""
+        self.sleeper: Sleeper | None = None
 
 
 class Parent:
@@ -52,9 +76,17 @@ class Parent:
         self._stream = stream
         self._folder = folder
         self._sandbox = sandbox
-        self._trees: Trees | BoxedTrees = Trees() if sandbox is None else BoxedTrees(sandbox)
-        self._numbers: dict[int, int] = {}
-        """The REPLs' numbers, by the worker's process id."""
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._running = True
+        self._repls: dict[int, _Tree] = {}
+        self._workers: dict[int, _Tree] = {}
+        """The same, by the worker's process id."""
+        self._trees: Trees | BoxedTrees
+        if sandbox is None:
+            self._trees = Trees(self._ended, self._gone, self._spared)
+        else:
+            self._trees = BoxedTrees(sandbox, self._ended, self._gone, self._watch)
 
     def run(self) -> None:
         """Serves until the supervisor is gone, and leaves nobody behind."""
@@ -64,45 +96,81 @@ class Parent:
         os.set_blocking(wake_write, False)
         _signal.signal(_SIGCHLD, _awake)
         _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        poll = select.poll()
-        poll.register(self._stream, select.POLLIN)
-        poll.register(wake_read, select.POLLIN)
+
+        def reap() -> None:
+            os.read(wake_read, 4096)
+            for repl in list(self._repls.values()):
+                if repl.sleeper is not None and not repl.sleeper.pid:
+                    self._hear(repl, repl.sleeper)  # it must be known before its worker is buried
+            self._trees.reap()
+
+        self._watch(wake_read, reap)
+        self._watch(self._stream.fileno(), self._obey)
         try:
-            while True:
-                for fd, _ in poll.poll(self._trees.patience):
-                    if fd == wake_read:
-                        os.read(wake_read, 4096)
-                        self._reap()
-                    elif not self._obey():
-                        return
+            while self._running:
+                for fd, _ in self._poll.poll(self._patience()):
+                    handler = self._handlers.get(fd)
+                    if handler is not None:
+                        handler()
                 for pid in self._trees.look():
-                    self._report(b"M", self._numbers[pid], 0)
+                    self._report(b"M", self._workers[pid].number, 0)
         finally:
-            self._trees.end()
+            self._trees.end_all()
             if self._sandbox is None:
                 processes.remove_tree(self._folder)
 
-    def _obey(self) -> bool:
-        """Does what the supervisor says. Returns whether it is there."""
+    def _watch(self, fd: int, handler: Callable[[], None] | None) -> None:
+        if handler is not None:
+            self._handlers[fd] = handler
+            self._poll.register(fd, select.POLLIN)
+        elif self._handlers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def _patience(self) -> float | None:
+        """Milliseconds until something is to be looked at. Ends what takes too long to clear up."""
+        patience: float | None = self._trees.patience
+        now = time.monotonic()
+        for repl in list(self._repls.values()):
+            if repl.sleeper is not None and repl.sleeper.due is not None:
+                left = repl.sleeper.due - now
+                if left <= 0:
+                    self._end(repl)
+                else:
+                    patience = min(left * 1000 + 1, patience or 1e9)
+        return patience
+
+    def _obey(self) -> None:
+        """Does what the supervisor says."""
         try:
             order, fds = receive_fds(self._stream, ORDER.size, MOST_FDS)
         except OSError:
-            return False
+            order = b""
         if len(order) < ORDER.size:
-            return False
+            self._running = False
+            return
         kind, number = ORDER.unpack(order)
         if kind == b"F":
             self._fork(number, fds)
-            return True
-        for pid, other in self._numbers.items():
-            if other == number:
-                if kind == b"I":
-                    processes.kill(-pid, _SIGINT)
-                else:
-                    self._trees.kill(pid)
+            return
+        repl = self._repls.get(number)
         if kind == b"I":
+            if repl is not None and repl.status is None:
+                processes.kill(-repl.worker, _SIGINT)
             self._report(kind, number, 0)
-        return True
+        elif kind == b"C" and repl is not None and repl.status is None:
+            self._replace_sleeper(repl, fds)
+        elif kind == b"R":
+            self._raise(number, repl, fds)
+        elif repl is not None and kind == b"K" and repl.status is None:
+            self._trees.kill(repl.worker)
+        elif repl is not None and kind == b"D":
+            self._replace_sleeper(repl, [])
+            if repl.status is None:
+                self._trees.kill(repl.worker)
+            else:
+                self._end(repl)
+        for fd in fds:
+            os.close(fd)
 
     def _fork(self, number: int, fds: list[int]) -> None:
         folder = self._sandbox.home if self._sandbox is not None else os.path.join(self._folder, str(number))
@@ -120,25 +188,86 @@ class Parent:
                 worker = Worker(stdout, stderr, shared)
                 self._trees.settle()
                 processes.close_all_but([post, *worker.descriptors])
-                worker.run(lambda: _receive(post), folder)
+                worker.run(Checkpoints(post, self._trees), folder)
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(70)
 
         try:
-            self._numbers[self._trees.fork(work)] = number
+            repl = _Tree(number, self._trees.fork(work))
+            self._repls[number] = self._workers[repl.worker] = repl
         except OSError as error:
             self._report(b"N", number, error.errno or 0)
         shared.close()
         for fd in fds:
             os.close(fd)
 
-    def _reap(self) -> None:
-        for pid, status in self._trees.reap().items():
-            number = self._numbers.pop(pid, None)
-            if number is not None:
-                self._report(b"E", number, status)
+    # the ends of workers
+
+    def _ended(self, pid: int, status: int) -> None:
+        """A worker has ended."""
+        repl = self._workers[pid]
+        repl.status = status
+        if repl.sleeper is None or not repl.sleeper.ask(time.monotonic() + sleepers.PATIENCE):
+            self._end(repl)
+
+    def _end(self, repl: _Tree) -> None:
+        """Ends what is left of a REPL."""
+        self._replace_sleeper(repl, [])
+        self._trees.end(repl.worker)
+
+    def _gone(self, pid: int) -> None:
+        """Nothing is left of a REPL."""
+        repl = self._workers.pop(pid)
+        del self._repls[repl.number]
+        self._replace_sleeper(repl, [])
+        self._report(b"E", repl.number, repl.status or 0)
+
+    # checkpoints
+
+    def _spared(self) -> list[int]:
+        return [repl.sleeper.pid for repl in self._repls.values() if repl.sleeper is not None]
+
+    def _replace_sleeper(self, repl: _Tree, fds: list[int]) -> None:
+        """Lets the checkpoint of a REPL go.
+
+        Args:
+            fds: a descriptor of the mailbox of the next one, if there is one, which is taken from it.
+        """
+        if repl.sleeper is not None:
+            self._watch(repl.sleeper.fd, None)
+            repl.sleeper.close()
+            repl.sleeper = None
+        if fds:
+            sleeper = repl.sleeper = Sleeper(fds.pop(0))
+            self._watch(sleeper.fd, lambda: self._hear(repl, sleeper))
+
+    def _hear(self, repl: _Tree, sleeper: Sleeper) -> None:
+        """A checkpoint says something."""
+        cleared = sleeper.hear()
+        if cleared is None:
+            self._replace_sleeper(repl, [])
+            if repl.status is not None:
+                self._end(repl)
+        elif cleared and repl.status is not None:
+            sleeper.due = None
+            self._trees.clear(repl.worker)
+            self._report(b"S", repl.number, repl.status)
+
+    def _raise(self, number: int, repl: _Tree | None, fds: list[int]) -> None:
+        """Puts a checkpoint in the place of its worker."""
+        sleeper = repl.sleeper if repl is not None else None
+        if repl is None or sleeper is None or repl.status is None or not sleeper.rise(fds):
+            self._report(b"N", number, errno.ESRCH)
+            if repl is not None and repl.status is not None:
+                self._end(repl)
+            return
+        del self._workers[repl.worker]
+        before, repl.worker, repl.status = repl.worker, sleeper.pid, None
+        self._workers[repl.worker] = repl
+        self._replace_sleeper(repl, [])
+        self._trees.replace(before, repl.worker)
 
     def _report(self, kind: bytes, number: int, value: int) -> None:
         try:
@@ -147,23 +276,5 @@ class Parent:
             pass  # the supervisor is gone, which we shall see
 
 
-def _receive(post: int) -> list[int]:
-    """Waits for the descriptors of the worker's stream and of its contexts."""
-    with socket.socket(fileno=post) as stream:
-        data, fds = receive_fds(stream, 1, MOST_FDS)
-    if not data:
-        os._exit(0)  # nobody needed us
-    return fds
-
-
 def _awake(signum: int, frame: object) -> None:
     """That there was a signal comes through the wake-up pipe; this keeps it from ending us."""
-
-
-def receive_fds(stream: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int]]:
-    """`socket.recv_fds`, with less to import, allocate and so to copy in each process."""
-    data, extra, _, _ = stream.recvmsg(size, socket.CMSG_LEN(4 * most), flags)
-    fds: list[int] = []
-    for _, _, content in extra:
-        fds += struct.unpack(f"{len(content) // 4}i", content)
-    return data, fds

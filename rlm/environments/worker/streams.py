@@ -62,6 +62,8 @@ class Prints:
         self._memory = memory
         self._pipe = pipe
         self._home = os.fstat(pipe)
+        self._used = self._settled = 0
+        self._line = b""
 
     def write(self, data: bytes) -> None:
         with self._lock:

@@ -19,7 +19,8 @@ import sys
 
 from . import processes
 from .loop import READ, Loop, read
-from .parent import MOST_FDS, ORDER, REPORT, Parent, receive_fds
+from .parent import ORDER, REPORT, Parent
+from .processes import MOST_FDS, receive_fds
 from .watch import Watch
 from .wire import encode, pack
 
@@ -89,8 +90,28 @@ class Supervisor:
             OSError: there can be no more descriptors, or the parent is gone.
         """
         self._count += 1
-        number = self._count
+        return self._begin(b"F", self._count, make)
 
+    def resume(self, checkpoint: int) -> Watch | None:
+        """Has the checkpoint of a REPL take the place of its worker, which has ended.
+
+        Args:
+            checkpoint: as `Watch.saved` named it.
+
+        Returns:
+            What watches it; None if there is no such checkpoint.
+
+        Raises:
+            OSError: see `fork`.
+        """
+        for number, old in self._watches.items():
+            if old.checkpoint == checkpoint:
+                watch = self._begin(b"R", number, Watch)
+                old.leave()
+                return watch
+        return None
+
+    def _begin(self, kind: bytes, number: int, make: Callable[..., Watch]) -> Watch:
         def over() -> None:
             watch = self._watches.pop(number, None)
             if watch is not None:
@@ -101,9 +122,11 @@ class Supervisor:
             os.path.join(self._folder, str(number)),
             interrupt=lambda: self._order(b"I", number),
             kill=lambda: self._order(b"K", number),
+            drop=lambda: self._order(b"D", number),
+            save=lambda fds: self._order(b"C", number, fds),
             over=over,
         )
-        self._order(b"F", number, watch.fds)
+        self._order(kind, number, watch.fds)
         watch.forked()
         return watch
 
@@ -150,6 +173,8 @@ class Supervisor:
                 watch.interrupted()
             elif kind == b"E":
                 watch.ended(value)
+            elif kind == b"S":
+                watch.saved(value)
             elif kind == b"M":
                 watch.condemn("the code started more processes than it may have, and they were killed")
             else:
@@ -211,7 +236,10 @@ class _Local(Supervisor):
             self.loop.end()
             return
         try:
-            self._start(fds, message["max_output"])
+            if message["checkpoint"] is None:
+                self._start(fds, message["max_output"])
+            else:
+                self._resume(message["checkpoint"], fds, message["max_output"])
         finally:
             for fd in fds[1:]:
                 os.close(fd)
@@ -224,12 +252,29 @@ class _Local(Supervisor):
             try:
                 spare = self.fork()
             except OSError as error:
-                end = {"status": "died", "manner": f"no process can be forked: {error}", "printed": ["", ""]}
-                os.write(stream, pack(b"E", encode(end)))
-                os.close(stream)
+                _refuse(stream, f"no process can be forked: {error}")
                 return
             spare.enlist(max_output, rest)
         spare.listen(stream, stream)
+
+    def _resume(self, checkpoint: int, fds: list[int], max_output: int) -> None:
+        stream, *rest = fds
+        try:
+            watch = self.resume(checkpoint)
+        except OSError as error:
+            _refuse(stream, f"no process can be had: {error}")
+            return
+        if watch is None:
+            _refuse(stream, "it is gone")
+            return
+        watch.enlist(max_output, rest)
+        watch.listen(stream, stream)
+
+
+def _refuse(stream: int, why: str) -> None:
+    """Tells the host that there is no REPL for it."""
+    os.write(stream, pack(b"E", encode({"status": "died", "manner": why, "printed": ["", ""]})))
+    os.close(stream)
 
 
 def main(control_fd: str, host: str) -> None:

@@ -6,21 +6,33 @@ import _signal  # type: ignore[import-not-found]
 import os
 import time
 
-from . import processes
+from . import linux, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from .sandbox import Sandbox
 
 
 class Trees:
-    """Workers beside each other. Each is the reaper of its own descendants, so that what is left when it ends is ours."""
+    """Workers beside each other. Each is the reaper of its own descendants, so that what is left when it ends is ours.
 
-    def __init__(self) -> None:
+    Args:
+        ended: is told of a worker that has ended: its process id and its status, as waitpid gives it.
+        gone: is told of a worker of whose tree nothing is left.
+        spared: ids of processes of ours that are to be left alone, whatever worker ends.
+    """
+
+    def __init__(
+        self,
+        ended: Callable[[int, int], None],
+        gone: Callable[[int], None],
+        spared: Callable[[], Iterable[int]],
+    ) -> None:
         processes.become_subreaper()
         self._parent = os.getpid()
+        self._ended, self._gone, self._spared = ended, gone, spared
         self._living: set[int] = set()
 
     def fork(self, work: Callable[[], None]) -> int:
@@ -41,11 +53,6 @@ class Trees:
         self._living.add(pid)
         return pid
 
-    def settle(self) -> None:
-        """In a worker, before it does anything."""
-        processes.become_subreaper()
-        processes.die_with_parent(self._parent, _signal.SIGKILL)
-
     patience = None
 
     def look(self) -> list[int]:
@@ -53,26 +60,54 @@ class Trees:
         return []
 
     def kill(self, worker: int) -> None:
-        """Kills a worker; `reap` ends the rest of its tree."""
+        """Kills a worker; `ended` is told."""
         processes.kill(worker, _signal.SIGKILL)
 
-    def reap(self) -> dict[int, int]:
-        """Buries what ended.
+    def reap(self) -> None:
+        """Buries what ended."""
+        self._bury(processes.reap())
 
-        Returns:
-            The statuses of workers, as waitpid gives them, of whose trees nothing is left.
-        """
-        ended = processes.reap()
-        if not self._living.isdisjoint(ended):
-            known = list(ended)
-            ended.update(processes.end_children(self._living.difference(ended), known, patience=1.0))
-        over = {pid: status for pid, status in ended.items() if pid in self._living}
-        self._living.difference_update(over)
-        return over
+    def _bury(self, ended: dict[int, int]) -> None:
+        for pid, status in ended.items():
+            if pid in self._living:
+                self._living.discard(pid)
+                self._ended(pid, status)
 
-    def end(self) -> None:
-        """Ends them all."""
+    def clear(self, worker: int) -> None:
+        """Ends what is left of the tree of a worker that has ended."""
+        spare = [*self._living, *self._spared()]
+        self._bury(processes.end_children(spare, [worker], patience=1.0))
+
+    def end(self, worker: int) -> None:
+        """The same; and then `gone` is told."""
+        self.clear(worker)
+        self._gone(worker)
+
+    def replace(self, worker: int, other: int) -> None:
+        """A process that is our child already takes the place of a worker that has ended."""
+        self._living.add(other)
+
+    def end_all(self) -> None:
         processes.end_children(known=self._living)
+
+    # in a worker
+
+    def settle(self) -> None:
+        """Before it does anything."""
+        processes.become_subreaper()
+        processes.die_with_parent(self._parent, _signal.SIGKILL)
+
+    def step_aside(self, aside: bool) -> None:
+        """An orphan that it makes is to be ours, and not its own. What its other descendants leave in that moment is so
+        too, and lives no longer than the next worker that ends."""
+        processes.become_subreaper(not aside)
+
+    def sweep(self) -> None:
+        """In the one that is to take its place: there is nothing that we do not find."""
+
+    def rise(self) -> None:
+        """In the one that takes its place."""
+        self.settle()
 
 
 _TICK = 50
@@ -80,16 +115,26 @@ _TICK = 50
 
 
 class BoxedTrees:
-    """Workers in a sandbox, each in a namespace of processes of its own: when its first process ends, all end."""
+    """Workers in a sandbox, each in a namespace of processes of its own: when its first process ends, all end.
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    Args:
+        ended, gone: see `Trees`.
+        watch: has a function called when a descriptor can be read; None: no more.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        ended: Callable[[int, int], None],
+        gone: Callable[[int], None],
+        watch: Callable[[int, Callable[[], None] | None], None],
+    ) -> None:
         self._sandbox = sandbox
+        self._ended, self._gone, self._watch = ended, gone, watch
         self._firsts: dict[int, int] = {}
         """First processes, by worker."""
         self._workers: dict[int, int] = {}
         """And the other way round."""
-        self._statuses: dict[int, int] = {}
-        """Of workers that have ended."""
         self._limit = sandbox.counted
         self._total, self._counted = 0, 0.0
         """Threads of the whole machine when ours were counted last, and the moment."""
@@ -99,10 +144,6 @@ class BoxedTrees:
         first, worker = self._sandbox.fork(work)
         self._firsts[worker], self._workers[first] = first, worker
         return worker
-
-    def settle(self) -> None:
-        """See `Trees.settle`. When the warm parent dies, the kernel ends its namespace with all below it."""
-        self._sandbox.lock()
 
     @property
     def patience(self) -> int | None:
@@ -125,28 +166,75 @@ class BoxedTrees:
         crowded = [
             worker
             for worker, first in self._firsts.items()
-            if counts.get(worker, 0) + counts.get(first, 0) > self._limit + 1
+            if counts.get(worker, 0) + counts.get(first, 0)
+            > self._limit + 2  # the first process, a checkpoint
         ]
         for worker in crowded:
             self.kill(worker)
         return crowded
 
     def kill(self, worker: int) -> None:
-        """Kills a worker and its tree."""
-        processes.kill(self._firsts[worker], _signal.SIGKILL)
+        """Kills a worker; `ended` is told."""
+        processes.kill(worker, _signal.SIGKILL)
 
-    def reap(self) -> dict[int, int]:
-        """See `Trees.reap`."""
-        over: dict[int, int] = {}
+    def reap(self) -> None:
+        """Buries what ended."""
         for pid, status in processes.reap().items():
             worker = self._workers.pop(pid, None)
-            if worker is not None:  # which the kernel says when nobody is left, and it has buried the worker
+            if worker is not None:  # which the kernel says when nobody is left
                 del self._firsts[worker]
-                over[worker] = self._statuses.pop(worker)
+                self._gone(worker)
             elif pid in self._firsts:
-                self._statuses[pid] = status
-                self.kill(pid)
-        return over
+                self._ended(pid, status)
 
-    def end(self) -> None:
+    def clear(self, worker: int) -> None:
+        """See `Trees.clear`: `sweep` has done it."""
+
+    def end(self, worker: int) -> None:
+        """See `Trees.end`."""
+        processes.kill(self._firsts[worker], _signal.SIGKILL)
+
+    def replace(self, worker: int, other: int) -> None:
+        """See `Trees.replace`. It is no child of ours, so we have to be told of its end in another way."""
+        first = self._firsts.pop(worker)
+        self._firsts[other], self._workers[first] = first, other
+        try:
+            pidfd = os.pidfd_open(other)
+        except OSError:  # it has ended
+            self._ended(other, linux.UNKNOWN)
+            return
+
+        def over() -> None:
+            self._watch(pidfd, None)
+            status = linux.exit_status(pidfd)
+            os.close(pidfd)
+            if other in self._firsts:
+                self._ended(other, status)
+
+        self._watch(pidfd, over)
+
+    def end_all(self) -> None:
         """Nothing to do: we are the first process of a namespace, which is all that they live in."""
+
+    # in a worker
+
+    def settle(self) -> None:
+        """See `Trees.settle`. When the warm parent dies, the kernel ends its namespace with all below it."""
+        self._sandbox.lock()
+
+    def step_aside(self, aside: bool) -> None:
+        """See `Trees.step_aside`. Its orphans belong to the first process of its namespace."""
+
+    def sweep(self) -> None:
+        """See `Trees.sweep`. Ends all others in our namespace but the first one, whatever they do meanwhile."""
+        if os.getppid() != 1:
+            os._exit(70)  # so this is no namespace of ours, and we must not
+        try:
+            while True:
+                os.kill(-1, _signal.SIGKILL)
+                time.sleep(0.0002)
+        except ProcessLookupError:
+            pass  # that was the last one
+
+    def rise(self) -> None:
+        """See `Trees.rise`. What it was locked up with is not to be got rid of."""

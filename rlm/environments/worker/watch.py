@@ -10,9 +10,11 @@ import signal
 import socket
 
 from . import streams
+from .checkpoint import SAVED
+from .linux import UNKNOWN
 from .loop import READ, Loop, Outbox, read
 from .output import Output
-from .processes import LINUX, remove_tree
+from .processes import LINUX, receive_fds, remove_tree
 from .wire import Frames, ProtocolError, decode, encode, pack
 
 TYPE_CHECKING = False
@@ -29,6 +31,8 @@ class Watch:
         folder: the worker's own directory, which the worker makes and this removes.
         interrupt: sends the worker and its children what Ctrl-C in a terminal would.
         kill: kills the worker.
+        drop: ends all that there is of it, checkpoints too.
+        save: is given a descriptor of a new checkpoint's mailbox; or nothing, if there is no checkpoint any more.
         over: is called when nothing is left.
     """
 
@@ -39,11 +43,14 @@ class Watch:
         *,
         interrupt: Callable[[], None],
         kill: Callable[[], None],
+        drop: Callable[[], None],
+        save: Callable[[list[int]], None],
         over: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._folder = folder
-        self._interrupt, self._kill, self._over = interrupt, kill, over
+        self._interrupt, self._kill, self._drop = interrupt, kill, drop
+        self._save, self._over = save, over
         pipes = os.pipe(), os.pipe()
         self._pipes = [pipe[0] for pipe in pipes]
         self._file = unnamed_file(streams.SHARED)
@@ -64,6 +71,10 @@ class Watch:
         """The host's question for the output, which waits for them: the next cell must not get one."""
         self._end: tuple[str, str] | None = None
         """How it ended, where that is not the worker's own doing: status and words. Empty: nobody wants to know."""
+        self._done = 0
+        """How much of the work was done at the last checkpoint."""
+        self.checkpoint: int | None = None
+        """A name for that checkpoint, which nobody can guess, if the worker has ended and it has not."""
 
     def forked(self) -> None:
         """The worker has its descriptors."""
@@ -102,16 +113,48 @@ class Watch:
             socket.send_fds(self._post, [b"W"], list(fds))
         except OSError:
             return False
-        finally:
-            self._post.close()
+        self._loop.watch(self._post.fileno(), READ, self._read_post)
         return True
 
+    def _read_post(self, events: int) -> None:
+        """The worker has a new checkpoint, or none. The code may have sent that too: it is passed on to nobody but those
+        who have to do with this REPL alone."""
+        try:
+            said, fds = receive_fds(self._post, SAVED.size, 1)
+        except OSError:
+            said, fds = b"", []
+        if len(said) == SAVED.size:
+            self._done = SAVED.unpack(said)[1]
+            self._save(fds)
+        else:
+            self._loop.watch(self._post.fileno(), 0, self._read_post)
+        for fd in fds:
+            os.close(fd)
+
     def ended(self, status: int) -> None:
-        """The worker has ended, and its children with it. Tells the host what was printed last.
+        """The worker has ended, and its children and checkpoints with it. Tells the host what was printed last.
 
         Args:
             status: as waitpid gives it.
         """
+        if self.checkpoint is None:
+            self._tell_end(status)
+        self._close()
+
+    def saved(self, status: int) -> None:
+        """The worker has ended, and its children with it, and its checkpoint waits. Tells the host of that.
+
+        Args:
+            status: as waitpid gives it.
+        """
+        if self._outbox is None or self._end == ("", ""):
+            self._drop()
+            return
+        self.checkpoint = int.from_bytes(os.urandom(6), "big")
+        self._tell_end(status)
+        self._give_up()
+
+    def _tell_end(self, status: int) -> None:
         if self._outbox is not None and self._end is None:
             self._end = "died", manner(status)
         if self._outbox is not None and self._end is not None and self._end[0]:
@@ -119,8 +162,15 @@ class Watch:
             for number, output in enumerate(self._outputs):
                 output.feed(streams.rest(self._memory, number))
             printed = [output.take() for output in self._outputs]
-            self._say(b"E", {"status": self._end[0], "manner": self._end[1], "printed": printed})
-        self._close()
+            checkpoint = None if self.checkpoint is None else [self.checkpoint, self._done]
+            how = {"status": self._end[0], "manner": self._end[1]}
+            self._say(b"E", {**how, "printed": printed, "checkpoint": checkpoint})
+
+    def leave(self) -> None:
+        """Another one watches what became of the checkpoint."""
+        self.checkpoint = None
+        if self._outbox is not None:
+            self._outbox.close()
 
     def condemn(self, why: str) -> None:
         """The worker is being killed, for a reason."""
@@ -136,16 +186,23 @@ class Watch:
         """Ends the worker, and tells nobody how."""
         if self._end is None:
             self._end = "", ""
-        self._kill()
+        self._drop()
 
-    def _close(self) -> None:
+    def _give_up(self) -> None:
+        """Gives up what it shares with the worker."""
         self._loop.alarm(self, None, self._step)
-        remove_tree(self._folder)
         for pipe in self._pipes:
             self._loop.watch(pipe, 0, self._read_host)
             os.close(pipe)
+        self._pipes = []
         self._memory.close()
+        if self._post.fileno() >= 0:
+            self._loop.watch(self._post.fileno(), 0, self._read_post)
         self._post.close()
+
+    def _close(self) -> None:
+        self._give_up()
+        remove_tree(self._folder)
         if self._outbox is not None:
             self._outbox.close()
             if self._source != self._sink:
@@ -182,6 +239,8 @@ class Watch:
 
     def obey(self, kind: bytes, payload: bytes) -> None:
         """Does what the host asks for."""
+        if self.checkpoint is not None and kind != b"Z":
+            return  # the host had not heard of the end
         if kind == b"T":
             self._loop.alarm(self, None, self._step)
             self._asked = decode(payload)["lines"]
@@ -232,7 +291,8 @@ class Watch:
     def interrupted(self) -> None:
         """An interrupt has been delivered."""
         self._flying -= 1
-        self._hand_over()
+        if self.checkpoint is None:
+            self._hand_over()
 
     def _step(self) -> None:
         """Goes one step further with a cell that is to end: interrupts it, and its children; then again, because the
@@ -249,6 +309,8 @@ class Watch:
 
 def manner(status: int) -> str:
     """How a worker ended, in words."""
+    if status == UNKNOWN:
+        return "the process of the REPL ended"
     if os.WIFEXITED(status):
         return f"the process of the REPL ended with exit status {os.WEXITSTATUS(status)}"
     signum = os.WTERMSIG(status)

@@ -65,14 +65,14 @@ async def test_an_interrupt_keeps_the_namespace(open_repl: OpenREPL, code: str) 
     ],
 )
 async def test_a_cell_that_does_not_yield_is_killed(repl: REPL, code: str) -> None:
-    await repl.execute("gone = 1; answer['content'] = 'kept'")
-    result = await repl.execute(code, timeout=0.1)
+    await repl.execute("kept = 1; answer['content'] = 'kept'")
+    result = await repl.execute("gone = 1\n" + code, timeout=0.1)
     assert result.status == "killed"
     assert result.error is not None
     assert "did not stop when it was interrupted" in result.error
     assert result.answer.content == "kept"
-    after = await repl.execute("context, context_0, 'gone' in globals(), answer['content']")
-    assert after.stdout == "('the context', 'the context', False, 'kept')\n"
+    after = await repl.execute("context, context_0, kept, 'gone' in globals(), answer['content']")
+    assert after.stdout == "('the context', 'the context', 1, False, 'kept')\n"
 
 
 async def test_a_kill_takes_the_whole_tree(repl: REPL) -> None:
@@ -123,7 +123,8 @@ async def test_background_processes_live_until_close(open_repl: OpenREPL) -> Non
         ("import os; os.execv('/bin/true', ['true'])", "ended with exit status 0"),
     ],
 )  # fmt: skip
-async def test_a_worker_that_dies_is_replaced(repl: REPL, code: str, error: str) -> None:
+async def test_a_worker_that_dies_is_replaced(open_repl: OpenREPL, code: str, error: str) -> None:
+    repl = await open_repl("the context", checkpoint_bytes=0)
     await repl.execute("gone = 1; answer['content'] = 'kept'")
     result = await repl.execute(code + "\nimport time; time.sleep(1000)")
     assert result.status == "died"
@@ -159,14 +160,14 @@ async def test_the_death_of_the_warm_parent(
 
 
 async def test_a_worker_that_dies_between_cells(repl: REPL) -> None:
-    await repl.execute("gone = 1")
+    await repl.execute("kept = 1")
     (worker,) = await find(repl, "os.getpid()")
     worker.kill()
-    result = await repl.execute("print('gone' in globals())")
+    result = await repl.execute("print(kept)")
     if result.status == "died":
         assert "SIGKILL" in str(result.error)
     else:
-        assert result.stdout == "False\n"
+        assert result.stdout == "1\n"
         assert "between the cells" in result.stderr
         assert "SIGKILL" in result.stderr
     assert (await repl.execute("context")).stdout == "'the context'\n"

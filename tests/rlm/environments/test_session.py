@@ -104,7 +104,7 @@ class Liar:
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
         ends = [LyingLink(control, self._lies), LyingLink(work, self._lies)]
         ends[0].other, ends[1].other = ends[1], ends[0]
-        return Links(*ends)
+        return Links(ends[0], ends[1])
 
     def kill(self) -> None:
         raise AssertionError("nothing here should need that")

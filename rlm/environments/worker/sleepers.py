@@ -1,0 +1,106 @@
+"""Checkpoints, as the warm parent has them. `checkpoint.py` has the other side, and says what goes to and fro."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+import socket
+import struct
+
+from .checkpoint import CLEAR, HERE, RISE
+from .processes import kill
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CREDENTIALS = struct.Struct("3i")
+PATIENCE = 2.0
+"""Seconds that a checkpoint may take to clear up."""
+
+
+class Sleeper:
+    """One checkpoint. The code of the cells may be at its mailbox too, so nothing that comes from there is relied on but
+    what the kernel says.
+
+    Args:
+        fd: a descriptor of our end.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        # The code may hold it too, so that it may block: nothing but messages that must not wait goes over it.
+        self._stream: socket.socket | None
+        try:
+            self._stream = socket.socket(fileno=fd)
+            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        except OSError:
+            self._stream = None
+        self.pid = 0
+        """Its process id, as soon as it is known."""
+        self.due: float | None = None
+        """When it must have cleared up, if it was asked to."""
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    def hear(self) -> bool | None:
+        """Takes what it says.
+
+        Returns:
+            Whether it has cleared up; None if it is gone, or was none.
+        """
+        if self._stream is None:
+            return None
+        try:
+            said, extra, _, _ = self._stream.recvmsg(
+                1, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            return False
+        except OSError:
+            return None
+        pid = 0
+        for _, kind, content in extra:
+            if kind == socket.SCM_CREDENTIALS:
+                pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
+            elif kind == socket.SCM_RIGHTS:
+                for (fd,) in struct.iter_unpack("i", content[: len(content) // 4 * 4]):
+                    os.close(fd)
+        if said == HERE and not self.pid and pid > 1:
+            self.pid = pid
+            return False if self._say(HERE) else None
+        return True if said == CLEAR and self.due is not None else None
+
+    def ask(self, due: float) -> bool:
+        """Asks it to clear up what its worker left. Whether it can be asked.
+
+        Args:
+            due: when it must have done that.
+        """
+        if not self.pid or not self._say(CLEAR):
+            return False
+        self.due = due
+        kill(self.pid, _signal.SIGCONT)  # the code may have stopped it
+        return True
+
+    def rise(self, fds: Sequence[int]) -> bool:
+        """Gives it what a worker needs. Whether it was there."""
+        return self._say(RISE, fds)
+
+    def _say(self, word: bytes, fds: Sequence[int] = ()) -> bool:
+        try:
+            if self._stream is None:
+                return False
+            socket.send_fds(self._stream, [word], list(fds), socket.MSG_DONTWAIT)
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Lets it go."""
+        if self._stream is not None:
+            self._stream.close()
+        else:
+            os.close(self._fd)
