@@ -51,6 +51,7 @@ class Worker:
             stdout, stderr: descriptors of the pipes to the supervisor.
             memory: the memory shared with it, of `streams.SHARED` bytes.
         """
+        self._maps: list[Any] = []
         self._attach(stdout, stderr, memory)
         self._pid = os.getpid()
         self._armed = False
@@ -62,7 +63,8 @@ class Worker:
         self._spare = [move_high(fd) for fd in (null, stdout, stderr)]
         os.close(null)
         self._renew_descriptors()
-        self._shared = memory
+        # Never closed: it would close the number that its descriptor had, which may be somebody else's by now.
+        self._maps.append(memory)
         STREAMS.connect(memory, *self._spare[1:])
 
     @property
@@ -124,7 +126,6 @@ class Worker:
         """
         stdout, stderr, memory = fds
         self._pid = os.getpid()
-        self._shared.close()
         self._attach(stdout, stderr, mmap.mmap(memory, SHARED))
         self._channel.join(move_high(link))
         for fd in (*fds, link):

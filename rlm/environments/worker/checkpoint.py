@@ -22,7 +22,7 @@ import stat
 import struct
 import sys
 
-from .processes import LINUX, move_high, receive_fds
+from .processes import LINUX, fork_twice, kill, libc, move_high, receive_fds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Checkpoints:
             None in the worker; in the checkpoint, once the worker has ended and it is to be the worker: descriptors of its
             stdout and stderr, and of the memory for what it prints.
         """
-        if not self.most_bytes or not LINUX:
+        if not self.most_bytes or not LINUX or libc is None:
             return None
         made: bool | list[int] = False
         try:
@@ -112,61 +112,47 @@ class Checkpoints:
         with ours, theirs:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             told, tell = os.pipe()
+            chance = _chance()
+            handler = _signal.getsignal(_SIGCHLD)
+            _signal.signal(_SIGCHLD, _signal.SIG_DFL)
+            mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_SIGINT,))
+            self._trees.step_aside(True)
+            middle = -1
             try:
-                chance = _chance()
-                mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_SIGINT,))
-                if self._fork():
+                middle = fork_twice(lambda: _hold(tell))
+                if middle == 0:
                     try:
                         os.setsid()
                         _signal.signal(_SIGINT, _signal.SIG_IGN)
-                        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
                         for fd in (told, ours.detach(), self._post.detach(), *spare):
                             os.close(fd)
-                        told = -1
                         if chance is not None:
                             sys.modules["random"].setstate(chance)
-                        fds = self._sleep(theirs, tell)
-                        tell = -1
-                        return fds
+                        return self._sleep(theirs, tell)
                     except BaseException:
                         os._exit(70)
-                _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+                os.close(tell)
+                tell = -1
                 if _memory_and_threads()[1] > 1:
                     self._stubborn = True
                     return False
-                os.close(tell)
-                tell = -1
                 socket.send_fds(self._post, [SAVED.pack(b"K", done)], [ours.fileno()])
                 poll = select.poll()
                 poll.register(told, select.POLLIN)
-                poll.poll(_PATIENCE)  # if the worker ended before that, nobody would know of the checkpoint
-                return True
+                # If the worker ended before that is known, its checkpoint would be taken for something that it left.
+                return bool(poll.poll(_PATIENCE)) and os.read(told, 1) == HERE
             finally:
-                for fd in (told, tell):
-                    if fd >= 0:
-                        os.close(fd)
-
-    def _fork(self) -> bool:
-        """Forks a process that is not our child, as the code is not to wait for it by accident. Whether we are it."""
-        handler = _signal.getsignal(_SIGCHLD)
-        _signal.signal(_SIGCHLD, _signal.SIG_DFL)
-        self._trees.step_aside(True)
-        try:
-            middle = os.fork()
-            if middle == 0:
-                try:
-                    if os.fork():
-                        os._exit(0)
-                    return True
-                except BaseException:
-                    os._exit(1)
-            if os.waitpid(middle, 0)[1]:
-                raise OSError("no second process")
-            return False
-        finally:
-            self._trees.step_aside(False)
-            if handler is not None:
-                _signal.signal(_SIGCHLD, handler)
+                if middle:
+                    for fd in (told, tell):
+                        if fd >= 0:
+                            os.close(fd)
+                    if middle > 0:
+                        kill(middle, _signal.SIGKILL)
+                        os.waitpid(middle, 0)
+                self._trees.step_aside(False)
+                _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+                if handler is not None:
+                    _signal.signal(_SIGCHLD, handler)
 
     def _sleep(self, mailbox: socket.socket, tell: int) -> list[int]:
         """In the checkpoint: waits until it is needed, and ends us if it is not."""
@@ -175,10 +161,10 @@ class Checkpoints:
             os.dup2(null, fd)
         os.close(null)
         mailbox.sendall(HERE)
-        known = mailbox.recv(1)
-        os.close(tell)
-        if not known:
+        if not mailbox.recv(1):
             os._exit(0)
+        os.write(tell, HERE)
+        os.close(tell)
         _sever(mailbox.fileno())
         while True:
             said, fds = receive_fds(mailbox, 1, DESCRIPTORS)
@@ -191,6 +177,13 @@ class Checkpoints:
                 return fds[1:]
             else:
                 os._exit(0)
+
+
+def _hold(tell: int) -> None:
+    """Between a worker and its checkpoint: waits until the worker ends us, as the checkpoint is known then. Before, it must not
+    be the child of whoever ends what workers leave."""
+    os.close(tell)
+    libc.pause()
 
 
 def _chance() -> Any:

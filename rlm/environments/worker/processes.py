@@ -16,7 +16,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 LINUX = sys.platform == "linux"
@@ -44,6 +44,38 @@ except (ImportError, OSError):  # a Python built without ctypes: the REPL works,
 def prctl(option: int, value: int) -> None:
     if LINUX and libc is not None:
         libc.prctl(option, value, 0, 0, 0)
+
+
+def fork_twice(hold: Callable[[], None]) -> int:
+    """Forks a child that forks, and ends: then the second one is the child of whoever reaps orphans. Nearly no code of Python
+    runs in the first one, as each page that it changed would have to be copied. There must be no threads of Python.
+
+    Args:
+        hold: what the first one does before it ends.
+
+    Returns:
+        The id of the first one, which is to be waited for; 0 in the second one.
+
+    Raises:
+        OSError: there can be no more processes.
+    """
+    fork = ctypes.PyDLL(None).fork
+    ctypes.pythonapi.PyOS_BeforeFork()
+    middle: int = fork()
+    if middle == 0:
+        child = fork()
+        if child == 0:
+            ctypes.pythonapi.PyOS_AfterFork_Child()
+            return 0
+        try:
+            if child > 0:
+                hold()
+        finally:
+            os._exit(0)
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if middle < 0:
+        raise OSError("there can be no more processes")
+    return middle
 
 
 def become_subreaper(become: bool = True) -> None:

@@ -128,7 +128,8 @@ class Prints:
                     self.spill()
                 except OSError:
                     pass  # a full disk, say
-            if self._memory[self._base + _READ] or self._is_waiting():
+            # In this order: what the supervisor takes from the pipe in between, it has said before.
+            if self._is_waiting() or self._memory[self._base + _READ]:
                 self._spill(self._pipe)
                 return None
             if not self._used:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
+import psutil
 import pytest
 
-from rlm.environments import REPL, CellResult, Query, QueryReply
+from rlm.context import Context
+from rlm.environments import REPL, Query, QueryReply
 from rlm.environments.isolation import Isolation
+from rlm.errors import ConfigError
 from rlm.tools import Toolbox
 
-from .conftest import LEVELS
+from .conftest import LEVELS, find
 
 OpenREPL = Callable[..., Awaitable[REPL]]
-Run = Callable[[str], Awaitable[CellResult]]
+OpenWatched = Callable[[], Awaitable[tuple[REPL, list[psutil.Process]]]]
 
 DEAF = "\nsum(range(10**12))"
 AS_IT_WAS = "; the namespace is as it was before this cell"
@@ -35,13 +39,49 @@ async def printed(repl: REPL, code: str) -> str:
     return result.stdout
 
 
-async def lose(repl: REPL, code: str = "import os; os._exit(5)") -> str:
+async def lose(repl: REPL, code: str = "import os; os._exit(5)", timeout: float = 0.3) -> str:
     """Runs a cell that ends its worker. Returns the error."""
-    result = await repl.execute(code, timeout=0.1 if code.endswith(DEAF) else None)
+    result = await repl.execute(code, timeout=timeout if code.endswith(DEAF) else None)
     assert result.status in ("killed", "died"), result
     assert result.error is not None
     assert result.stderr.endswith(result.error + "\n")
     return result.error
+
+
+@pytest.fixture
+def open_watched(open_repl: OpenREPL) -> OpenWatched:
+    """Opens a REPL, and a list of its checkpoints at the moments when it asks something: their ids there are the answer."""
+
+    async def open_one() -> tuple[REPL, list[psutil.Process]]:
+        found: list[psutil.Process] = []
+
+        async def answer(query: Query) -> list[QueryReply]:
+            here = [
+                process
+                for process in parent.children(recursive=True)
+                if process not in (worker, *found) and place(process) == home
+            ]
+            found.extend(here)
+            return [QueryReply(" ".join(str(number(process)) for process in here))]
+
+        repl = await open_repl("the context", on_query=answer)
+        (worker,) = await find(repl, "os.getpid()")
+        parent, home = psutil.Process(worker.ppid()), place(worker)
+        return repl, found
+
+    return open_one
+
+
+def place(process: psutil.Process) -> tuple[str, str]:
+    """What a worker and its checkpoint have in common, and others have not."""
+    links = Path(f"/proc/{process.pid}/cwd"), Path(f"/proc/{process.pid}/ns/pid")
+    return str(links[0].readlink()), str(links[1].readlink())
+
+
+def number(process: psutil.Process) -> int:
+    """The id of a process in its own namespace."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("NSpid:")[2].splitlines()[0].split()[-1])
 
 
 @pytest.mark.parametrize(
@@ -140,3 +180,167 @@ async def test_queries_tools_and_outputs_go_on(open_repl: OpenREPL) -> None:
         assert result.stdout == f"to a to {number} {number * 2} before\nprogram\n0\n".replace("\n0\n", "\n")
         assert sorted(result.stderr.replace("raw", "raw\n").split()) == ["error", "raw"]
     assert "".join(await asyncio.gather(*(printed(repl, f"print({n})") for n in range(3)))) == "0\n1\n2\n"
+
+
+async def test_nothing_of_the_killed_cell_goes_on(repl: REPL) -> None:
+    await repl.execute("x = 1; import os, subprocess, time")
+    daemon = (
+        "read, write = os.pipe()\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.setsid()\n"
+        "        os.write(write, str(os.getpid()).encode())\n        time.sleep(1000)\n    os._exit(0)\n"
+        "daemon = int(os.read(read, 20))\n"
+    )
+    await repl.execute("early = subprocess.Popen(['sleep', '1000'], start_new_session=True)")
+    await repl.execute(daemon)
+    processes = await find(repl, "os.getpid()", "early.pid", "daemon")
+    assert all(process.is_running() for process in processes)
+    assert (await lose(repl, daemon + "os._exit(5)")).endswith(AS_IT_WAS)
+    assert not any(process.is_running() for process in processes)
+    assert await printed(repl, "print(x, early.poll() is None)") == "1 False\n"
+
+
+async def test_other_ends_of_pipes_hear_when_the_code_closes_its_own(repl: REPL) -> None:
+    await repl.execute("import os, subprocess\nread, write = os.pipe()\nx = 1")
+    await repl.execute(
+        "cat = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)"
+    )
+    assert await printed(repl, "print(cat.communicate('hello')[0])") == "hello\n"
+    assert await printed(repl, "os.close(write); print(os.read(read, 1))") == "b''\n"
+    await repl.execute(
+        "cat = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)"
+    )
+    await lose(repl)
+    assert (
+        await printed(repl, "print(cat.stdout.read() == '', x)") == "True 1\n"
+    )  # it has ended, and that shows
+
+
+async def test_the_code_does_not_meet_it(repl: REPL) -> None:
+    code = (
+        "import multiprocessing, os, signal\nsignal.signal(signal.SIGCHLD, lambda *_: seen.append(1)); seen = []\n"
+        "assert multiprocessing.active_children() == []\n"
+        "try:\n    print(os.wait())\nexcept ChildProcessError:\n    print('nobody')"
+    )
+    for _ in range(3):
+        assert await printed(repl, code) == "nobody\n"
+    assert await printed(repl, "print(seen)") == "[]\n"
+
+
+async def test_code_that_kills_its_checkpoint_loses_the_namespace(open_watched: OpenWatched) -> None:
+    repl, checkpoints = await open_watched()
+    await repl.execute("import os; gone = 1")
+    error = await lose(repl, "for pid in map(int, llm_query('').split()): os.kill(pid, 9)\nos._exit(5)")
+    assert len(checkpoints) == 1
+    assert error.endswith(LOST)
+    assert await printed(repl, "print('gone' in globals(), context)") == "False the context\n"
+
+
+async def test_a_checkpoint_that_is_stopped_goes_on(open_watched: OpenWatched) -> None:
+    repl, checkpoints = await open_watched()
+    await repl.execute("import os; x = 1")
+    error = await lose(repl, "for pid in map(int, llm_query('').split()): os.kill(pid, 19)\nos._exit(5)")
+    assert len(checkpoints) == 1
+    assert error.endswith(AS_IT_WAS)
+    assert await printed(repl, "print(x)") == "1\n"
+
+
+async def test_one_that_is_killed_while_it_waits(open_watched: OpenWatched) -> None:
+    repl, checkpoints = await open_watched()
+    await repl.execute("gone = 1")
+    assert (await lose(repl, "llm_query(''); import os; os._exit(5)")).endswith(AS_IT_WAS)
+    checkpoints[0].kill()
+    result = await repl.execute("print('gone' in globals(), context)")
+    assert result.stdout == "False the context\n"
+    assert result.stderr.startswith("note: ")
+    assert "A fresh one has the contexts again" in result.stderr
+
+
+@pytest.mark.parametrize("code", ["llm_query('')", "llm_query(''); import os; os._exit(5)"])
+async def test_what_waits_ends_with_the_repl(open_watched: OpenWatched, code: str) -> None:
+    repl, checkpoints = await open_watched()
+    await repl.execute("x = 1")
+    await repl.execute(code)
+    await repl.execute("y = 1")
+    await repl.execute(code)
+    await repl.close()
+    assert len(checkpoints) == 2
+    assert not any(process.is_running() for process in checkpoints)
+
+
+async def test_contexts_that_come_later_are_there(open_repl: OpenREPL) -> None:
+    repl = await open_repl("first")
+    await repl.execute("x = 1")
+    await repl.extend([Context("second")])
+    assert (await lose(repl)).endswith(AS_IT_WAS)
+    assert await printed(repl, "print(x, context_0, context_1, context)") == "1 first second second\n"
+    await lose(repl)
+    await repl.extend([Context("third")], [[{"role": "user", "content": "q"}]], fresh_answer=True)
+    assert (
+        await printed(repl, "print(x, context_1, context, len(history), answer['content'])")
+        == "1 second third 1 \n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "code"),
+    [
+        ({"checkpoint_bytes": 0}, "x = 1"),
+        ({"checkpoint_bytes": 64 << 20}, "x = bytearray(b'x' * (100 << 20))"),
+        ({}, "import threading; t = threading.Thread(target=threading.Event().wait, daemon=True); t.start()"),
+    ],
+)
+async def test_where_there_is_none_the_namespace_is_lost(
+    open_repl: OpenREPL, spec: dict[str, int], code: str
+) -> None:
+    repl = await open_repl("the context", **spec)
+    await repl.execute("gone = 1")
+    await repl.execute(code)
+    assert (await lose(repl)).endswith(LOST)
+    assert await printed(repl, "print('gone' in globals(), context)") == "False the context\n"
+
+
+async def test_it_is_kept_again_when_it_fits_again(open_repl: OpenREPL) -> None:
+    repl = await open_repl(checkpoint_bytes=64 << 20)
+    await repl.execute("x = 1; big = bytearray(b'x' * (100 << 20))")
+    await repl.execute("del big")
+    await lose(repl)
+    assert await printed(repl, "print(x, 'big' in globals())") == "1 False\n"
+
+
+async def test_chance_goes_on_as_it_would_have(open_repl: OpenREPL) -> None:
+    drawn = []
+    for kill in (False, True):
+        repl = await open_repl(seed=7)
+        await repl.execute("import random; random.random()")
+        if kill:
+            await lose(repl)
+        drawn.append(await printed(repl, "print(random.random(), random.random())"))
+    assert drawn[0] == drawn[1]
+
+
+async def test_numpy_goes_on(repl: REPL) -> None:
+    code = (
+        "m = numpy.random.default_rng(0).random((300, 300)); print(round((m @ numpy.linalg.inv(m)).trace()))"
+    )
+    assert (await repl.execute("import numpy\n" + code)).stdout == "300\n"
+    assert (await lose(repl)).endswith(AS_IT_WAS)
+    assert await printed(repl, code) == "300\n"
+
+
+async def test_many_at_once(open_repl: OpenREPL) -> None:
+    async def rollout(name: int) -> None:
+        repl = await open_repl(f"context {name}", interrupt_grace=0.2)
+        for number in range(3):
+            result = await printed(repl, f"n = {number}; name = {name}; print(llm_query(f'{{name}} {{n}}'))")
+            assert result == f"llm:{name} {number}\n"
+            if (name + number) % 5 == 0:
+                assert (await lose(repl, "n = 100" + DEAF, timeout=1.0)).endswith(AS_IT_WAS)
+            else:
+                assert (await lose(repl)).endswith(AS_IT_WAS)
+            assert await printed(repl, "print(n, name, context)") == f"{number} {name} context {name}\n"
+
+    await asyncio.gather(*(rollout(name) for name in range(30)))
+
+
+async def test_a_number_that_does_not_fit(open_repl: OpenREPL) -> None:
+    with pytest.raises(ConfigError, match="checkpoint_bytes must be a whole number"):
+        await open_repl(checkpoint_bytes=-1)
