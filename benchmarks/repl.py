@@ -48,7 +48,7 @@ async def _start_and_cell(floor: Floor, isolation: Isolation = "sandbox") -> lis
 
     async def ours() -> None:
         with start.time():
-            repl = await place.open(SessionSpec(), _no_queries)
+            repl = await place.open(SessionSpec(checkpoint_bytes=0), _no_queries)
             await repl.execute("x = 1")
         for _ in range(10):
             with cell.time():
@@ -155,3 +155,25 @@ async def _memory(floor: Floor) -> Row:
     for child in bare:
         await child.close()
     return Row("private memory per REPL", "MB", ours, least)
+
+
+async def _checkpoints() -> list[Row]:
+    """What a checkpoint after each cell costs the next one: made before it, and made while a model thought."""
+    place = make_environment("local")
+    rows = []
+    for megabytes in (0, 100, 500):
+        at_once, later = Samples(), Samples()
+        spec = SessionSpec(checkpoint_bytes=1 << 40, checkpoint_after=0.0)
+        repl = await place.open(spec, _no_queries)
+        await repl.execute(f"big = bytearray(b'x' * {megabytes * 1_000_000})")
+        for samples, seconds in ((at_once, 0.0), (later, 0.3)):
+            for _ in range(12):
+                await asyncio.sleep(seconds)
+                with samples.time():
+                    await repl.execute("x = 1")
+        await repl.close()
+        rows += [
+            Row(f"cell round trip after a checkpoint of {megabytes} MB", "ms", at_once.median),
+            Row("the same, 0.3 s after the last cell", "ms", later.median),
+        ]
+    return rows

@@ -35,6 +35,8 @@ def checked(spec: SessionSpec) -> dict[str, int]:
         raise ConfigError(
             f"checkpoint_bytes must be a whole number of bytes, 0 for no checkpoints, not {spec.checkpoint_bytes!r}"
         )
+    if not (spec.checkpoint_after >= 0 and math.isfinite(spec.checkpoint_after)):
+        raise ConfigError(f"checkpoint_after must be a number of seconds, not {spec.checkpoint_after!r}")
     if spec.max_output_chars < 100:
         raise ConfigError(f"max_output_chars must be at least 100, not {spec.max_output_chars!r}")
     return {**DEFAULT_LIMITS, **spec.limits}

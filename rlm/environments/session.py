@@ -23,6 +23,7 @@ from rlm.types import Message
 
 _SLACK = 10.0
 """Seconds after which the host ends a supervisor that did not end a cell by itself."""
+_AS_IT_WAS = "the namespace is as it was"
 _FRESH = "A fresh one has the contexts again."
 _LOST = "the namespace is lost and a fresh one has the contexts again"
 
@@ -41,6 +42,8 @@ class Session:
         """What the last worker left, which has ended."""
         self._done = 0
         """Cells and extensions that the worker is through with."""
+        self._grown = 0
+        """That number after the last extension."""
         self._cell: Cell | None = None
         self._number = 0
         self._supply = Supply()
@@ -270,7 +273,7 @@ class Session:
     async def _launch(self) -> None:
         if await self._resume() is not None:
             return
-        self._done = 0
+        self._done = self._grown = 0
         for attempt in (1, 2):
             remote = await self._connect()
             if not remote.up.cancelled():
@@ -309,6 +312,7 @@ class Session:
             "tools": self._tools.functions,
             "limits": self._limits,
             "checkpoint_bytes": spec.checkpoint_bytes if remote.resume is not None else 0,
+            "checkpoint_after": spec.checkpoint_after,
             "seed": spec.seed,
             "answer": [self._answer.content, self._answer.ready],
         }
@@ -353,6 +357,7 @@ class Session:
         if self._extended is None or self._extended.done():
             raise ValueError("the end of an extension that does not happen")
         self._done += 1
+        self._grown = self._done
         self._extended.set_result(None if error is None else str(error))
 
     def _finish(self, cell: Cell, ending: Ending, collected: list[str]) -> None:
@@ -385,25 +390,28 @@ class Session:
         elif cell is not None and remote.end is not None and remote.end.status == "killed":
             status, why = "killed", cell.kill()
         if cell is None:
-            what = "the namespace is as it was" if kept else _LOST
-            self._notice = f"note: between the cells {why}; {what}\n"
+            self._notice = f"note: between the cells {why}; {kept or _LOST}\n"
             return
         if self._closing is None:
-            why += f"; {'the namespace is as it was before this cell' if kept else _LOST}"
+            why += f"; {kept or _LOST}"
         stderr = joined(self._spec.max_output_chars, stderr, why + "\n")
         self._conclude(cell, status, stdout, stderr, why, replace(self._answer, note=None), {})
 
-    def _keep(self, remote: Remote) -> bool:
-        """Whether processes that have ended left the state of the REPL before that, all of it."""
+    def _keep(self, remote: Remote) -> str:
+        """Keeps what processes that have ended left of the state of the REPL. Returns what the model is told of that, if there
+        is something."""
         checkpoint = remote.end.checkpoint if remote.end is not None else None
         if checkpoint is None:
-            return False
+            return ""
         name, done = checkpoint
-        if done != self._done or self._extended is not None or self._closing is not None:
+        if not self._grown <= done <= self._done or self._extended is not None or self._closing is not None:
             remote.order(b"Z")
-            return False
+            return ""
         self._kept = Kept(remote, name)
-        return True
+        behind, self._done = self._done - done, done
+        if not behind:
+            return _AS_IT_WAS + (" before this cell" if self._cell is not None else "")
+        return f"{_AS_IT_WAS} before the last {behind + (self._cell is not None)} cells"
 
     def _conclude(
         self,

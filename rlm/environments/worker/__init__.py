@@ -18,7 +18,8 @@ What they say to each other, in frames (`wire.py`), JSON but for B, C, L and V:
     worker to host        U  up   Q  a query   C  a call of a tool: its number, and JSON as in `values.py`
                           G  a piece of a context, please   N  they are there   D  the cell is done   F  the REPL cannot be
     host to supervisor    I  interrupt the cell, then kill it   T  the cell is done: what was printed?   Z  end everything
-    supervisor to host    P  what was printed   E  how the worker ended; the last frame
+    supervisor to host    P  what was printed   E  how the worker ended, and the name of its
+                          checkpoint, if there is one; the last frame
 
     only over one stream  L  a piece of the worker's stream, either way   O  the sizes of the contexts
                           B  a piece of a context, in raw bytes

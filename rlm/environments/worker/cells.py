@@ -107,8 +107,11 @@ class Worker:
         self._say_up()
         done = 0
         while True:
-            self.step()
+            ran = self.step()
             done += 1
+            patience = spec["checkpoint_after"]
+            if ran and patience and not self._channel.idle(patience):
+                continue
             fds = checkpoints.take(done, self._spare)
             while fds is not None:
                 self._rise(fds, checkpoints.enlist(1)[0])
@@ -186,13 +189,14 @@ class Worker:
         """Waits for what is to be done next: the namespace, then cell after cell."""
         return self._channel.next()
 
-    def step(self) -> None:
-        """Waits for a cell and runs it, or takes further contexts."""
+    def step(self) -> bool:
+        """Waits for a cell and runs it, or takes further contexts. Returns whether it was a cell."""
         task = self.receive()
         if "code" in task:
             self._channel.send(b"D", self._run_cell(task["id"], task["code"]))
-        else:
-            self._channel.send(b"N", {"error": self._extend(task)})
+            return True
+        self._channel.send(b"N", {"error": self._extend(task)})
+        return False
 
     def _extend(self, task: dict[str, Any]) -> str | None:
         """Takes what a further completion brings. Returns what is wrong with it."""

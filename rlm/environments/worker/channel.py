@@ -104,6 +104,10 @@ class Channel:
         self._cell = task.get("id", self._cell)
         return task
 
+    def idle(self, seconds: float) -> bool:
+        """Whether nothing is to be done for some time. From the main thread, guarded, with no other."""
+        return not self._tasks and not self._poll.poll(seconds * 1000)
+
     def request(self, kind: bytes, message: dict[str, Any]) -> _Ticket:
         """Asks the host for something, and does not wait. From the main thread, guarded."""
         number = next(self._numbers)

@@ -21,6 +21,7 @@ import socket
 import stat
 import struct
 import sys
+import time
 
 from .processes import LINUX, fork_twice, kill, libc, move_high, receive_fds
 
@@ -39,7 +40,7 @@ that there is no checkpoint of that."""
 DESCRIPTORS = 4
 """What a checkpoint is given: the worker's stream to the supervisor, stdout, stderr, and the memory for what it prints."""
 
-_PATIENCE = 2000
+_PATIENCE = 10_000
 """Milliseconds in which the warm parent must have heard of a checkpoint."""
 _SIGINT, _SIGCHLD = int(_signal.SIGINT), int(_signal.SIGCHLD)
 
@@ -156,6 +157,7 @@ class Checkpoints:
 
     def _sleep(self, mailbox: socket.socket, tell: int) -> list[int]:
         """In the checkpoint: waits until it is needed, and ends us if it is not."""
+        middle = os.getppid()
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -169,6 +171,9 @@ class Checkpoints:
         while True:
             said, fds = receive_fds(mailbox, 1, DESCRIPTORS)
             if said == CLEAR:
+                while os.getppid() == middle:  # the worker ended before it ended that
+                    kill(middle, _signal.SIGKILL)
+                    time.sleep(0.0002)
                 self._trees.sweep()
                 mailbox.sendall(CLEAR)
             elif said == RISE and len(fds) == DESCRIPTORS:

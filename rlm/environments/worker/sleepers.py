@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _CREDENTIALS = struct.Struct("3i")
-PATIENCE = 2.0
+PATIENCE = 5.0
 """Seconds that a checkpoint may take to clear up."""
 
 

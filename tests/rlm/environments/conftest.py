@@ -104,8 +104,8 @@ async def open_repl(isolation: Isolation) -> AsyncIterator[Callable[..., Awaitab
 
 @pytest.fixture
 async def repl(open_repl: Callable[..., Awaitable[REPL]]) -> REPL:
-    """A REPL whose context is a short text, with a short grace between interrupt and kill."""
-    return await open_repl("the context", interrupt_grace=0.5)
+    """A REPL whose context is a short text, with a short grace between interrupt and kill, and a checkpoint after each cell."""
+    return await open_repl("the context", interrupt_grace=0.5, checkpoint_after=0.0)
 
 
 @pytest.fixture
