@@ -17,7 +17,8 @@ import pytest
 _WATCH = """
 import ctypes, json, os, signal, subprocess, sys
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-process = subprocess.Popen(sys.argv[2:])
+# Whoever runs the suite in the background of a shell ignores SIGINT, and so would all below it.
+process = subprocess.Popen(sys.argv[2:], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 open(sys.argv[1] + ".pid", "w").write(str(process.pid))
 code = process.wait()
 
