@@ -188,10 +188,13 @@ class _Warden:
     Args:
         control: the stream from and to the host.
         work: the guest's.
+        thread: the guest's.
     """
 
-    def __init__(self, guest: _Guest, control: socket.socket, work: socket.socket) -> None:
-        self._guest, self._control, self._work = guest, control, work
+    def __init__(
+        self, guest: _Guest, control: socket.socket, work: socket.socket, thread: threading.Thread
+    ) -> None:
+        self._guest, self._control, self._work, self._thread = guest, control, work, thread
         self._frames = Frames()
         self._grace = 0.0
         self._strikes = 0
@@ -210,9 +213,18 @@ class _Warden:
         except (_Left, OSError):
             pass
         finally:
-            self._guest.interrupt()
             with self._control, self._work:
                 self._work.shutdown(socket.SHUT_RDWR)  # which ends the guest, and the host hears of
+            self._insist()
+
+    def _insist(self) -> None:
+        """Interrupts a cell until its thread has ended: one interrupt may come where there is nothing to interrupt, as while
+        the guest hears of a reply."""
+        patience = 0.01
+        while self._thread.is_alive():
+            self._guest.interrupt()
+            self._thread.join(patience)
+            patience = min(2 * patience, 1.0)
 
     def _obey(self, kind: bytes, payload: bytes) -> None:
         if kind == b"Z":
@@ -246,8 +258,9 @@ class Inline:
         """See `WarmParent.start`."""
         control, work, *files = map(os.dup, fds)
         guest = _Guest(max_output)
-        warden = _Warden(guest, socket.socket(fileno=control), socket.socket(fileno=os.dup(work)))
-        threading.Thread(target=guest.serve, args=(work, files), name="rlm-repl", daemon=True).start()
+        thread = threading.Thread(target=guest.serve, args=(work, files), name="rlm-repl", daemon=True)
+        warden = _Warden(guest, socket.socket(fileno=control), socket.socket(fileno=os.dup(work)), thread)
+        thread.start()
         threading.Thread(target=warden.serve, name="rlm-warden", daemon=True).start()
 
     def kill(self) -> None:
