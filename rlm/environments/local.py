@@ -160,8 +160,15 @@ async def _call(parent: WarmParent | Inline, action: Callable[[], None]) -> None
     """Asks something of a parent, which takes its time if it has to be started first."""
     if parent.running:
         action()
-    else:
-        await asyncio.to_thread(action)
+        return
+    asked = asyncio.ensure_future(asyncio.to_thread(action))
+    try:
+        await asyncio.shield(asked)
+    except asyncio.CancelledError:
+        # The thread still sends descriptors, which the caller would close under it.
+        await asyncio.wait([asked])
+        asked.exception()  # nobody else asks for it
+        raise
 
 
 async def _join(
