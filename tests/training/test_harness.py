@@ -299,6 +299,7 @@ async def test_an_event_log_is_written_where_asked(run: Any, tmp_path: Path) -> 
         ("env", {"A": "b"}, "env has no effect"),
         ("disabled_tools", ["x"], "disabled_tools has no effect"),
         ("isolation", "none", "sandbox"),
+        ("checkpoint_bytes", -1, "checkpoint_bytes"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(field: str, value: Any, words: str) -> None:

@@ -68,6 +68,9 @@ class RLMHarnessConfig(vf.HarnessConfig):
     """In the sandbox, more files and folders that the code can read, at the same paths."""
     hidden: list[str] = Field(default_factory=list)
     """In the sandbox, more installed packages that the code cannot import. What requires verifiers is hidden anyway."""
+    checkpoint_bytes: int = Field(default=256 << 20, ge=0)
+    """Memory up to which the state of a REPL is kept while the model thinks, so that a cell that has to be killed loses no
+    other: a fork a turn, and about 1 MB a REPL. 0: never."""
     max_timeout: float | None = Field(default=None, gt=0)
     """Seconds for a rollout. It ends with the best answer so far. A shorter `timeout.rollout` of the agent counts too,
     less a moment to finish in."""
@@ -260,6 +263,7 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             environment="local",
             environment_kwargs={
                 "cell_timeout": config.cell_timeout,
+                "checkpoint_bytes": config.checkpoint_bytes,
                 "isolation": config.isolation,
                 "readable": config.readable,
                 "hidden": config.hidden,
