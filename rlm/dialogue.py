@@ -14,6 +14,7 @@ from rlm.errors import ModelError, RLMError
 from rlm.history import History
 from rlm.models import Model
 from rlm.requests import request_key
+from rlm.tokens import UNCOUNTED, Counted
 from rlm.types import Message, RunStats, Usage
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Dialogue:
         self._root = root
         threshold = tree.settings.compaction
         self._compactor = None if threshold is None else Compactor(threshold)
-        self._tokens = 0  # of the last prompt and its reply
+        self._counted = UNCOUNTED
         self._replies = 0  # since the history began, or began anew
         self.model = model
         self.history = history
@@ -52,11 +53,13 @@ class Dialogue:
         Raises:
             RLMError: the call failed for good, or a limit was reached.
         """
-        reply = await self._call(self.history.messages, purpose)
+        messages = self.history.messages
+        reply = await self._call(messages, purpose)
+        if reply.usage.input_tokens > 0:
+            self._counted = Counted(len(messages), reply.usage.input_tokens)
         if reply.finish_reason == "length":
             self._stats.truncated += 1
         self.history.add_reply(reply.message)
-        self._tokens = reply.usage.total_tokens
         self._replies += 1
         return reply
 
@@ -73,8 +76,7 @@ class Dialogue:
         if self._compactor is None:
             return
         history, window = self.history, self.model.window
-        # What the server counted, and a guess at what came since: the last observation.
-        before = self._tokens + window.guess(history.messages[-1:])
+        before = window.guess(history.messages, self._counted)
         size = await window.size()
         if not self._compactor.is_due(before, size, self._replies):
             return
@@ -86,6 +88,7 @@ class Dialogue:
             reply = None  # the request itself may no longer fit; the run can go on without notes
         await repl.extend([], [*earlier, history.full])
         history.compact(Compactor.notes(history, reply))
+        self._counted = UNCOUNTED
         after = window.guess(history.messages)
         self._compactor.settle(after, size)
         self._replies = 0
@@ -105,7 +108,7 @@ class Dialogue:
         failure: RLMError | None = None
         try:
             async with self._ledger.guard():
-                reply = await self.model.ask(messages, self._ledger, root=self._root)
+                reply = await self.model.ask(messages, self._ledger, root=self._root, counted=self._counted)
             return reply
         except RLMError as error:
             failure = error

@@ -9,7 +9,7 @@ from rlm.clients.base import Client, ModelReply
 from rlm.clients.prices import Price
 from rlm.errors import ConfigError
 from rlm.limits import Ledger
-from rlm.tokens import Window
+from rlm.tokens import UNCOUNTED, Counted, Window
 from rlm.types import Message, SamplingArgs
 
 _ASKED_OF_ANY_MODEL = 16_384
@@ -29,19 +29,24 @@ class Model:
     window: Window
     price: Price | None = None
 
-    async def ask(self, messages: Sequence[Message], ledger: Ledger, *, root: bool) -> ModelReply:
+    async def ask(
+        self, messages: Sequence[Message], ledger: Ledger, *, root: bool, counted: Counted = UNCOUNTED
+    ) -> ModelReply:
         """One call, refused before it is sent if the prompt cannot fit, and booked once.
+
+        Args:
+            counted: the beginning of the messages, where they were asked before.
 
         Raises:
             ModelError: the call failed for good.
             LimitError: less is left of a limit than the prompt takes.
         """
-        await self.window.check(messages)
+        await self.window.check(messages, counted)
         if not ledger.bounded:
             reply = self._priced(await self.client.complete(messages, sampling=self.sampling))
             ledger.book(self.client.model, reply.usage, root=root)
         else:
-            size = self.window.bound(messages)
+            size = self.window.bound(messages, counted)
             async with ledger.claim(size, self.price, self._own_cap()) as cap:
                 sampling = await self._capped(cap, size)
                 reply = self._priced(await self.client.complete(messages, sampling=sampling))

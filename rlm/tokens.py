@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rlm.clients.base import Client
 from rlm.errors import ContextLengthError
@@ -38,7 +39,7 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
 def _count(text: str) -> int:
     size = len(text)
     if size <= 2 * _SAMPLE * _SAMPLES:
-        return sum(1 for _ in _PIECES.finditer(text))
+        return len(_PIECES.findall(text))
     step = (size - _SAMPLE) // (_SAMPLES - 1)
     samples = [text[start : start + _SAMPLE] for start in range(0, step * _SAMPLES, step)]
     found = sum(_count(sample) for sample in samples)
@@ -49,6 +50,21 @@ def _media(content: Content) -> int:
     return 0 if isinstance(content, str) else sum(part["type"] != "text" for part in content)
 
 
+def _most(text: str) -> int:
+    """Tokens that a text has at most: one is at least one byte, and a character at most four."""
+    return len(text) if text.isascii() else 4 * len(text)
+
+
+class Counted(NamedTuple):
+    """The beginning of a prompt, as a server counted it."""
+
+    messages: int
+    tokens: int
+
+
+UNCOUNTED = Counted(0, 0)
+
+
 class Window:
     """Knows how long a prompt is for a model, and refuses those that it cannot take before they are sent: a training
     endpoint may end the whole rollout over one of them. Its guess is corrected by the counts that the server reports."""
@@ -56,6 +72,10 @@ class Window:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._ratio = 1.0
+        self._learned = 0
+        """Tokens of the prompt that the ratio comes from."""
+        self._sample: tuple[Sequence[Message], int] | None = None
+        """A prompt that it is to come from, once somebody wants to know."""
         self._size: int | None = None
 
     async def size(self) -> int | None:
@@ -65,32 +85,47 @@ class Window:
         return self._size
 
     def observe(self, messages: Sequence[Message], tokens: int) -> None:
-        """Learns from a prompt that the server counted."""
-        if tokens > 0:
-            self._ratio = min(1.2, max(0.5, tokens / estimate_tokens(messages)))
+        """Learns from a prompt that the server counted, if it is much longer than the one before: to look at each would cost
+        more with each turn."""
+        if tokens > 2 * self._learned:
+            self._sample = messages, tokens
 
-    def guess(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt, about."""
-        return round(estimate_tokens(messages) * self._ratio)
+    def _correction(self) -> float:
+        if self._sample is not None:
+            messages, self._learned = self._sample
+            self._sample = None
+            self._ratio = min(1.2, max(0.5, self._learned / estimate_tokens(messages)))
+        return self._ratio
 
-    def bound(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt, at most, as far as one can tell."""
-        return round(estimate_tokens(messages) * max(1.0, self._ratio))
+    def guess(self, messages: Sequence[Message], counted: Counted = UNCOUNTED) -> int:
+        """Tokens of a prompt, about.
 
-    async def check(self, messages: Sequence[Message]) -> None:
+        Args:
+            counted: its beginning.
         """
+        return counted.tokens + round(estimate_tokens(messages[counted.messages :]) * self._correction())
+
+    def bound(self, messages: Sequence[Message], counted: Counted = UNCOUNTED) -> int:
+        """Tokens of a prompt, at most, as far as one can tell. See `guess`."""
+        ratio = max(1.0, self._correction())
+        return counted.tokens + round(estimate_tokens(messages[counted.messages :]) * ratio)
+
+    async def check(self, messages: Sequence[Message], counted: Counted = UNCOUNTED) -> None:
+        """See `guess`.
+
         Raises:
             ContextLengthError: the prompt is longer than the window, as far as one can tell.
         """
         window = self._size or await self.size()
         if window is None:
             return
-        # A token is at least one byte, and a character at most four: what is shorter fits for sure, and needs no guess.
-        characters = sum(len(text_of(message["content"])) for message in messages)
-        if 4 * characters + _PER_MESSAGE * len(messages) <= window:
+        rest = messages[counted.messages :]
+        most = counted.tokens + sum(_most(text_of(message["content"])) + _PER_MESSAGE for message in rest)
+        if most <= window:
             return
-        guess = self.guess(messages)
+        guess = self.guess(messages, counted)
         if guess > window:
+            characters = sum(len(text_of(message["content"])) for message in messages)
             raise ContextLengthError(
                 f"the prompt has {characters:,} characters, about {guess:,} tokens, and the window of "
                 f"{self._client.model} is {window:,} tokens: send less at a time"
