@@ -152,7 +152,11 @@ class Remote:
 
     def tell(self, kind: bytes, message: Any) -> None:
         """Tells the worker something."""
-        self._say(kind, encode(message))
+        try:
+            payload = marshal.dumps(message, 2)
+        except ValueError:  # there is an object of a subclass in it, which goes as JSON has it
+            payload = marshal.dumps(decode(encode(message)), 2)
+        self._say(kind, payload)
 
     def answer(self, number: int, value: Any) -> None:
         """Sends the worker a plain value that it asked for.

@@ -10,7 +10,8 @@ container there is one worker, and the supervisor passes its frames on over stdi
 On Linux all workers of a warm parent can live in a **sandbox** (`sandbox.py`): without the host's files, network and processes
 (`view.py`, `seccomp.py`, `landlock.py`, by the system calls of `linux.py`).
 
-What they say to each other, in frames (`wire.py`), JSON but for B, C, L and V:
+What they say to each other, in frames (`wire.py`). A worker is told things marshalled, which takes less of it than JSON; all
+else is JSON, but for B, C, L and V:
 
     host to worker        O  open: contexts, history, tools, limits, ...   X  run a cell   R  replies to a query
                           N  further contexts, a new history   V  the result of a tool, or a piece of a context: its number

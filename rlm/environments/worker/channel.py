@@ -13,7 +13,7 @@ import select
 from collections import deque
 
 from .values import MOST_BYTES, to_json
-from .wire import MAX_FRAME, NUMBER, Frames, decode, encode, pack, write_all
+from .wire import MAX_FRAME, NUMBER, Frames, encode, pack, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -248,18 +248,18 @@ class Channel:
 
     def _dispatch(self, kind: bytes, payload: bytes) -> None:
         if kind == b"R":
-            message = decode(payload)
+            message = marshal.loads(payload)
             self._settle(message["id"], message["replies"])
         elif kind == b"V":
             self._settle(NUMBER.unpack_from(payload)[0], payload[NUMBER.size :])
         elif kind == b"A":
-            self._void = decode(payload)["id"]
+            self._void = marshal.loads(payload)["id"]
             for number, ticket in list(self._tickets.items()):
                 if number:
                     ticket.done = True
                     ticket.wake()
         else:
-            self._tasks.append(decode(payload))
+            self._tasks.append(marshal.loads(payload))
             waiting = self._tickets.get(0)
             if waiting is not None:
                 waiting.wake()

@@ -29,11 +29,12 @@ class Landlock:
         if version >= 3:
             self._every |= _TRUNCATE
         # Not the control of devices (version 5): there are none but those that have nothing to control.
-        self._network = 0b11 if version >= 4 else 0
-        self._scopes = 0b11 if version >= 6 else 0  # abstract sockets and signals of the outside
+        network = 0b11 if version >= 4 else 0
+        scopes = 0b11 if version >= 6 else 0  # abstract sockets and signals of the outside
         files = _WRITE_FILE | _READ_FILE | (self._every & _TRUNCATE)
         read = _EXECUTE | _READ_FILE | _READ_DIR
         # What is the same for all workers is made once.
+        self._kinds = linux.landlock_kinds(self._every, network, scopes)
         self.descriptors: list[int] = []
         self._rules = [self._rule("/", read), *[self._rule(path, files) for path in usable]]
 
@@ -48,7 +49,7 @@ class Landlock:
         Args:
             writable: a directory in which everything is allowed.
         """
-        ruleset = linux.landlock_ruleset(self._every, self._network, self._scopes)
+        ruleset = linux.landlock_ruleset(self._kinds)
         for rule in self._rules:
             linux.landlock_add(ruleset, rule)
         fd = os.open(writable, os.O_PATH | os.O_CLOEXEC)

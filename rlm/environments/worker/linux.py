@@ -53,10 +53,13 @@ def machine() -> int | None:
 
 def prepare() -> None:
     """Declares what the functions take: once, and not in each process."""
-    word, text = ctypes.c_ulong, ctypes.c_char_p
+    word, text, number = ctypes.c_ulong, ctypes.c_char_p, ctypes.c_int
     libc.mount.argtypes = [text, text, text, word, text]
     libc.syscall.argtypes = [ctypes.c_long, *[word] * 6]
     libc.syscall.restype = ctypes.c_long
+    libc.unshare.argtypes = [number]
+    libc.setns.argtypes = [number, number]
+    libc.capset.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 
 
 def _call(number: int, *arguments: int) -> int:
@@ -234,11 +237,14 @@ def landlock_version() -> int:
     return max(0, _call(_LANDLOCK_CREATE, 0, 0, 1))
 
 
-def landlock_ruleset(files: int, network: int, scopes: int) -> int:
+def landlock_kinds(files: int, network: int, scopes: int) -> Any:
+    """What `landlock_ruleset` takes: kinds of access."""
+    return (ctypes.c_uint64 * (3 if scopes else 2 if network else 1))(*filter(None, (files, network, scopes)))
+
+
+def landlock_ruleset(kinds: Any) -> int:
     """A descriptor of rules that allow nothing of these kinds."""
-    attributes = (ctypes.c_uint64 * 3)(files, network, scopes)
-    size = 24 if scopes else 16 if network else 8
-    return _check(_call(_LANDLOCK_CREATE, ctypes.addressof(attributes), size, 0), "Landlock")
+    return _check(_call(_LANDLOCK_CREATE, ctypes.addressof(kinds), len(kinds) * 8, 0), "Landlock")
 
 
 def landlock_rule(access: int, fd: int) -> Any:

@@ -10,13 +10,14 @@ import _signal  # type: ignore[import-not-found]
 import builtins
 import gc
 import linecache
+import marshal
 import mmap
 import os
 import socket
 
 from . import streams
 from .cells import Worker
-from .wire import encode, pack, write_all
+from .wire import pack, write_all
 
 _CELLS = (
     "x = [1]\nprint(len(history), x)",
@@ -36,12 +37,14 @@ def rehearse() -> None:
     with mmap.mmap(-1, streams.SHARED) as memory:
         worker = Worker(pipes[0][1], pipes[1][1], memory)
         worker.connect(end.detach())
-        write_all(host.fileno(), pack(b"O", encode({"history": [], "answer": ["", False], "tools": []})))
+        write_all(
+            host.fileno(), pack(b"O", marshal.dumps({"history": [], "answer": ["", False], "tools": []}))
+        )
         spec = worker.receive()
         worker.begin(spec["history"], spec["answer"], spec["tools"])
         for number in range(1, _ROUNDS + 1):
             cell = {"id": number, "code": _CELLS[number % len(_CELLS)]}
-            write_all(host.fileno(), pack(b"X", encode(cell)))
+            write_all(host.fileno(), pack(b"X", marshal.dumps(cell)))
             worker.step()
             host.recv(1 << 16)
             linecache.cache.clear()

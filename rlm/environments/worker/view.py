@@ -48,6 +48,8 @@ class View:
             self._resolve(path)
         self._hidden = list(hidden)
         self._mounts: list[str] = []
+        self._mounts_in_scratch: list[str] = []
+        self._links_in_scratch: list[tuple[str, str]] = []
         self._has_proc = False
 
     def _resolve(self, path: str) -> None:
@@ -76,10 +78,13 @@ class View:
         for path in sorted(self._real):
             if not self._is_shown(path):
                 self._show(root, path, flags)
+        self._mounts_in_scratch = [path for path in self._mounts if within(path, SCRATCH)]
         for path, target in sorted(self._links.items()):
             if not self._is_shown(path):
                 os.makedirs(os.path.dirname(root + path), exist_ok=True)
                 os.symlink(target, root + path)
+                if within(path, SCRATCH):
+                    self._links_in_scratch.append((path, target))
         self._add_files(root)
         self._hide(root)
         linux.set_mounts(root, flags)
@@ -167,7 +172,7 @@ class View:
         Returns:
             "own /proc", "process limit": as `isolation.Probe` has them.
         """
-        held = [(path, linux.hold_mount(path)) for path in self._mounts if within(path, SCRATCH)]
+        held = [(path, linux.hold_mount(path)) for path in self._mounts_in_scratch]
         flags = linux.NO_SUID | linux.NO_DEVICES
         inodes = max(1024, scratch_bytes >> 12)
         linux.mount("tmpfs", SCRATCH, flags, f"mode=700,size={scratch_bytes},nr_inodes={inodes}")
@@ -180,10 +185,9 @@ class View:
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
             linux.drop_mount(fd, path)
             os.close(fd)
-        for path, target in self._links.items():
-            if within(path, SCRATCH) and not self._is_shown(path):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                os.symlink(target, path)
+        for path, target in self._links_in_scratch:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.symlink(target, path)
         if not self._has_proc:
             return {"own /proc": False, "process limit": "none"}  # nor could anybody count them
         flags |= linux.NO_EXEC
