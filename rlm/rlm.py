@@ -22,13 +22,11 @@ from rlm.errors import CancellationError, ConfigError, RolloutStoppedError
 from rlm.limits import Ledger
 from rlm.models import Models
 from rlm.requests import fingerprint
-from rlm.rollout import Rollout
-from rlm.structured import AnswerFormat
 from rlm.tools import Toolbox
 from rlm.tree import Outcome, Seat, Settings, Tree
 from rlm.types import RLMChatCompletion, SamplingArgs
 
-if TYPE_CHECKING:  # what not every run needs is imported when it is used
+if TYPE_CHECKING:  # what an RLM is not made of is imported when it runs: half of all
     from rlm.events import Event
     from rlm.logger import RLMLogger
     from rlm.mapping import Inputs, MapItem, MapOptions
@@ -277,7 +275,13 @@ class RLM:
             raise ConfigError("this RLM is closed; make a new one")
         if not isinstance(question, str | None):
             raise ConfigError(f"root_prompt must be a str or None, and is a {type(question).__name__}")
-        form = None if response_format is None else AnswerFormat(response_format)
+        from rlm.rollout import Rollout
+
+        form = None
+        if response_format is not None:
+            from rlm.structured import AnswerFormat
+
+            form = AnswerFormat(response_format)
         context = await Context.made(prompt)
         trajectory = self._logger.trajectory() if self._logger is not None else None
         listeners = [] if listener is None else [listener]

@@ -40,6 +40,9 @@ _ONLY_AST = 0x400
 _TOP_LEVEL_AWAIT = 0x2000
 _COROUTINE = 0x80
 _MOST_NAMES = 300
+_CHECKPOINT_WORTH = 10
+"""A checkpoint that is not asked for after each cell takes at most one part in so many of the time: where many REPLs share few
+cores, it takes longer, and so there are fewer."""
 
 
 class Worker:
@@ -109,9 +112,10 @@ class Worker:
         while True:
             ran = self.step()
             done += 1
-            patience = spec["checkpoint_after"]
-            if ran and patience and not self._channel.idle(patience):
-                continue
+            if ran and spec["checkpoint_after"]:
+                patience = max(spec["checkpoint_after"], _CHECKPOINT_WORTH * checkpoints.seconds)
+                if not self._channel.idle(patience):
+                    continue
             fds = checkpoints.take(done, self._spare)
             while fds is not None:
                 self._rise(fds, checkpoints.enlist(1)[0])

@@ -60,6 +60,8 @@ class Checkpoints:
         """After a fork there were threads still, of a library that does not expect one."""
         self.most_bytes = 0
         """Memory that a worker may have to be worth one; 0: none are wanted."""
+        self.seconds = 0.0
+        """What the last one took."""
 
     def _take(self, post: int) -> None:
         self._post = socket.socket(fileno=move_high(post))
@@ -86,12 +88,15 @@ class Checkpoints:
         if not self.most_bytes or not LINUX or libc is None:
             return None
         made: bool | list[int] = False
+        started = time.monotonic()
         try:
             if self._fits():
                 made = self._make(done, spare)
         except OSError:
             pass  # there can be no more processes or descriptors
+        self.seconds = time.monotonic() - started
         if isinstance(made, list):
+            self.seconds = 0.0  # it slept most of that
             return made
         if not made:
             try:
