@@ -60,8 +60,8 @@ class SessionSpec:
     """Memory up to which the state of the REPL is kept between cells, for the case that a cell has to be killed or ends the
     worker: the next one then goes on from there. 0: never."""
     checkpoint_after: float = 0.5
-    """Seconds without work after which it is kept: while a model thinks, and not between cells that follow each other; more where
-    to keep it takes more than a tenth of that. 0: after each cell, and then the next one waits for it."""
+    """Seconds without work after which it is kept: while a model thinks, and not between cells that follow each other. More if
+    keeping it takes more than a tenth of that. 0: after each cell, and then the next one waits for it."""
     seed: int | None = None
     """Seeds `random` (and numpy, once it is imported) if set; the hash seed is always fixed."""
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
 from rlm.environments.worker.cells import Worker
@@ -254,10 +254,10 @@ class Inline:
 
     running = True
 
-    def start(self, fds: Sequence[int], max_output: int) -> None:
+    def start(self, fds: Sequence[int], settings: Mapping[str, int]) -> None:
         """See `WarmParent.start`."""
         control, work, *files = map(os.dup, fds)
-        guest = _Guest(max_output)
+        guest = _Guest(settings["max_output"])
         thread = threading.Thread(target=guest.serve, args=(work, files), name="rlm-repl", daemon=True)
         warden = _Warden(guest, socket.socket(fileno=control), socket.socket(fileno=os.dup(work)), thread)
         thread.start()

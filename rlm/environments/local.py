@@ -7,11 +7,12 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rlm.context import Context
+from rlm.environments import limits
 from rlm.environments.base import QueryHandler, SessionSpec
 from rlm.environments.isolation import (
     PROCESSES,
@@ -102,10 +103,10 @@ class LocalEnvironment:
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
         """See `remote.Place.connect`."""
-        most = spec.max_output_chars
+        settings = limits.of_all(spec)
 
         async def start(ends: list[int]) -> None:
-            await self._start([*ends, *[await _file(context) for context in spec.contexts]], most)
+            await self._start([*ends, *[await _file(context) for context in spec.contexts]], settings)
 
         async def resume(control: asyncio.Protocol, work: asyncio.Protocol, checkpoint: int) -> Links:
             from rlm.environments.warm import warm_parent
@@ -113,7 +114,7 @@ class LocalEnvironment:
             parent = warm_parent(self._sandbox)
 
             async def rise(ends: list[int]) -> None:
-                await _call(parent, lambda: parent.resume(ends, most, checkpoint))
+                await _call(parent, lambda: parent.resume(ends, settings, checkpoint))
 
             return await _join(control, work, rise, resume)
 
@@ -128,17 +129,17 @@ class LocalEnvironment:
 
         return warm_parent(self._sandbox)
 
-    async def _start(self, fds: Sequence[int], max_output: int) -> None:
+    async def _start(self, fds: Sequence[int], settings: Mapping[str, int]) -> None:
         from rlm.environments.warm import NoSandboxError
 
         parent = self._parent()
         try:
-            await _call(parent, lambda: parent.start(fds, max_output))
+            await _call(parent, lambda: parent.start(fds, settings))
         except NoSandboxError as error:
             if self.isolation == "sandbox!":
                 raise REPLError(f"the sandbox could not be made: {error}") from error
             self._fall_back(str(error))
-            await self._start(fds, max_output)
+            await self._start(fds, settings)
 
     def _fall_back(self, reason: str) -> None:
         self.isolation, self._sandbox = "process", None

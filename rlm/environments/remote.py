@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rlm.environments import limits
 from rlm.environments.base import SessionSpec
 from rlm.environments.worker.wire import NUMBER, Frames, ProtocolError, decode, encode, pack
 
@@ -275,7 +276,7 @@ class Relay(asyncio.Protocol):
             The two streams.
         """
         sizes = [context.encoded_size for context in spec.contexts]
-        link.write(pack(b"O", encode({"contexts": sizes, "max_output": spec.max_output_chars})))
+        link.write(pack(b"O", encode({"contexts": sizes, "settings": limits.of_all(spec)})))
         for context in spec.contexts:
             for chunk in context.chunks():
                 link.write(pack(b"B", chunk))

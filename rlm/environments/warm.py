@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +53,21 @@ class WarmParent:
         process = self._process
         return self._control is not None and process is not None and process.returncode is None
 
-    def start(self, fds: Sequence[int], max_output: int) -> None:
+    def start(self, fds: Sequence[int], settings: Mapping[str, int]) -> None:
         """Starts a REPL.
 
         Args:
             fds: its supervisor's stream, its worker's, and files with the encoded contexts. Copies go over; these stay
                 with the caller.
-            max_output: characters that the supervisor keeps of what goes down a pipe.
+            settings: as `limits.of_all` makes them.
 
         Raises:
             NoSandboxError: this machine allows none.
             REPLError: there can be no such process.
         """
-        self._send({"max_output": max_output, "checkpoint": None}, fds)
+        self._send({"settings": settings, "checkpoint": None}, fds)
 
-    def resume(self, fds: Sequence[int], max_output: int, checkpoint: int) -> None:
+    def resume(self, fds: Sequence[int], settings: Mapping[str, int], checkpoint: int) -> None:
         """Has a checkpoint go on as the worker of its REPL; if it is gone, the supervisor's stream says so.
 
         Args:
@@ -77,7 +77,7 @@ class WarmParent:
         Raises:
             REPLError: see `start`.
         """
-        self._send({"max_output": max_output, "checkpoint": checkpoint}, fds)
+        self._send({"settings": settings, "checkpoint": checkpoint}, fds)
 
     def kill(self) -> None:
         """Kills the supervisor, the warm parent and so all workers: somebody stopped one of them."""
@@ -100,7 +100,7 @@ class WarmParent:
             self._process.returncode = 0  # not our child, so not ours to wait for
         self._process = self._control = None
 
-    def _send(self, message: dict[str, int | None], fds: Sequence[int]) -> None:
+    def _send(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         data = _packed(message)
         with self._lock:
             for attempt in (1, 2):

@@ -22,7 +22,7 @@ else is JSON, but for B, C, L and V:
     supervisor to host    P  what was printed   E  how the worker ended, and the name of its
                           checkpoint, if there is one; the last frame
 
-    only over one stream  L  a piece of the worker's stream, either way   O  the sizes of the contexts
+    only over one stream  L  a piece of the worker's stream, either way   O  the sizes of the contexts, settings
                           B  a piece of a context, in raw bytes
 
 The host trusts nothing that comes from here. What the supervisor and the warm parent say to each other is in `parent.py`.

@@ -1,15 +1,16 @@
 """The process that workers are forked from. It knows nothing of the host and of what the code of the cells does, and
 stays small, because a fork costs what its parent holds, and hands it on.
 
-The supervisor gives it orders: one letter and the number of a REPL. With "F", fork, come descriptors: where the worker
+The supervisor gives it orders: one letter, the number of a REPL, and a value. With "F", fork, come descriptors: where the worker
 gets its streams from, its stdout and stderr, and the memory for what it prints. "I" interrupts a worker and its children,
-"K" kills it. "C" says that the worker made a checkpoint, with a descriptor of its mailbox, or, without one, that the last
-checkpoint is of no use any more. "R", rise, puts the checkpoint in the place of a worker that has ended, with descriptors as
-for "F". "D" drops a REPL with all that is left of it.
+"K" kills it. "L" says how many bytes of memory all processes of a REPL may have together. "C" says that the worker made a
+checkpoint, with a descriptor of its mailbox, or, without one, that the last checkpoint is of no use any more. "R", rise, puts
+the checkpoint in the place of a worker that has ended, with descriptors as for "F". "D" drops a REPL with all that is left of
+it.
 
 It says "I" when it has interrupted, and when nothing of a REPL is left: "E" and the status of the worker, or "N" and why
-there was none. "S", and the status, says that nothing is left but a checkpoint. "M" says that a worker had more processes
-than it may have, and is being killed.
+there was none. "S", and the status, says that nothing is left but a checkpoint. "M" says that a REPL has more than it may
+have, processes or memory, and that its worker is being killed.
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
@@ -33,6 +34,7 @@ from .cells import Worker
 from .checkpoint import Checkpoints
 from .processes import MOST_FDS, receive_fds
 from .rehearsal import rehearse
+from .scales import TICK, Scales
 from .sleepers import Sleeper
 from .trees import BoxedTrees, Trees
 
@@ -42,8 +44,10 @@ if TYPE_CHECKING:
 
     from .sandbox import Sandbox
 
-ORDER = struct.Struct(">cQ")
+ORDER = struct.Struct(">cQQ")
 REPORT = struct.Struct(">cQq")
+PROCESSES, MEMORY = 0, 1
+"""What there is too much of."""
 
 # Plain numbers and the bare module: the enumerations of `signal` cost each process 200 KB.
 _SIGINT, _SIGCHLD = int(signal.SIGINT), int(signal.SIGCHLD)
@@ -52,7 +56,7 @@ _SIGINT, _SIGCHLD = int(signal.SIGINT), int(signal.SIGCHLD)
 class _Tree:
     """What there is of a REPL."""
 
-    __slots__ = ("number", "sleeper", "status", "worker")
+    __slots__ = ("memory", "number", "sleeper", "status", "worker")
 
     def __init__(self, number: int, worker: int) -> None:
         self.number = number
@@ -61,6 +65,8 @@ class _Tree:
         self.status: int | None = None
         """How it ended."""
         self.sleeper: Sleeper | None = None
+        self.memory = 0
+        """Bytes that all of it may have; 0: nobody said."""
 
 
 class Parent:
@@ -82,6 +88,11 @@ class Parent:
         self._repls: dict[int, _Tree] = {}
         self._workers: dict[int, _Tree] = {}
         """The same, by the worker's process id."""
+        self._unheard: set[_Tree] = set()
+        """Those with a checkpoint that has not said who it is."""
+        self._clearing: set[_Tree] = set()
+        """Those with one that was asked to clear up."""
+        self._scales = Scales()
         self._trees: Trees | BoxedTrees
         if sandbox is None:
             self._trees = Trees(self._ended, self._gone, self._spared)
@@ -99,8 +110,8 @@ class Parent:
 
         def reap() -> None:
             os.read(wake_read, 4096)
-            for repl in list(self._repls.values()):
-                if repl.sleeper is not None and not repl.sleeper.pid:
+            for repl in list(self._unheard):
+                if repl.sleeper is not None:
                     self._hear(repl, repl.sleeper)  # it must be known before its worker is buried
             self._trees.reap()
 
@@ -113,7 +124,11 @@ class Parent:
                     if handler is not None:
                         handler()
                 for pid in self._trees.look():
-                    self._report(b"M", self._workers[pid].number, 0)
+                    self._report(b"M", self._workers[pid].number, PROCESSES)
+                if self._scales.is_due():
+                    for pid in self._scales.look(self._limits(), self._trees.roots):
+                        self._trees.kill(pid)
+                        self._report(b"M", self._workers[pid].number, MEMORY)
         finally:
             self._trees.end_all()
             if self._sandbox is None:
@@ -126,18 +141,27 @@ class Parent:
         elif self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    def _limits(self) -> dict[int, int]:
+        """Bytes of memory, by worker that runs."""
+        return {
+            repl.worker: repl.memory for repl in self._repls.values() if repl.memory and repl.status is None
+        }
+
     def _patience(self) -> float | None:
         """Milliseconds until something is to be looked at. Ends what takes too long to clear up."""
-        patience: float | None = self._trees.patience
+        waits: list[float] = [self._trees.patience] if self._trees.patience is not None else []
+        if self._scales.works and any(repl.memory for repl in self._repls.values()):
+            waits.append(TICK * 1000)
         now = time.monotonic()
-        for repl in list(self._repls.values()):
-            if repl.sleeper is not None and repl.sleeper.due is not None:
-                left = repl.sleeper.due - now
-                if left <= 0:
-                    self._end(repl)
-                else:
-                    patience = min(left * 1000 + 1, patience or 1e9)
-        return patience
+        for repl in list(self._clearing):
+            if repl.sleeper is None or repl.sleeper.due is None:
+                self._clearing.discard(repl)
+            elif repl.sleeper.due <= now:
+                self._clearing.discard(repl)
+                self._end(repl)
+            else:
+                waits.append((repl.sleeper.due - now) * 1000 + 1)
+        return min(waits, default=None)
 
     def _obey(self) -> None:
         """Does what the supervisor says."""
@@ -148,7 +172,7 @@ class Parent:
         if len(order) < ORDER.size:
             self._running = False
             return
-        kind, number = ORDER.unpack(order)
+        kind, number, value = ORDER.unpack(order)
         if kind == b"F":
             self._fork(number, fds)
             return
@@ -159,6 +183,8 @@ class Parent:
             self._report(kind, number, 0)
         elif kind == b"C" and repl is not None and repl.status is None:
             self._replace_sleeper(repl, fds)
+        elif kind == b"L" and repl is not None:
+            repl.memory = value
         elif kind == b"R":
             self._raise(number, repl, fds)
         elif repl is not None and kind == b"K" and repl.status is None:
@@ -209,7 +235,9 @@ class Parent:
         """A worker has ended."""
         repl = self._workers[pid]
         repl.status = status
-        if repl.sleeper is None or not repl.sleeper.ask(time.monotonic() + sleepers.PATIENCE):
+        if repl.sleeper is not None and repl.sleeper.ask(time.monotonic() + sleepers.PATIENCE):
+            self._clearing.add(repl)
+        else:
             self._end(repl)
 
     def _end(self, repl: _Tree) -> None:
@@ -239,13 +267,17 @@ class Parent:
             self._watch(repl.sleeper.fd, None)
             repl.sleeper.close()
             repl.sleeper = None
+            self._unheard.discard(repl)
         if fds:
             sleeper = repl.sleeper = Sleeper(fds.pop(0))
+            self._unheard.add(repl)
             self._watch(sleeper.fd, lambda: self._hear(repl, sleeper))
 
     def _hear(self, repl: _Tree, sleeper: Sleeper) -> None:
         """A checkpoint says something."""
         cleared = sleeper.hear()
+        if sleeper.pid:
+            self._unheard.discard(repl)
         if cleared is None:
             self._replace_sleeper(repl, [])
             if repl.status is not None:

@@ -133,9 +133,20 @@ def threads_of_all() -> int:
         return int(file.read().split()[3].partition("/")[2])
 
 
-def count_threads(roots: Iterable[int]) -> dict[int, int]:
-    """Threads of processes and of all their descendants, except those of other `roots`, by the root's process id."""
-    threads: dict[int, int] = {}
+class Member:
+    """A process among others."""
+
+    __slots__ = ("pid", "resident", "threads")
+
+    def __init__(self, pid: int, threads: int, resident: int) -> None:
+        self.pid, self.threads = pid, threads
+        self.resident = resident
+        """Bytes of memory that it has mapped, shared or not."""
+
+
+def families(roots: Iterable[int]) -> dict[int, list[Member]]:
+    """Processes with all their descendants, except those of other `roots`, by the root's process id."""
+    members: list[Member] = []
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -144,14 +155,16 @@ def count_threads(roots: Iterable[int]) -> dict[int, int]:
                     words = stat.read().rpartition(")")[2].split()
             except OSError:
                 continue  # it ended while we looked
-            parents[int(name)], threads[int(name)] = int(words[1]), int(words[17])
-    counts = dict.fromkeys(roots, 0)
-    for pid, number in threads.items():
-        while pid and pid not in counts:
+            parents[int(name)] = int(words[1])
+            members.append(Member(int(name), int(words[17]), int(words[21]) * resource.getpagesize()))
+    found: dict[int, list[Member]] = {root: [] for root in roots}
+    for member in members:
+        pid = member.pid
+        while pid and pid not in found:
             pid = parents.get(pid, 0)
         if pid:
-            counts[pid] += number
-    return counts
+            found[pid].append(member)
+    return found
 
 
 def kill(pid: int, signum: int) -> None:

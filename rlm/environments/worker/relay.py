@@ -23,7 +23,7 @@ class _Relayed(Watch):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._max_output = 0
+        self._settings: dict[str, int] = {}
         self._arriving: list[tuple[int, int]] = []
         """Contexts that are still to come: descriptor, bytes."""
         self._contexts: list[int] = []
@@ -38,7 +38,7 @@ class _Relayed(Watch):
                 self._to_worker.send(payload)  # if the worker is gone, the host will hear of it
         elif kind == b"O":
             message = decode(payload)
-            self._max_output = message["max_output"]
+            self._settings = message["settings"]
             self._arriving = [(unnamed_file(), size) for size in message["contexts"]]
             self._contexts = [fd for fd, _ in self._arriving]
             self._receive(b"")
@@ -63,7 +63,7 @@ class _Relayed(Watch):
         while self._arriving and self._arriving[0][1] <= 0:
             del self._arriving[0]
         if not self._arriving:
-            self.enlist(self._max_output, [self._theirs.fileno(), *self._contexts])
+            self.enlist(self._settings, [self._theirs.fileno(), *self._contexts])
             self._theirs.close()
             for fd in self._contexts:
                 os.close(fd)

@@ -19,7 +19,7 @@ import sys
 
 from . import processes
 from .loop import READ, Loop, read
-from .parent import ORDER, REPORT, Parent
+from .parent import ORDER, PROCESSES, REPORT, Parent
 from .processes import MOST_FDS, receive_fds
 from .watch import Watch
 from .wire import encode, pack
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .sandbox import Sandbox
 
 LENGTH = struct.Struct(">I")
+_CROWDED = "the code started more processes than it may have, and they were killed"
+_HEAVY = "the processes of the code took more memory than they may have together, and were killed"
 
 
 class Supervisor:
@@ -124,6 +126,7 @@ class Supervisor:
             kill=lambda: self._order(b"K", number),
             drop=lambda: self._order(b"D", number),
             save=lambda fds: self._order(b"C", number, fds),
+            limit=lambda memory: self._order(b"L", number, value=memory),
             over=over,
         )
         self._order(kind, number, watch.fds)
@@ -147,8 +150,8 @@ class Supervisor:
             processes.end_children()  # one in a sandbox, and all in there with it; what one that was killed left
             processes.remove_tree(self._folder)
 
-    def _order(self, kind: bytes, number: int, fds: list[int] | None = None) -> None:
-        order = ORDER.pack(kind, number)
+    def _order(self, kind: bytes, number: int, fds: list[int] | None = None, value: int = 0) -> None:
+        order = ORDER.pack(kind, number, value)
         try:
             if fds:
                 socket.send_fds(self._parent, [order], fds)
@@ -176,7 +179,7 @@ class Supervisor:
             elif kind == b"S":
                 watch.saved(value)
             elif kind == b"M":
-                watch.condemn("the code started more processes than it may have, and they were killed")
+                watch.condemn(_CROWDED if value == PROCESSES else _HEAVY)
             else:
                 watch.failed(f"no process can be forked: {os.strerror(value)}")
 
@@ -237,27 +240,27 @@ class _Local(Supervisor):
             return
         try:
             if message["checkpoint"] is None:
-                self._start(fds, message["max_output"])
+                self._start(fds, message["settings"])
             else:
-                self._resume(message["checkpoint"], fds, message["max_output"])
+                self._resume(message["checkpoint"], fds, message["settings"])
         finally:
             for fd in fds[1:]:
                 os.close(fd)
         self.loop.alarm("spare", 0.0, self._fork_ahead)  # once nothing else is to be done
 
-    def _start(self, fds: list[int], max_output: int) -> None:
+    def _start(self, fds: list[int], settings: dict[str, int]) -> None:
         stream, *rest = fds
         spare, self._spare = self._spare, None
-        if spare is None or not spare.enlist(max_output, rest):
+        if spare is None or not spare.enlist(settings, rest):
             try:
                 spare = self.fork()
             except OSError as error:
                 _refuse(stream, f"no process can be forked: {error}")
                 return
-            spare.enlist(max_output, rest)
+            spare.enlist(settings, rest)
         spare.listen(stream, stream)
 
-    def _resume(self, checkpoint: int, fds: list[int], max_output: int) -> None:
+    def _resume(self, checkpoint: int, fds: list[int], settings: dict[str, int]) -> None:
         stream, *rest = fds
         try:
             watch = self.resume(checkpoint)
@@ -267,7 +270,7 @@ class _Local(Supervisor):
         if watch is None:
             _refuse(stream, "it is gone")
             return
-        watch.enlist(max_output, rest)
+        watch.enlist(settings, rest)
         watch.listen(stream, stream)
 
 

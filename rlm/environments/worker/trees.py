@@ -55,6 +55,10 @@ class Trees:
 
     patience = None
 
+    def roots(self, worker: int) -> tuple[int, ...]:
+        """Processes whose descendants are all of a tree."""
+        return (worker,)
+
     def look(self) -> list[int]:
         """Nothing is counted."""
         return []
@@ -145,6 +149,10 @@ class BoxedTrees:
         self._firsts[worker], self._workers[first] = first, worker
         return worker
 
+    def roots(self, worker: int) -> tuple[int, ...]:
+        """See `Trees.roots`. Its orphans are children of the first process."""
+        return worker, self._firsts[worker]
+
     @property
     def patience(self) -> int | None:
         """Milliseconds after which `look` wants to be called."""
@@ -162,11 +170,11 @@ class BoxedTrees:
         if total < self._total + self._limit // 2 and now < self._counted + 1.0:
             return []
         self._total, self._counted = total, now
-        counts = processes.count_threads([*self._firsts, *self._workers])
+        families = processes.families([*self._firsts, *self._workers])
         crowded = [
             worker
-            for worker, first in self._firsts.items()
-            if counts.get(worker, 0) + counts.get(first, 0)
+            for worker in self._firsts
+            if sum(member.threads for root in self.roots(worker) for member in families[root])
             > self._limit + 2  # the first process, a checkpoint
         ]
         for worker in crowded:

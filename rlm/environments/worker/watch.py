@@ -33,6 +33,7 @@ class Watch:
         kill: kills the worker.
         drop: ends all that there is of it, checkpoints too.
         save: is given a descriptor of a new checkpoint's mailbox; or nothing, if there is no checkpoint any more.
+        limit: is given the bytes of memory that all processes of the REPL may have together.
         over: is called when nothing is left.
     """
 
@@ -45,12 +46,13 @@ class Watch:
         kill: Callable[[], None],
         drop: Callable[[], None],
         save: Callable[[list[int]], None],
+        limit: Callable[[int], None],
         over: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._folder = folder
         self._interrupt, self._kill, self._drop = interrupt, kill, drop
-        self._save, self._over = save, over
+        self._save, self._limit, self._over = save, limit, over
         pipes = os.pipe(), os.pipe()
         self._pipes = [pipe[0] for pipe in pipes]
         self._file = unnamed_file(streams.SHARED)
@@ -98,21 +100,22 @@ class Watch:
         if source != sink:
             self._loop.watch(source, READ, self._read_host)
 
-    def enlist(self, max_output: int, fds: Sequence[int]) -> bool:
+    def enlist(self, settings: dict[str, int], fds: Sequence[int]) -> bool:
         """Gives the worker its work.
 
         Args:
-            max_output: characters that are kept of what goes down a pipe.
+            settings: "max_output", characters that are kept of what goes down a pipe; "memory", as `limit` is given.
             fds: descriptors of its stream and of files with the encoded contexts.
 
         Returns:
             Whether it was there to take it.
         """
-        self._outputs = [Output(max_output), Output(max_output)]
+        self._outputs = [Output(settings["max_output"]), Output(settings["max_output"])]
         try:
             socket.send_fds(self._post, [b"W"], list(fds))
         except OSError:
             return False
+        self._limit(settings["memory"])
         self._loop.watch(self._post.fileno(), READ, self._read_post)
         return True
 

@@ -27,7 +27,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "repl.md"
 
 SCRATCH = 16 << 20
 PROCESSES = 64
-MEMORY = 200 << 20
+MEMORY = 400 << 20
 
 
 @dataclass
@@ -223,7 +223,7 @@ print("at once" if len(started) == 450 else f"{len(started)} of them")
 MEMORY_BOMB = """
 held = []
 try:
-    while len(held) < 300:
+    while len(held) < 600:
         held.append(bytearray(1 << 20))
 except MemoryError:
     print(len(held), "MB")
@@ -238,7 +238,7 @@ read, write = os.pipe()
 gate = os.pipe()
 for _ in range(3):
     if os.fork() == 0:
-        held = bytearray(120 << 20)
+        held = bytearray(240 << 20)
         os.write(write, b"x")
         os.close(gate[1])
         os.read(gate[0], 1)
@@ -246,6 +246,8 @@ for _ in range(3):
 count = 0
 while count < 3:
     count += len(os.read(read, 3))
+import select
+select.select([], [], [], 5)  # to have it for a moment is no use
 print("all of it")
 os.close(gate[1])
 """

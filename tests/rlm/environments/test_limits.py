@@ -189,6 +189,43 @@ async def test_memory_is_limited(open_repl: OpenREPL) -> None:
     assert (await repl.execute("context")).stdout == "'the context'\n"
 
 
+_MEMORY = 200 << 20
+_TOO_HEAVY = "the processes of the code took more memory than they may have together, and were killed"
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        "held = [bytearray(1 << 20) for _ in range(100)]",
+        # The kernel's limit on one process does not see it.
+        "import mmap; held = mmap.mmap(-1, 100 << 20); held[:] = bytes(100 << 20)",
+        "import time\n    for _ in range(100): held.append(bytearray(1 << 20)); time.sleep(0.005)",
+    ],
+)
+@pytest.mark.parametrize("isolation", LEVELS)
+async def test_memory_is_limited_for_all_processes_together(open_repl: OpenREPL, hold: str) -> None:
+    repl = await open_repl("the context", limits={"memory_bytes": _MEMORY}, checkpoint_after=0.0)
+    await repl.execute("import os; x = 1; held = []")
+    result = await repl.execute(f"while os.fork() == 0:\n    held = []\n    {hold}\nos.wait()")
+    assert (result.status, result.error) == (
+        "died",
+        f"{_TOO_HEAVY}; the namespace is as it was before this cell",
+    )
+    assert (await repl.execute("x, context")).stdout == "(1, 'the context')\n"
+
+
+@pytest.mark.parametrize("isolation", LEVELS)
+async def test_memory_that_processes_share_counts_once(open_repl: OpenREPL) -> None:
+    repl = await open_repl(limits={"memory_bytes": _MEMORY}, checkpoint_bytes=0)
+    result = await repl.execute(
+        "import os, time\nheld = bytearray(150 << 20)\nread, write = os.pipe()\n"
+        "for _ in range(4):\n    if os.fork() == 0: os.close(write); os.read(read, 1); os._exit(held[-1])\n"
+        "time.sleep(1)  # which is time enough to weigh them\n"
+        "os.close(write); [os.wait()[1] for _ in range(4)]"
+    )
+    assert result.stdout == "[0, 0, 0, 0]\n", result
+
+
 async def test_threads_do_not_eat_the_memory_limit(open_repl: OpenREPL) -> None:
     repl = await open_repl(limits={"memory_bytes": 1 << 30})
     result = await repl.execute(
@@ -229,7 +266,9 @@ async def test_contexts_that_do_not_fit(open_repl: OpenREPL) -> None:
     ("spec", "message"),
     [
         ({"limits": {"memory": 1}}, "no limit 'memory'; there are memory_bytes"),
-        ({"limits": {"memory_bytes": 0}}, "must be positive"),
+        ({"limits": {"memory_bytes": 0}}, "must be a positive whole number"),
+        ({"limits": {"memory_bytes": 1e9}}, "must be a positive whole number"),
+        ({"limits": {"file_bytes": 1 << 64}}, "must be a positive whole number"),
         ({"cell_timeout": 0}, "cell_timeout"),
         ({"interrupt_grace": float("nan")}, "interrupt_grace"),
         ({"max_output_chars": 5}, "max_output_chars"),
