@@ -1,12 +1,12 @@
 """The process that workers are forked from. It knows nothing of the host and of what the code of the cells does, and
 stays small, because a fork costs what its parent holds, and hands it on.
 
-The supervisor gives it orders: one letter, the number of a REPL, and a value. With "F", fork, come descriptors: where the worker
-gets its streams from, its stdout and stderr, and the memory for what it prints. "I" interrupts a worker and its children,
-"K" kills it. "L" says how many bytes of memory all processes of a REPL may have together. "C" says that the worker made a
-checkpoint, with a descriptor of its mailbox, or, without one, that the last checkpoint is of no use any more. "R", rise, puts
-the checkpoint in the place of a worker that has ended, with descriptors as for "F". "D" drops a REPL with all that is left of
-it.
+The supervisor gives it orders: one letter, the number of a REPL, and a value. With "F", fork, come descriptors: where the
+worker gets its streams from, its stdout and stderr, and the memory for what it prints. "I" interrupts a worker and its
+children, "K" kills it. "L" says how many bytes of memory all processes of a REPL may have together. "C" says that the worker
+made a checkpoint, with a descriptor of its mailbox, or, without one, that the last checkpoint is of no use any more. "R", rise,
+puts the checkpoint in the place of a worker that has ended, with descriptors as for "F". "D" drops a REPL with all that is left
+of it.
 
 It says "I" when it has interrupted, and when nothing of a REPL is left: "E" and the status of the worker, or "N" and why
 there was none. "S", and the status, says that nothing is left but a checkpoint. "M" says that a REPL has more than it may

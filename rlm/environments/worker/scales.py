@@ -1,8 +1,8 @@
 """How much memory the processes of each REPL have together. The kernel limits that of one process only, where we may make no
 control groups.
 
-To weigh them all takes a look at each process of the machine, so that is done when memory has become scarcer by an amount that
-matters, and no more often than a small part of the time.
+To weigh them all takes a look at each process of the machine. That is done at once when memory has become scarcer by an amount
+that matters, and every few seconds, as others may have freed what one takes; but for a small part of the time only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TICK = 0.1
 """Seconds between two looks."""
+_PATIENCE = 2.0
+"""Seconds after which they are weighed, whatever memory there is."""
 _REST = 20
 """Weighing takes at most one part in so many of the time."""
 
@@ -32,7 +34,7 @@ class Scales:
             self._meminfo = -1
         self._most_free = 0
         """Bytes that were free at most since they were last weighed."""
-        self._next = self._next_weighing = 0.0
+        self._next = self._weighed = self._rested = 0.0
 
     @property
     def works(self) -> bool:
@@ -58,7 +60,8 @@ class Scales:
             return []
         free = self._free()
         self._most_free = max(self._most_free, free)
-        if self._most_free - free < min(limits.values()) // 4 or now < self._next_weighing:
+        scarcer = self._most_free - free >= min(limits.values()) // 4
+        if now < self._rested or not (scarcer or now >= self._weighed + _PATIENCE):
             return []
         self._most_free = free
         families = processes.families(root for worker in limits for root in roots(worker))
@@ -70,7 +73,7 @@ class Scales:
             if resident > most and sum(_share(member.pid) for member in members) > most:
                 heavy.append(worker)
         ended = time.monotonic()
-        self._next_weighing = ended + _REST * (ended - now)
+        self._weighed, self._rested = ended, ended + _REST * (ended - now)
         return heavy
 
     def _free(self) -> int:

@@ -247,7 +247,7 @@ count = 0
 while count < 3:
     count += len(os.read(read, 3))
 import select
-select.select([], [], [], 5)  # to have it for a moment is no use
+select.select([], [], [], 20)  # to have it for a moment is no use
 print("all of it")
 os.close(gate[1])
 """
