@@ -16,20 +16,20 @@ _TURNS = 6
 
 async def measure() -> list[Row]:
     """Import and log."""
-    return [await _import(), await _log()]
+    return [await _import("import rlm"), await _import("from rlm import RLM"), await _log()]
 
 
-async def _import() -> Row:
+async def _import(code: str) -> Row:
     ours, least = Samples(), Samples()
 
     async def package() -> None:
-        await asyncio.to_thread(_run, ours, "from rlm import RLM")
+        await asyncio.to_thread(_run, ours, code)
 
     async def nothing() -> None:
         await asyncio.to_thread(_run, least, "pass")
 
     await repeat(10, package, nothing)
-    return Row("python -c 'from rlm import RLM'", "ms", ours.median, least.median)
+    return Row(f"python -c '{code}'", "ms", ours.median, least.median)
 
 
 def _run(samples: Samples, code: str) -> None:

@@ -20,7 +20,7 @@ _REPLS = 32
 
 
 async def measure() -> list[Row]:
-    """Start, cell, batch, big context and memory of REPLs."""
+    """Start, cell, batch, big context, memory and checkpoints of REPLs."""
     with Floor() as floor, Floor(sandboxed=True) as sandboxed:
         return [
             *await _start_and_cell(sandboxed),
@@ -30,7 +30,8 @@ async def measure() -> list[Row]:
             ],
             *[await _batch(floor, seconds) for seconds in (0.0, 0.05)],
             *await _big_context(floor),
-            await _memory(sandboxed),
+            *await _memory(sandboxed),
+            *await _checkpoints(),
         ]
 
 
@@ -138,15 +139,9 @@ async def _big_context(floor: Floor) -> list[Row]:
     ]
 
 
-async def _memory(floor: Floor) -> Row:
-    place = make_environment("local")
-    before = private_megabytes(os.getpid())
-    repls = [await place.open(SessionSpec(), _no_queries) for _ in range(_REPLS)]
-    for repl in repls:
-        await repl.execute("x = 1")
-    ours = (private_megabytes(os.getpid()) - before) / _REPLS
-    for repl in repls:
-        await repl.close()
+async def _memory(floor: Floor) -> list[Row]:
+    plain = await _memory_of(SessionSpec(checkpoint_bytes=0))
+    kept = await _memory_of(SessionSpec(checkpoint_after=0.0))
     before = private_megabytes(floor.pid)
     bare = [await floor.open(_echo) for _ in range(_REPLS)]
     for child in bare:
@@ -154,7 +149,24 @@ async def _memory(floor: Floor) -> Row:
     least = (private_megabytes(floor.pid) - before) / _REPLS
     for child in bare:
         await child.close()
-    return Row("private memory per REPL", "MB", ours, least)
+    return [
+        Row("private memory per REPL", "MB", plain, least),
+        Row("private memory per REPL with a checkpoint", "MB", kept),
+    ]
+
+
+async def _memory_of(spec: SessionSpec) -> float:
+    """Megabytes of a REPL."""
+    place = make_environment("local")
+    before = private_megabytes(os.getpid())
+    repls = [await place.open(spec, _no_queries) for _ in range(_REPLS)]
+    for repl in repls:
+        for _ in range(2):  # the second cell begins when a checkpoint has been made
+            await repl.execute("x = 1")
+    megabytes = (private_megabytes(os.getpid()) - before) / _REPLS
+    for repl in repls:
+        await repl.close()
+    return megabytes
 
 
 async def _checkpoints() -> list[Row]:

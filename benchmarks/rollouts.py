@@ -24,12 +24,12 @@ _LATENCY = 0.05
 
 async def measure() -> list[Row]:
     """One-turn overhead, batches, and many rollouts at once."""
-    with Floor() as floor:
+    with Floor() as floor, Floor(sandboxed=True) as sandboxed:
         rows = [
-            await _one_turn(floor),
+            await _one_turn(sandboxed),
             await _sequence(floor),
             *[await _batch(floor, seconds) for seconds in (0.0, _LATENCY)],
-            *[await _many(floor, rollouts) for rollouts in (64, 512)],
+            *[await _many(sandboxed, rollouts) for rollouts in (64, 512)],
         ]
     rows += [await _stop("a cell"), await _stop("a model call"), await _stop("sub-calls two levels below")]
     with http_servers() as urls:
@@ -59,16 +59,17 @@ class _Client:
 
     model = "scripted"
 
-    def __init__(self, latency: float) -> None:
-        self._latency = latency
+    def __init__(self, latency: float, sub_latency: float) -> None:
+        self._latency, self._sub_latency = latency, sub_latency
         self._sub = ModelReply("ok", self.model, Usage(1, 1))
 
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
     ) -> ModelReply:
-        if self._latency:
-            await asyncio.sleep(self._latency)
-        if len(messages) == 1:
+        is_sub = len(messages) == 1
+        if seconds := self._sub_latency if is_sub else self._latency:
+            await asyncio.sleep(seconds)
+        if is_sub:
             return self._sub
         return ModelReply(
             policy(ChatRequest([dict(m) for m in messages], self.model)), self.model, Usage(1, 1)
@@ -78,8 +79,8 @@ class _Client:
         return None
 
 
-def _engine(latency: float) -> RLM:
-    return RLM(client=_Client(latency), max_concurrent_queries=1000)
+def _engine(latency: float, sub_latency: float = 0.0) -> RLM:
+    return RLM(client=_Client(latency, sub_latency), max_concurrent_queries=1000)
 
 
 async def _complete(rlm: RLM, question: str) -> None:
@@ -110,7 +111,7 @@ async def _one_turn(floor: Floor) -> Row:
 
 
 async def _batch(floor: Floor, latency: float) -> Row:
-    rlm = _engine(latency)
+    rlm = _engine(0.0, latency)
     ours, least = Samples(), Samples()
 
     async def model(prompt: str) -> str:
@@ -123,13 +124,12 @@ async def _batch(floor: Floor, latency: float) -> Row:
 
     async def bare() -> None:
         with least.time():
-            await asyncio.sleep(latency)  # the root's own turn
             repl = await floor.open(model)
             await repl.execute("r = ask(['p'] * 1000)")
             await repl.close()
 
     await repeat(10, engine, bare)
-    name = f"rollout with 1000 batched sub-calls, model of {latency * 1000:.0f} ms"
+    name = f"rollout with 1000 batched sub-calls, sub-model of {latency * 1000:.0f} ms"
     return Row(name, "ms", ours.median, least.median)
 
 

@@ -285,19 +285,8 @@ class Rollout:
             state.stats.cell_errors += cell.status != "ok"
             state.errors_in_a_row = 0 if cell.status == "ok" else state.errors_in_a_row + 1
             state.stats.repl_seconds += cell.seconds
-            self.emitter.emit(
-                "cell",
-                turn=self._dialogue.turn,
-                number=number,
-                code=code,
-                status=cell.status,
-                stdout=cell.stdout,
-                stderr=cell.stderr,
-                error=cell.error,
-                locals=cell.locals,
-                answer=asdict(cell.answer),
-                seconds=cell.seconds,
-            )
+            if self.emitter.active:
+                self._emit_cell(number, code, cell)
             if (
                 self._is_final(cell.answer)
                 or cell.status in ("interrupted", "killed", "died")
@@ -305,6 +294,21 @@ class Rollout:
             ):
                 break
         return cells, blocks
+
+    def _emit_cell(self, number: int, code: str, cell: CellResult) -> None:
+        self.emitter.emit(
+            "cell",
+            turn=self._dialogue.turn,
+            number=number,
+            code=code,
+            status=cell.status,
+            stdout=cell.stdout,
+            stderr=cell.stderr,
+            error=cell.error,
+            locals=cell.locals,
+            answer=asdict(cell.answer),
+            seconds=cell.seconds,
+        )
 
     def _histories(self) -> list[list[Message]]:
         """Of earlier completions in the same REPL."""
