@@ -51,8 +51,7 @@ class Model:
                 sampling = await self._capped(cap, size)
                 reply = self._priced(await self.client.complete(messages, sampling=sampling))
                 ledger.book(self.client.model, reply.usage, root=root)
-        if root:
-            self.window.observe(messages, reply.usage.input_tokens)
+        self.window.observe(messages, reply.usage.input_tokens)
         return reply
 
     def _priced(self, reply: ModelReply) -> ModelReply:

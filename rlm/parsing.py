@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import textwrap
 from dataclasses import dataclass
 
 _OPENING = re.compile(
@@ -15,6 +14,8 @@ _OPENING = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _CLOSING = re.compile(r"^[ \t]*(?P<ticks>`{3,})[ \t]*$")
+_END_OF_THINKING = re.compile(r"""(?<!["'\\])</think>(?!["'\\])""")
+"""Not one in a string of the code."""
 _OTHER_FENCE = re.compile(r"^[ \t]*`{3,}[ \t]*(?P<tag>[\w+#.-]*)", re.MULTILINE)
 _CELL_FLAGS = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
@@ -43,7 +44,8 @@ def parse_reply(text: str, *, truncated: bool = False) -> ParsedReply:
         truncated: the reply was cut by a token limit; an unclosed block is then incomplete and is not run.
     """
     visible = _after_thinking(text)
-    lines = visible.splitlines()
+    # Not `splitlines`: other characters that end a line of text are part of Python's strings.
+    lines = visible.replace("\r\n", "\n").removesuffix("\n").split("\n")
     blocks: list[str] = []
     cut = False
     number = 0
@@ -71,9 +73,9 @@ def answer_text(text: str) -> str:
 
 
 def _after_thinking(text: str) -> str:
-    _, mark, rest = text.rpartition("</think>")
-    if mark:
-        return rest
+    end = _END_OF_THINKING.search(text)
+    if end is not None:
+        return text[end.end() :]
     return "" if text.lstrip().startswith("<think>") else text
 
 
@@ -95,14 +97,14 @@ def _end_of_block(lines: list[str], start: int, closings: list[int]) -> int:
         return len(lines)
     if len(closings) > 1:
         for end in closings:
-            if _is_complete("\n".join(lines[start:end])):
+            if _is_complete(_dedent(lines[start:end], "")):
                 return end
     return closings[0]
 
 
 def _is_complete(code: str) -> bool:
     try:
-        compile(textwrap.dedent(code), "<cell>", "exec", _CELL_FLAGS)
+        compile(code, "<cell>", "exec", _CELL_FLAGS)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
     return True
@@ -111,7 +113,12 @@ def _is_complete(code: str) -> bool:
 def _dedent(lines: list[str], indent: str) -> str:
     """Takes the fence's own indentation from the code, and what all of its lines share beyond that."""
     stripped = [line.removeprefix(indent) for line in lines]
-    return textwrap.dedent("\n".join(stripped)) + "\n"
+    # Not `textwrap.dedent`: it empties lines of blanks, which may stand in a string.
+    margins = [line[: len(line) - len(line.lstrip(" \t"))] for line in stripped if line.strip(" \t")]
+    shared, last = min(margins, default=""), max(margins, default="")
+    while not last.startswith(shared):
+        shared = shared[:-1]
+    return "\n".join(line.removeprefix(shared) for line in stripped) + "\n"
 
 
 def _problem(text: str, visible: str, blocks: list[str], *, truncated: bool, cut: bool) -> str | None:

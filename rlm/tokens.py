@@ -10,9 +10,12 @@ from rlm.clients.base import Client
 from rlm.errors import ContextLengthError
 from rlm.types import Content, Message, text_of
 
-# Byte-pair vocabularies of 100K to 200K entries hold most short words whole, split long ones about every six letters, and
-# Qwen's and Llama's split numbers into single digits or groups of at most three.
-_PIECES = re.compile(r"[^\W\d_]{1,6}|\d|[^\w\s]|_|\n")
+# Byte-pair vocabularies of 100K to 200K entries hold most short words whole, split long ones about every six letters, capitals
+# about every two, and Qwen's and Llama's split numbers into single digits or groups of at most three. Of other alphabets (Greek
+# to Arabic) they hold pairs of letters, of all other scripts (Chinese, Thai, ...) hardly more than single characters.
+_PIECES = re.compile(
+    r"[A-Z]?[a-z\u00df-\u024f]{1,6}|[A-Z\u00c0-\u00de]{1,2}|[\u0370-\u06ff]{1,2}|\d|[^\w\s]|_|\n|\w"
+)
 
 # Tokens that a chat template adds to every message: its role and separators.
 _PER_MESSAGE = 5
@@ -22,6 +25,9 @@ _PER_PROMPT = 4
 
 # What an image or a minute of sound costs, about: providers count by size, which we do not decode.
 _PER_MEDIUM = 1500
+
+_LEAST, _MOST = 0.5, 4.0
+"""Between what a guess is corrected by, whatever a server says that it counted."""
 
 # Longer texts are counted in samples of this many characters: a look at all of 100,000 takes 5 ms.
 _SAMPLE = 4000
@@ -94,7 +100,7 @@ class Window:
         if self._sample is not None:
             messages, self._learned = self._sample
             self._sample = None
-            self._ratio = min(1.2, max(0.5, self._learned / estimate_tokens(messages)))
+            self._ratio = min(_MOST, max(_LEAST, self._learned / estimate_tokens(messages)))
         return self._ratio
 
     def guess(self, messages: Sequence[Message], counted: Counted = UNCOUNTED) -> int:

@@ -35,6 +35,25 @@ def test_forms_of_a_fence(reply: str, code: str) -> None:
     assert parse_reply(reply).blocks == [code]
 
 
+@pytest.mark.parametrize("character", "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r\t\0")
+def test_characters_of_a_string_stay(character: str) -> None:
+    code = f"x = 'a{character}b'\n"
+    assert parse_reply(f"```repl\n{code}```").blocks == [code]
+
+
+def test_blanks_in_a_string_stay() -> None:
+    code = "x = '''a\n   \nb'''\nif x:\n    y = 1\n"
+    assert parse_reply(f"```repl\n{code}```").blocks == [code]
+    indented = "".join(f"  {line}\n" for line in code.splitlines())
+    assert parse_reply(f"  ```repl\n{indented}  ```").blocks == [code]
+
+
+def test_a_mark_in_the_code_is_no_end_of_thinking() -> None:
+    code = "x = reply.split('</think>')[-1]; y = re.sub(r\"<think>.*?</think>\", '', x)\n"
+    for before in ("", "<think>I think.</think>", "So I think.\n</think>\n"):
+        assert parse_reply(f"{before}\n```repl\n{code}```").blocks == [code]
+
+
 def test_a_fence_inside_a_string_does_not_cut_the_code() -> None:
     code = 'prompt = """Answer as\n```json\n{"a": 1}\n```\nand nothing else"""\nprint(prompt)\n'
     assert parse_reply(f"```repl\n{code}```\nThat is it.").blocks == [code]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from rlm import RLM
 from rlm.errors import ContextLengthError
-from rlm.testing import ScriptedClient
+from rlm.testing import ChatRequest, Reply, ScriptedClient
 from rlm.tokens import Counted, Window, estimate_tokens
-from rlm.types import Message
+from rlm.types import Message, Usage
 
 _PROSE = "The input is a variable in a Python REPL, and the model writes code to look at it.\n" * 40
 
@@ -42,8 +43,48 @@ def test_a_guess_learns_from_counts_within_reason() -> None:
     assert window.guess(messages) == pytest.approx(plain * 0.8, abs=1)
     assert window.bound(messages) == plain
     other = _window(None)
-    other.observe(messages, plain * 10)
-    assert other.guess(messages) == pytest.approx(plain * 1.2, abs=1)
+    other.observe(messages, plain * 100)
+    assert other.guess(messages) == pytest.approx(plain * 4, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        (_PROSE, len(_PROSE) / 5, len(_PROSE) / 3),
+        ("\u6211\u4eec\u5728\u8fd9\u91cc\u8bfb\u4e00\u672c\u4e66\u3002" * 40, 240, 440),
+        ("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35" * 40, 120, 280),
+        (
+            "\u042d\u0442\u043e \u0441\u0442\u0440\u043e\u043a\u0430 \u0442\u0435\u043a\u0441\u0442\u0430. "
+            * 40,
+            240,
+            440,
+        ),
+        ("aGVsbG8gd29ybGQgZnJvbSBiYXNlNjQ" * 40, 600, 1000),
+        ("9f86d081884c7d659a2feaa0c55ad015" * 40, 640, 1280),
+    ],
+    ids=["English", "Chinese", "Thai", "Russian", "base64", "hexadecimal"],
+)
+def test_other_scripts_and_codes_cost_more(text: str, least: float, most: float) -> None:
+    """Between what current tokenizers make of them, about, and what would refuse too much."""
+    assert least <= estimate_tokens(_chat(text)) - estimate_tokens(_chat("")) <= most
+
+
+def test_a_guess_learns_from_sub_calls_too() -> None:
+    served: list[int] = []
+    code = "r = llm_query('x' * 3000); s = llm_query('x' * 12_000); answer.update(content=[r, s], ready=True)"
+
+    def policy(request: ChatRequest) -> Reply | str:
+        if request.messages[0]["role"] == "system":
+            return f"```repl\n{code}\n```"
+        served.append(len(str(request.messages[-1]["content"])))
+        return Reply("read", usage=Usage(served[-1], 1))
+
+    sub = ScriptedClient(policy, max_model_len=6000)
+    with RLM(client=ScriptedClient(policy), other_clients={"sub": sub}) as rlm:
+        response = rlm.completion("text", "What?").response
+    # A letter is a token there, so the second prompt would be refused by the server.
+    assert served == [3000]
+    assert "12,000 characters" in response
 
 
 async def test_a_prompt_that_a_server_counted_is_refused_by_its_count() -> None:
