@@ -31,7 +31,7 @@ async def measure() -> list[Row]:
             *[await _batch(floor, seconds) for seconds in (0.0, _LATENCY)],
             *[await _many(sandboxed, rollouts) for rollouts in (64, 512)],
         ]
-    rows += [await _stop("a cell"), await _stop("a model call"), await _stop("sub-calls two levels below")]
+    rows += [await _stop(what) for what in _STOPPED]
     with http_servers() as urls:
         return [*rows, *await _over_http(urls)]
 
@@ -153,10 +153,19 @@ async def _sequence(floor: Floor) -> Row:
     return Row("one sequential sub-call, model of 0 ms", "ms", ours.median, least.median)
 
 
+_STOPPED = {
+    "a cell": "while True: pass",
+    "a cell in C code": "sum(range(10**12))",
+    "a model call": "",
+    "sub-calls two levels below": "rlm_query('x')",
+}
+"""What runs when a limit is reached, and the code that begins it."""
+
+
 async def _stop(what: str) -> Row:
     """From the moment of a limit to the end of the run, with all of its processes."""
     limit = 0.5
-    code = "while True: pass" if what == "a cell" else "rlm_query('x')"
+    code = _STOPPED[what]
 
     async def model(request: ChatRequest) -> str:
         is_plain = request.messages[0]["role"] != "system"

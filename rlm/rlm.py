@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from rlm import environments, options, prompts
 from rlm.background import background
 from rlm.callbacks import Callbacks
-from rlm.cancellation import CancelToken
+from rlm.cancellation import CancelToken, heeding_notebooks
 from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.context import Context
@@ -301,6 +301,7 @@ class RLM:
                 await stack.enter_async_context(self._conversation.turn())
             ledger = Ledger(**self._limits)
             tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners))
+            stack.enter_context(heeding_notebooks())
             if cancel is not None:
                 stack.enter_context(cancel.calling(partial(_trip, asyncio.get_running_loop(), ledger)))
             started = time.perf_counter()

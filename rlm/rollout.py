@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rlm import prompts
@@ -31,6 +31,9 @@ from rlm.types import CodeBlock, Iteration, Message, RunStats, StopReason
 
 # Seconds that a cell gets when the reply that holds it has already used up the tokens of the run: enough to set an answer.
 _LAST_CELL_SECONDS = 5.0
+
+# And to end when the run is stopped: C code does not hear of it, and nothing that it goes on to do is of use any more.
+_STOP_GRACE = 0.08
 
 
 @dataclass(slots=True)
@@ -203,6 +206,8 @@ class Rollout:
         spec = SessionSpec(
             [self._context], tools=self._seat.tools, on_tool=self._emit_tool, **self._tree.settings.session
         )
+        if spec.stop_grace is None and self._conversation is None:
+            spec = replace(spec, stop_grace=_STOP_GRACE)
         async with self._tree.ledger.guard():
             if self._conversation is not None:
                 return await self._conversation.open(spec, self._subcalls.answer)

@@ -52,6 +52,9 @@ class SessionSpec:
     """Seconds that a cell may take, sub-calls included; None: no limit."""
     interrupt_grace: float = 2.0
     """Seconds between the interrupt of a cell and the kill of its process tree."""
+    stop_grace: float | None = None
+    """The same where it is not the cell's own time that is up, but the caller who stops it: a limit of the run, a cancellation.
+    None: as `interrupt_grace`; in runs that do not leave their REPL to another one, 0.08, as nothing comes after."""
     max_output_chars: int = 20_000
     """Characters that are kept of a cell's stdout, and of its stderr: head and tail."""
     limits: Mapping[str, int] = field(default_factory=dict)
@@ -118,7 +121,7 @@ class REPL(Protocol):
 
     def interrupt(self, reason: str) -> None:
         """Stops the cell that runs, as its time limit would: `execute` then returns with the status "interrupted" (or
-        "killed", after `interrupt_grace`) and an error line that says `reason`. Does nothing between cells."""
+        "killed", after `stop_grace`) and an error line that says `reason`. Does nothing between cells."""
         ...
 
     async def extend(

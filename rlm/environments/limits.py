@@ -37,7 +37,7 @@ def checked(spec: SessionSpec) -> dict[str, int]:
             raise ConfigError(f"there is no limit {name!r}; there are {', '.join(DEFAULT_LIMITS)}")
         if type(value) is not int or not 0 < value < _NO_LIMIT:
             raise ConfigError(f"the limit {name} must be a positive whole number, not {value!r}")
-    for name in ("cell_timeout", "interrupt_grace"):
+    for name in ("cell_timeout", "interrupt_grace", "stop_grace"):
         seconds = getattr(spec, name)
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise ConfigError(f"{name} must be a positive number of seconds, not {seconds!r}")

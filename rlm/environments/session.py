@@ -123,7 +123,7 @@ class Session:
         cell.result = asyncio.get_running_loop().create_future()
         self._interrupt(remote, cell, "the caller was cancelled")
         try:
-            done, _ = await asyncio.wait([cell.result], timeout=self._spec.interrupt_grace + _SLACK)
+            done, _ = await asyncio.wait([cell.result], timeout=self._stop_grace + _SLACK)
         except asyncio.CancelledError:
             done = set()  # the caller is in a hurry
         if not done:
@@ -156,9 +156,15 @@ class Session:
         cell.seconds = time.monotonic() - cell.started
         self._calls.cancel()
         remote.tell(b"A", {"id": cell.number})
-        remote.order(b"I", {"grace": self._spec.interrupt_grace})
+        grace = self._stop_grace if reason else self._spec.interrupt_grace
+        remote.order(b"I", {"grace": grace})
         loop = asyncio.get_running_loop()
-        loop.call_later(self._spec.interrupt_grace + _SLACK, self._insist, remote, cell)
+        loop.call_later(grace + _SLACK, self._insist, remote, cell)
+
+    @property
+    def _stop_grace(self) -> float:
+        grace = self._spec.stop_grace
+        return self._spec.interrupt_grace if grace is None else grace
 
     def _insist(self, remote: Remote, cell: Cell) -> None:
         """Ends what did not end a cell by itself."""

@@ -60,6 +60,39 @@ def test_an_interrupted_script_leaves_no_process(signum: signal.Signals) -> None
     assert alive == []
 
 
+NOTEBOOK = """
+import asyncio, signal, sys, types
+from rlm import RLM
+from rlm.testing import ScriptedClient
+sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+async def never(request):
+    print("asked", flush=True)
+    await asyncio.Event().wait()
+async def cell():
+    with RLM(client=ScriptedClient(never)) as rlm:
+        await rlm.acompletion("text", "What?")
+loop = asyncio.new_event_loop()
+task = loop.create_task(cell())
+signal.signal(signal.SIGINT, lambda *_: task.cancel())
+try:
+    loop.run_until_complete(task)
+except asyncio.CancelledError:
+    print("interrupted", flush=True)
+loop.close()
+"""
+
+
+def test_a_cell_of_a_notebook_that_awaits_can_be_interrupted() -> None:
+    """As ipykernel does it: a signal handler cancels the task, and nothing wakes the loop."""
+    command = [sys.executable, "-W", "error", "-c", NOTEBOOK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "interrupted\n", "")
+
+
 def test_importing_the_engine_loads_nothing_heavy() -> None:
     code = "import sys, rlm; print([m for m in ('aiohttp', 'rich', 'pydantic', 'verifiers', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -535,6 +535,27 @@ async def test_cancelling_a_run_stops_its_cell() -> None:
             await task
 
 
+@pytest.mark.parametrize("by", ["limit", "task"])
+async def test_what_stops_a_run_does_not_wait_for_c_code(by: str) -> None:
+    """A cell whose own time is up may go on for that long; nothing comes after a run."""
+    reached = asyncio.Event()
+
+    def sub(text: str) -> str:
+        reached.set()
+        return "ok"
+
+    model = Model([block("llm_query('x')\nsum(range(10**12))")], sub)
+    client = ScriptedClient(model, model="m")
+    limit = 1.0 if by == "limit" else None
+    async with RLM(client=client, max_timeout=limit, environment_kwargs={"interrupt_grace": 1e6}) as rlm:
+        task = asyncio.create_task(rlm.acompletion("text", "What?"))
+        await reached.wait()
+        if by == "task":
+            task.cancel()
+        with pytest.raises(TimeoutExceededError if by == "limit" else asyncio.CancelledError):
+            await task
+
+
 def test_completion_works_from_any_thread() -> None:
     rlm = RLM(client=ScriptedClient(Model([block("print(context)"), FINISH]), model="m"))
     results: dict[int, str] = {}
