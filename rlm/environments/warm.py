@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -24,6 +26,8 @@ from rlm.environments.isolation import SandboxSettings, package_folders, variabl
 from rlm.errors import REPLError
 
 _LENGTH = struct.Struct(">I")
+_CROWDED = (errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What says that this machine has no room for one more, and nothing of who was asked."""
 _PATIENCE = 30.0
 """Seconds that a supervisor may take to start on a machine that has better things to do."""
 
@@ -109,10 +113,12 @@ class WarmParent:
                     self._launch()
                 assert self._control is not None
                 try:
-                    sent = socket.send_fds(self._control, [data], fds)
+                    sent = _send_fds(self._control, data, fds)
                     self._control.sendall(data[sent:])
                     return
                 except OSError as error:
+                    if error.errno in _CROWDED:
+                        raise REPLError(f"the parent process of REPLs cannot be asked: {error}") from error
                     self._end()
                     if attempt == 2:
                         raise REPLError(f"the parent process of REPLs does not answer: {error}") from error
@@ -176,6 +182,22 @@ class WarmParent:
                 process.wait()
             if self._folder.exists():  # it was killed
                 shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _send_fds(stream: socket.socket, data: bytes, fds: Sequence[int]) -> int:
+    """`socket.send_fds`. The kernel counts the descriptors of a user that are on their way, those too that some code in a REPL
+    sends to itself, and compares that with the sender's limit: of which that code has less than we can have."""
+    try:
+        return socket.send_fds(stream, [data], fds)
+    except OSError as error:
+        if error.errno != errno.ETOOMANYREFS:
+            raise
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        return socket.send_fds(stream, [data], fds)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _packed(message: dict[str, Any]) -> bytes:

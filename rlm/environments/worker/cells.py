@@ -21,7 +21,7 @@ from .channel import Channel
 from .contexts import ContextError, fetch_context, read_context
 from .functions import make_functions
 from .processes import MOST_FDS, libc, move_high
-from .setup import seed_random, set_limits
+from .setup import hold_memory, seed_random, set_limits
 from .streams import SHARED, STREAMS
 from .texts import bounded, describe, one_line, one_line_error, trace
 from .tools import ToolError, make_tools
@@ -60,6 +60,8 @@ class Worker:
         self._armed = False
         self._strikes = 0
         self._flags = 0
+        self._reserve: Any = None
+        """Memory that is given back when the code has used up all: Python needs some to say so."""
 
     def _attach(self, stdout: int, stderr: int, memory: Any) -> None:
         null = os.open(os.devnull, os.O_RDWR)
@@ -223,6 +225,7 @@ class Worker:
     def _renew_descriptors(self) -> None:
         for fd, spare in enumerate(self._spare):
             os.dup2(spare, fd)
+            os.set_blocking(fd, True)  # some programs leave a pipe otherwise
 
     def _after_fork(self) -> None:
         self._channel.leave()
@@ -250,6 +253,7 @@ class Worker:
         result: dict[str, Any] = {"id": number, "status": "ok", "error": None, "value": "", "traceback": ""}
         if not self._guard(lambda: self._perform(number, code, result)):
             result.update(status="error", error="KeyboardInterrupt", traceback="KeyboardInterrupt\n")
+        self._reserve = None
         if os.getpid() != self._pid:
             self._end_child(result)
         if not self._guard(lambda: self._answer.read(self._names)):
@@ -280,6 +284,7 @@ class Worker:
 
     def _prepare(self) -> None:
         """Sets right what the last cell may have bent."""
+        self._reserve = hold_memory()
         self._strikes = 0
         self._channel.told = False
         self._renew_descriptors()
@@ -326,11 +331,16 @@ class Worker:
                 result["traceback"] = bounded(f"{reason}\n")
             result["code"] = 0 if reason is None else reason if isinstance(reason, int) else 1
         except BaseException as error:
+            self._reserve = None
             sys.settrace(None)
             result["status"] = "error"
             result["error"] = type(error).__name__
-            result["error"] = one_line_error(error)
-            result["traceback"] = bounded(trace(error))
+            try:
+                result["error"] = one_line_error(error)
+                result["traceback"] = bounded(trace(error))
+            except MemoryError:  # it holds a million frames, say
+                error.__traceback__ = None
+                result["traceback"] = result["error"] + "\n"
 
     def _keep(self, value: Any) -> None:
         """Keeps the value of a last expression as `_`."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import codecs
 
+_MOST_RAW = 1 << 20
+_CONTINUATION = bytes(range(0x80, 0xC0))
+
 
 class Output:
-    """What came out of a descriptor since the last `take`: its head and its tail, in constant memory."""
+    """What came out of a descriptor since the last `take`: its head and its tail, in constant memory. What is left out between
+    them is not even decoded: one supervisor collects for all."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._head_limit = limit // 2
         self._tail_limit = limit - limit // 2
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._raw = bytearray()
+        """What has not been decoded."""
         self._reset()
 
     def _reset(self) -> None:
@@ -26,9 +32,32 @@ class Output:
 
     def feed(self, data: bytes) -> None:
         self._fed = True
-        self.add(self._decoder.decode(data))
+        self._raw += data
+        if len(self._raw) > max(_MOST_RAW, 8 * self._limit):
+            self._decode()
+
+    def _decode(self, final: bool = False) -> None:
+        """Decodes the head and the tail of what has come. A character has four bytes at most."""
+        data = bytes(self._raw)
+        self._raw.clear()
+        begin = _boundary(data, 4 * (self._head_limit - self._head_size))
+        end = _boundary(data, len(data) - 4 * self._tail_limit)
+        if begin < end:
+            self._add(self._decoder.decode(data[:begin]))
+            self._total += len(data[begin:end].translate(None, _CONTINUATION))
+            self._tail, self._tail_size = [], 0
+            begin = end
+        else:
+            begin = 0
+        self._add(self._decoder.decode(data[begin:], final))
 
     def add(self, text: str) -> None:
+        """Adds text after what has been fed."""
+        if text:
+            self._decode()
+            self._add(text)
+
+    def _add(self, text: str) -> None:
         if not text:
             return
         self._fed = True
@@ -53,18 +82,26 @@ class Output:
     def add_line(self, text: str) -> None:
         """Adds text that stands on lines of its own."""
         if text:
-            self.add(text if self._last == "\n" else "\n" + text)
+            self._decode()
+            self._add(text if self._last == "\n" else "\n" + text)
 
     def take(self) -> str:
         if not self._fed:
             return ""
-        self.add(self._decoder.decode(b"", True))
+        self._decode(final=True)
         self._cut()
         left_out = self._total - self._head_size - self._tail_size
         middle = f"\n... [{left_out:,} characters left out] ...\n" if left_out else ""
         text = "".join(self._head) + middle + "".join(self._tail)
         self._reset()
         return text
+
+
+def _boundary(data: bytes, place: int) -> int:
+    """The first place from there on where a character can begin, if it is UTF-8."""
+    place = min(max(0, place), len(data))
+    rest = data[place : place + 3]
+    return place + len(rest) - len(rest.lstrip(_CONTINUATION))
 
 
 def joined(limit: int, text: str, line: str) -> str:

@@ -14,7 +14,7 @@ have, processes or memory, and that its worker is being killed.
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
-# ruff: noqa: PTH118, SIM105
+# ruff: noqa: PTH118
 
 from __future__ import annotations
 
@@ -82,6 +82,8 @@ class Parent:
         self._stream = stream
         self._folder = folder
         self._sandbox = sandbox
+        self._unsent = bytearray()
+        """Reports. We wait for nobody to take them: the supervisor may be waiting for us to take its orders."""
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._running = True
@@ -119,9 +121,11 @@ class Parent:
         self._watch(self._stream.fileno(), self._obey)
         try:
             while self._running:
-                for fd, _ in self._poll.poll(self._patience()):
+                for fd, events in self._poll.poll(self._patience()):
+                    if events & select.POLLOUT:
+                        self._send()
                     handler = self._handlers.get(fd)
-                    if handler is not None:
+                    if handler is not None and events & ~select.POLLOUT:
                         handler()
                 for pid in self._trees.look():
                     self._report(b"M", self._workers[pid].number, PROCESSES)
@@ -290,7 +294,10 @@ class Parent:
     def _raise(self, number: int, repl: _Tree | None, fds: list[int]) -> None:
         """Puts a checkpoint in the place of its worker."""
         sleeper = repl.sleeper if repl is not None else None
-        if repl is None or sleeper is None or repl.status is None or not sleeper.rise(fds):
+        pidfd = -1
+        if sleeper is not None and repl is not None and repl.status is not None:
+            pidfd = sleeper.rise(fds)
+        if repl is None or sleeper is None or pidfd < 0:
             self._report(b"N", number, errno.ESRCH)
             if repl is not None and repl.status is not None:
                 self._end(repl)
@@ -299,13 +306,21 @@ class Parent:
         before, repl.worker, repl.status = repl.worker, sleeper.pid, None
         self._workers[repl.worker] = repl
         self._replace_sleeper(repl, [])
-        self._trees.replace(before, repl.worker)
+        self._trees.replace(before, repl.worker, pidfd)
 
     def _report(self, kind: bytes, number: int, value: int) -> None:
+        self._unsent += REPORT.pack(kind, number, value)
+        self._send()
+
+    def _send(self) -> None:
         try:
-            self._stream.sendall(REPORT.pack(kind, number, value))
+            while self._unsent:
+                del self._unsent[: self._stream.send(self._unsent, socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            pass
         except OSError:
-            pass  # the supervisor is gone, which we shall see
+            self._unsent.clear()  # the supervisor is gone, which we shall see
+        self._poll.modify(self._stream.fileno(), select.POLLIN | (select.POLLOUT if self._unsent else 0))
 
 
 def _awake(signum: int, frame: object) -> None:

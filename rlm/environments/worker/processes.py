@@ -1,7 +1,7 @@
 """What a process must know of its children, parents and descriptors, and Python does not offer."""
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
-# ruff: noqa: PTH101, PTH106, PTH108, PTH123, PTH208, SIM105
+# ruff: noqa: PTH101, PTH106, PTH108, PTH114, PTH123, PTH208, SIM105
 
 from __future__ import annotations
 
@@ -244,6 +244,9 @@ def remove_tree(path: str) -> None:
     except OSError:
         pass
     try:
+        if os.path.islink(path):
+            os.unlink(path)
+            return
         os.chmod(path, 0o700)
         with os.scandir(path) as entries:
             found = list(entries)

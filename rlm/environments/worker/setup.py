@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import resource
 import sys
 import types
@@ -11,6 +12,23 @@ from .processes import LINUX
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_RESERVE = 8 << 20
+"""Bytes that Python can do without, and after that has enough to tell what happened, and to run code that frees some."""
+
+
+def hold_memory() -> Any:
+    """Memory that nobody uses, so that there is some when all other has been used up, once the result is dropped. If there is
+    none left, the limit is raised a little, a few times."""
+    while True:
+        try:
+            return mmap.mmap(-1, _RESERVE, mmap.MAP_PRIVATE)
+        except OSError:
+            soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            if soft == hard:
+                return None  # what comes of that is seen from outside
+            resource.setrlimit(resource.RLIMIT_DATA, (min(soft + _RESERVE, hard), hard))
 
 
 def set_limits(limits: dict[str, int]) -> None:
@@ -27,7 +45,11 @@ def set_limits(limits: dict[str, int]) -> None:
     for which, value in wanted:
         hard = resource.getrlimit(which)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        most = value + 1 if which == resource.RLIMIT_CPU and value != hard else value
+        most = value
+        if which == resource.RLIMIT_CPU and value != hard:
+            most += 1
+        elif which == resource.RLIMIT_DATA and hard == resource.RLIM_INFINITY:
+            most += 8 * _RESERVE
         try:
             resource.setrlimit(which, (value, most))
         except (ValueError, OSError):

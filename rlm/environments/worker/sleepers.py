@@ -8,13 +8,13 @@ import socket
 import struct
 
 from .checkpoint import CLEAR, HERE, RISE
-from .processes import kill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _CREDENTIALS = struct.Struct("3i")
+_SCM_PIDFD = 4
 PATIENCE = 5.0
 """Seconds that a checkpoint may take to clear up."""
 
@@ -38,6 +38,8 @@ class Sleeper:
             self._stream = None
         self.pid = 0
         """Its process id, as soon as it is known."""
+        self._pidfd = -1
+        """The process itself: when it has ended, another one may get its id."""
         self.due: float | None = None
         """When it must have cleared up, if it was asked to."""
 
@@ -65,10 +67,14 @@ class Sleeper:
         for _, kind, content in extra:
             if kind == socket.SCM_CREDENTIALS:
                 pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
-            elif kind == socket.SCM_RIGHTS:
+            elif kind in (socket.SCM_RIGHTS, _SCM_PIDFD):  # the code may have asked for those
                 for (fd,) in struct.iter_unpack("i", content[: len(content) // 4 * 4]):
                     os.close(fd)
         if said == HERE and not self.pid and pid > 1:
+            try:
+                self._pidfd = os.pidfd_open(pid)
+            except OSError:
+                return None
             self.pid = pid
             return False if self._say(HERE) else None
         return True if said == CLEAR and self.due is not None else None
@@ -79,15 +85,29 @@ class Sleeper:
         Args:
             due: when it must have done that.
         """
-        if not self.pid or not self._say(CLEAR):
+        try:
+            if not self.pid or not self._say(CLEAR):
+                return False
+            _signal.pidfd_send_signal(self._pidfd, _signal.SIGCONT)  # the code may have stopped it
+        except OSError:
             return False
         self.due = due
-        kill(self.pid, _signal.SIGCONT)  # the code may have stopped it
         return True
 
-    def rise(self, fds: Sequence[int]) -> bool:
-        """Gives it what a worker needs. Whether it was there."""
-        return self._say(RISE, fds)
+    def rise(self, fds: Sequence[int]) -> int:
+        """Gives it what a worker needs.
+
+        Returns:
+            A descriptor of its process, which is not closed here any more; -1: it was not there.
+        """
+        try:
+            _signal.pidfd_send_signal(self._pidfd, 0)
+        except OSError:
+            return -1
+        if not self._say(RISE, fds):
+            return -1
+        pidfd, self._pidfd = self._pidfd, -1
+        return pidfd
 
     def _say(self, word: bytes, fds: Sequence[int] = ()) -> bool:
         try:
@@ -100,6 +120,8 @@ class Sleeper:
 
     def close(self) -> None:
         """Lets it go."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
         if self._stream is not None:
             self._stream.close()
         else:

@@ -87,8 +87,13 @@ class Trees:
         self.clear(worker)
         self._gone(worker)
 
-    def replace(self, worker: int, other: int) -> None:
-        """A process that is our child already takes the place of a worker that has ended."""
+    def replace(self, worker: int, other: int, pidfd: int) -> None:
+        """A process that is our child already takes the place of a worker that has ended.
+
+        Args:
+            pidfd: a descriptor of it, which is taken.
+        """
+        os.close(pidfd)
         self._living.add(other)
 
     def end_all(self) -> None:
@@ -202,15 +207,10 @@ class BoxedTrees:
         """See `Trees.end`."""
         processes.kill(self._firsts[worker], _signal.SIGKILL)
 
-    def replace(self, worker: int, other: int) -> None:
+    def replace(self, worker: int, other: int, pidfd: int) -> None:
         """See `Trees.replace`. It is no child of ours, so we have to be told of its end in another way."""
         first = self._firsts.pop(worker)
         self._firsts[other], self._workers[first] = first, other
-        try:
-            pidfd = os.pidfd_open(other)
-        except OSError:  # it has ended
-            self._ended(other, linux.UNKNOWN)
-            return
 
         def over() -> None:
             self._watch(pidfd, None)

@@ -175,6 +175,36 @@ async def test_a_model_that_thinks_is_time_enough(open_repl: OpenREPL) -> None:
     assert await printed(repl, "print(x)") == f"{number}\n"
 
 
+_FORGE = """
+import gc, socket, struct
+(post,) = [thing._post for thing in gc.get_objects() if type(thing).__name__ == "Checkpoints"]
+for number in range(200):
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, 76, 1)  # SO_PASSPIDFD: each message brings a descriptor
+    socket.send_fds(post, [struct.pack(">cQ", b"K", 0)], [ours.fileno()])
+    while not ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED): pass
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+    theirs.send(b"x")
+    ours.close(), theirs.close()
+"""
+
+
+async def test_forged_checkpoints_fill_nobody_with_descriptors(open_repl: OpenREPL) -> None:
+    repl = await open_repl()
+
+    def most() -> int:
+        return max(process.num_fds() for process in psutil.Process().children(recursive=True))
+
+    await repl.execute("1")
+    before = most()
+    result = await repl.execute(_FORGE)
+    if result.error is not None and "Protocol not available" in result.error:
+        pytest.skip("this kernel has no SO_PASSPIDFD")
+    assert result.status == "ok", result.stderr
+    await repl.execute("1")
+    assert most() < before + 50
+
+
 async def test_the_first_cell_has_nothing_to_lose(repl: REPL) -> None:
     assert (await lose(repl, "gone = 1\nimport os; os._exit(5)")).endswith(LOST)
     assert await printed(repl, "print(context, 'gone' in globals())") == "the context False\n"

@@ -180,13 +180,29 @@ async def test_memory_is_limited(open_repl: OpenREPL) -> None:
         "x = 'a' * (1 << 34)",
         "x = []\nwhile True: x.append(bytearray(1 << 20))",
         "import mmap; x = mmap.mmap(-1, 100 << 30)",
+        # Python itself needs memory to raise this, and gets none.
+        "x = []\nfor number in range(10**9): x.append({'number': number})",
+        "x = []\nfor number in range(10**9): x.append([])",
+        "x = 1\ndef f():\n    held = []\n    while True: held.append(str(len(held)))\nf()",
     ):
-        result = await repl.execute(code)
-        assert result.status == "error", result
-        assert result.error is not None
-        assert result.error.startswith(("MemoryError", "OSError: [Errno 12]"))
+        for _ in range(2):  # the second time nothing has been given back
+            result = await repl.execute(code)
+            assert result.status == "error", result
+            assert result.error is not None
+            assert result.error.startswith(("MemoryError", "OSError: [Errno 12]"))
         await repl.execute("x = None")
     assert (await repl.execute("context")).stdout == "'the context'\n"
+
+
+async def test_code_that_catches_its_lack_of_memory_goes_on(open_repl: OpenREPL) -> None:
+    repl = await open_repl("the context", limits={"memory_bytes": 150 << 20})
+    for _ in range(3):
+        result = await repl.execute(
+            "x = []\ntry:\n    while True: x.append(['a'])\nexcept MemoryError: print('caught')"
+        )
+        assert (result.status, result.stdout) == ("ok", "caught\n")
+    assert (await repl.execute("len(x) > 1000, context")).stdout == "(True, 'the context')\n"
+    assert (await repl.execute("x = None; y = bytes(50 << 20); len(y)")).stdout == f"{50 << 20}\n"
 
 
 _MEMORY = 200 << 20

@@ -53,6 +53,26 @@ async def test_a_gigabyte_of_output(repl: REPL) -> None:
     assert all(process.memory_info().rss < 100e6 for process in psutil.Process().children(recursive=True))
 
 
+async def test_what_is_left_out_is_counted_in_characters(repl: REPL) -> None:
+    """Whatever pieces it came in."""
+    result = await repl.execute(
+        "import os\ndata = ('中é' * 1_000_000).encode()\n"
+        "for start in range(0, len(data), 10_007): os.write(1, data[start : start + 10_007])\nNone"
+    )
+    half = "中é" * 5_000
+    assert result.stdout == f"{half}\n... [1,980,000 characters left out] ...\n{half}"
+    result = await repl.execute("os.write(1, b'\\x80' * 3_000_000); os.write(1, b'end'); None")
+    assert result.stdout.startswith("\\x80\\x80")
+    assert result.stdout.endswith("\\x80end")
+    assert len(result.stdout) < 20_100
+
+
+async def test_a_pipe_that_does_not_wait_waits_again(repl: REPL) -> None:
+    await repl.execute("import os\nfor fd in (1, 2): os.set_blocking(fd, False)")
+    result = await repl.execute("os.write(1, b'a' * 3_000_000); print('b' * 3_000_000)")
+    assert (result.status, result.error) == ("ok", None)
+
+
 async def test_bytes_that_are_no_text(repl: REPL) -> None:
     result = await repl.execute("import os\nos.write(1, b'\\xff\\xfe ok \\xe4\\xb8')\nNone")
     assert result.stdout == "\\xff\\xfe ok \\xe4\\xb8"

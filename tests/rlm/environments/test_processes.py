@@ -231,6 +231,33 @@ def run_elsewhere(queue: multiprocessing.SimpleQueue[str]) -> None:
     queue.put(asyncio.run(run()))
 
 
+@pytest.mark.timeout(180)
+async def test_hundreds_can_be_stopped_at_once() -> None:
+    """More orders and reports than there is room for on the way."""
+    environment = make_environment("local", isolation="process")
+    running = asyncio.Semaphore(0)
+
+    async def note(query: Query) -> list[QueryReply]:
+        running.release()
+        return [QueryReply("go on") for _ in query.prompts]
+
+    spec = SessionSpec(checkpoint_bytes=0, interrupt_grace=60.0)
+    repls = [await environment.open(spec, note) for _ in range(700)]
+    cells = [asyncio.create_task(repl.execute("llm_query('x')\nwhile True: pass")) for repl in repls[:4]]
+    cells += [
+        asyncio.create_task(repl.execute("import time\nllm_query('x')\ntime.sleep(600)"))
+        for repl in repls[4:]
+    ]
+    for _ in repls:
+        await running.acquire()
+    for repl in repls:
+        repl.interrupt("enough")
+    results = await asyncio.gather(*cells)
+    assert {result.status for result in results} == {"interrupted"}
+    assert all(str(result.error).endswith(": enough") for result in results)
+    await asyncio.gather(*(repl.close() for repl in repls))
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 async def test_hosts_that_are_forked_or_spawned(open_repl: OpenREPL, method: str) -> None:
