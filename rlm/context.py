@@ -14,7 +14,7 @@ import marshal
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +58,8 @@ class Context:
         self._plain: str | bytes = b""
         self._encoded_size: int | None = None
         self._file: int | None = None
+        self._close_file: Callable[[], object] | None = None
+        self._closed = False
         self._sha256: str | None = None
         table = tables.encode(value)
         if table is not None:
@@ -94,7 +96,7 @@ class Context:
     def _keep(self, file: int) -> None:
         self._file = file
         self._encoded_size = os.fstat(file).st_size
-        weakref.finalize(self, os.close, file)
+        self._close_file = weakref.finalize(self, os.close, file)
 
     def _count(self) -> str:
         return f"a {self.kind} of {self.size:,} {self.unit}"
@@ -115,10 +117,32 @@ class Context:
             return cls.of(value)
         return await asyncio.to_thread(cls.of, value)
 
+    def close(self) -> None:
+        """Lets go of the value and closes the file, before this object is collected: when no run uses it any more. What it
+        is can still be said; it cannot be sent."""
+        if not self._lock.acquire(blocking=False):
+            return  # a thread that nobody waits for any more is at it, and holds this object no longer than it takes
+        try:
+            self._closed = True
+            self._value, self._plain, self._file = None, b"", None
+            if self._close_file is not None:
+                self._close_file()
+        finally:
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("this context is closed")
+
     @property
     def value(self) -> Any:
         """The value as the code sees it: the object that was given, or what was read of files and documents. The text of a
-        single file is decoded anew each time."""
+        single file is decoded anew each time.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        self._check_open()
         if not isinstance(self._value, Path):
             return self._value
         data = b"".join(self.chunks())
@@ -149,6 +173,7 @@ class Context:
     def encoded_size(self) -> int:
         """Bytes of the encoded form."""
         if self._encoded_size is None:
+            self._check_open()
             text = self._plain
             assert isinstance(text, str)
             self._encoded_size = len(text) if text.isascii() else sum(map(len, self.chunks()))
@@ -162,7 +187,12 @@ class Context:
         return f"<Context: {self.kind} of {self.size:,}>"
 
     def chunks(self) -> Iterator[bytes]:
-        """The encoded form in pieces of about 1 MB."""
+        """The encoded form in pieces of about 1 MB.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        self._check_open()
         if self._file is not None:
             yield from files.pieces(self._file)
             return
@@ -178,8 +208,10 @@ class Context:
 
         Raises:
             OSError: there is no memory or no descriptor left.
+            ValueError: it is closed.
         """
         with self._lock:
+            self._check_open()
             if self._file is None:
                 self._keep(files.memory_file(self._write))
             assert self._file is not None

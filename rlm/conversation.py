@@ -45,7 +45,10 @@ class Conversation:
             )
         self._loop = loop
         async with self._lock:
-            yield
+            try:
+                yield
+            finally:
+                self._handler = self._on_tool = None  # they hold what the completion held
 
     async def open(self, spec: SessionSpec, on_query: QueryHandler) -> REPL:
         """The REPL, with one more context.
@@ -79,12 +82,17 @@ class Conversation:
         if repl is not None:
             await repl.close()
 
+    async def _end(self) -> None:
+        await self.drop()
+        self.contexts = []
+
     def close(self) -> None:
-        """Closes the REPL, from any thread. On its own event loop it only begins to."""
+        """Closes the REPL, and lets go of the contexts, from any thread. On its own event loop it only begins to."""
         loop = self._loop
         if loop is None or self._repl is None or not loop.is_running():
+            self.contexts = []
             return
-        closing = asyncio.run_coroutine_threadsafe(self.drop(), loop)
+        closing = asyncio.run_coroutine_threadsafe(self._end(), loop)
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
@@ -93,15 +101,17 @@ class Conversation:
             closing.result()
 
     async def aclose(self) -> None:
-        """Closes the REPL, from any event loop."""
+        """`close`, from any event loop."""
         loop = self._loop
         if loop is None or loop is asyncio.get_running_loop():
-            await self.drop()
+            await self._end()
         elif loop.is_running():
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.drop(), loop))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._end(), loop))
 
     async def _answer(self, query: Query) -> Sequence[QueryReply]:
-        assert self._handler is not None
+        if self._handler is None:  # a thread that the code left behind asks
+            reply = QueryReply("Error: no completion runs in this REPL", failed=True)
+            return [reply] * len(query.prompts)
         return await self._handler(query)
 
     def _tell(self, call: ToolCall) -> None:

@@ -118,6 +118,9 @@ class Dialogue:
             self._stats.model_seconds += seconds
             if self._emitter.active:
                 self._emit(messages, purpose, reply, failure, seconds)
+            del (
+                failure
+            )  # its traceback has this frame: what the run holds would stay until a garbage collection
 
     def _emit(
         self,

@@ -97,7 +97,8 @@ class Ledger:
             self._timer = loop.call_later(self._max_timeout, self._out_of_time)
 
     def stop(self) -> None:
-        """Ends the clock."""
+        """Ends the clock, and lets go of the error: its traceback holds what the run held, this ledger too."""
+        self.error = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

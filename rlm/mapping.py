@@ -168,6 +168,7 @@ class _Job:
             ConfigError: no other input can do better.
         """
         key, completion = "", None
+        context: Context | None = None
         error: Exception | None = None
         try:
             context = await asyncio.to_thread(Context.of, prompt)
@@ -191,6 +192,9 @@ class _Job:
             completion = failure.completion if isinstance(failure, RLMError) else None
             if completion is not None:
                 completion.prompt = description
+        finally:
+            if context is not None and context is not prompt:
+                context.close()  # a traceback, if an item has one, would keep it open
         self.items[index] = MapItem(index, completion, error)
         if self._results is not None:
             self._results.add(key, question, self.items[index])

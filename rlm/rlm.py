@@ -18,7 +18,7 @@ from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.context import Context
 from rlm.conversation import Conversation
-from rlm.errors import CancellationError, ConfigError, RolloutStoppedError
+from rlm.errors import CancellationError, ConfigError, RLMError, RolloutStoppedError
 from rlm.limits import Ledger
 from rlm.models import Models
 from rlm.requests import fingerprint
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what an RLM is not made of is imported when it runs: half o
     from rlm.events import Event
     from rlm.logger import RLMLogger
     from rlm.mapping import Inputs, MapItem, MapOptions
+    from rlm.structured import AnswerFormat
 
 
 class RLM:
@@ -275,14 +276,11 @@ class RLM:
             raise ConfigError("this RLM is closed; make a new one")
         if not isinstance(question, str | None):
             raise ConfigError(f"root_prompt must be a str or None, and is a {type(question).__name__}")
-        from rlm.rollout import Rollout
-
         form = None
         if response_format is not None:
             from rlm.structured import AnswerFormat
 
             form = AnswerFormat(response_format)
-        context = await Context.made(prompt)
         trajectory = self._logger.trajectory() if self._logger is not None else None
         listeners = [] if listener is None else [listener]
         if trajectory is not None:
@@ -296,7 +294,32 @@ class RLM:
 
             if (spans := telemetry.listener()) is not None:
                 listeners.append(spans)
+        completion, error = await self._run(prompt, question, form, cancel, listeners)
+        if trajectory is not None:
+            completion.metadata = trajectory.metadata()
+        if error is None:
+            return completion
+        error.completion = completion
+        try:
+            raise error
+        finally:
+            del error  # its traceback has this frame, and would hold the input until a garbage collection
+
+    async def _run(
+        self,
+        prompt: Any,
+        question: str | None,
+        form: AnswerFormat | None,
+        cancel: CancelToken | None,
+        listeners: Sequence[Callable[[Event], None]],
+    ) -> tuple[RLMChatCompletion, RLMError | None]:
+        """The completion, and what is to be raised instead."""
+        from rlm.rollout import Rollout
+
+        context = await Context.made(prompt)
         async with contextlib.AsyncExitStack() as stack:
+            if context is not prompt and self._conversation is None:
+                stack.callback(context.close)
             if self._conversation is not None:
                 await stack.enter_async_context(self._conversation.turn())
             ledger = Ledger(**self._limits)
@@ -315,13 +338,11 @@ class RLM:
             seconds = time.perf_counter() - started
             if self._conversation is not None:
                 self._conversation.remember(outcome.messages, outcome.response)
-        completion = self._completion(prompt, context, outcome, ledger, seconds)
-        if trajectory is not None:
-            completion.metadata = trajectory.metadata()
-        if outcome.error is not None and not _is_result(outcome):
-            outcome.error.completion = completion
-            raise outcome.error
-        return completion
+            description = None
+            if not isinstance(prompt, str | bytes | Context):  # those stay as they are
+                description = await asyncio.to_thread(context.describe)
+        completion = self._completion(prompt, description, outcome, ledger, seconds)
+        return completion, None if _is_result(outcome) else outcome.error
 
     def map(
         self,
@@ -395,7 +416,12 @@ class RLM:
         await self.aclose()
 
     def _completion(
-        self, prompt: Any, context: Context, outcome: Outcome, ledger: Ledger, seconds: float
+        self,
+        prompt: Any,
+        description: dict[str, Any] | None,
+        outcome: Outcome,
+        ledger: Ledger,
+        seconds: float,
     ) -> RLMChatCompletion:
         return RLMChatCompletion(
             root_model=self._root.model,
@@ -409,7 +435,7 @@ class RLM:
             messages=outcome.messages,
             iterations=outcome.iterations,
             parsed=outcome.parsed,
-            context=context,
+            description=description,
         )
 
 

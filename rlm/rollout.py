@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from rlm import prompts
@@ -83,12 +84,12 @@ class Rollout:
         self._question = question
         self._conversation = conversation
         self._format = answer_format
-        self._subcalls = Subcalls(tree, self)
         settings = tree.settings
         self._seat = settings.root if parent is None else settings.below
         self._id = os.urandom(6).hex()
         self.emitter = Emitter(tree.listeners, self._id, None if parent is None else parent._id, self.depth)
         """Tells the listeners what happens in this run."""
+        self._subcalls = Subcalls(tree, self)
         self._state = _State()
         if settings.max_depth == 0:
             history = History(None, prompts.plain(context, question, self._instructions))
@@ -124,11 +125,12 @@ class Rollout:
             context = await asyncio.to_thread(self._context.describe)
             self._emit_start(context, await self._dialogue.model.window.size())
         if self._parent is None:
-            self._tree.ledger.on_trip = self._emit_limit
+            self._tree.ledger.on_trip = partial(_emit_limit, self.emitter)
         response, stop, error = "", StopReason.CANCELLED, None
         try:
             response, stop, error = await self._run()
         finally:
+            del self._context  # a traceback may keep this run for longer
             outcome = self._outcome(response, stop, error)
             self.emitter.emit(
                 "run_end",
@@ -163,12 +165,6 @@ class Rollout:
             models=models.describe() if self._parent is None else {},
         )
 
-    def _emit_limit(self, error: RLMError) -> None:
-        self.emitter.emit("limit", error_type=type(error).__name__, message=str(error))
-
-    def _emit_tool(self, call: ToolCall) -> None:
-        self.emitter.emit("tool_call", name=call.name, error=call.error, seconds=call.seconds)
-
     async def _run(self) -> tuple[str, StopReason, RLMError | None]:
         ledger = self._tree.ledger
         try:
@@ -177,7 +173,7 @@ class Rollout:
             return response, stop, ledger.error
         except RLMError as error:
             if isinstance(error, LimitError) and ledger.error is None and self._parent is None:
-                self._emit_limit(error)  # one that only this run has come to
+                _emit_limit(self.emitter, error)  # one that only this run has come to
             return self._state.answer.content, stop_reason(error), error
 
     async def _turns(self) -> tuple[str, StopReason]:
@@ -203,8 +199,9 @@ class Rollout:
         return response, StopReason.ANSWERED
 
     async def _open(self) -> REPL:
+        on_tool = partial(_emit_tool, self.emitter)
         spec = SessionSpec(
-            [self._context], tools=self._seat.tools, on_tool=self._emit_tool, **self._tree.settings.session
+            [self._context], tools=self._seat.tools, on_tool=on_tool, **self._tree.settings.session
         )
         if spec.stop_grace is None and self._conversation is None:
             spec = replace(spec, stop_grace=_STOP_GRACE)
@@ -374,6 +371,17 @@ class Rollout:
             state.stats.sub_output_tokens = ledger.sub.output_tokens
         messages = self._dialogue.history.messages
         return Outcome(response, stop, error, state.stats, messages, state.iterations, state.parsed)
+
+
+# Functions of the emitter rather than of the run: REPL and ledger keep them, and the run would hold its input in memory.
+
+
+def _emit_limit(emitter: Emitter, error: RLMError) -> None:
+    emitter.emit("limit", error_type=type(error).__name__, message=str(error))
+
+
+def _emit_tool(emitter: Emitter, call: ToolCall) -> None:
+    emitter.emit("tool_call", name=call.name, error=call.error, seconds=call.seconds)
 
 
 async def _close(repl: REPL) -> None:

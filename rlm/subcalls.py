@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from rlm.clients.base import ModelReply
 from rlm.content import as_messages
 from rlm.context import Context
 from rlm.environments.base import Query, QueryReply
-from rlm.errors import ModelError, RLMError, RolloutStoppedError
+from rlm.errors import CancellationError, ModelError, RLMError, RolloutStoppedError
 from rlm.models import Model
 from rlm.requests import place as place_of
 from rlm.requests import request_key
@@ -61,7 +63,10 @@ class Subcalls:
 
     def __init__(self, tree: Tree, parent: Rollout) -> None:
         self._tree = tree
-        self._parent = parent
+        self._emitter = parent.emitter
+        self._depth = parent.depth + 1  # of who answers
+        # The run has these, and the REPL has them longer: that must not hold the run's input in memory.
+        self._parent = weakref.ref(parent)
         self._children = asyncio.Semaphore(tree.settings.max_concurrent_subcalls)
         self._records: list[SubcallRecord] = []
         self._batches = 0
@@ -73,20 +78,20 @@ class Subcalls:
 
     async def answer(self, query: Query) -> Sequence[QueryReply]:
         """Answers one query of the code; each item fails alone."""
-        tree, parent = self._tree, self._parent
-        model = tree.models.named(query.model, parent.depth + 1)
+        tree = self._tree
+        model = tree.models.named(query.model, self._depth)
         if model is None:
             known = ", ".join(tree.models.names)
             problem = f"there is no model named {query.model!r} in this run; it has: {known}"
             return [self._failure(problem) for _ in query.prompts]
-        children = query.kind == "rlm" and parent.depth + 1 < tree.settings.max_depth
+        children = query.kind == "rlm" and self._depth < tree.settings.max_depth
         settings = tree.settings
         slots = self._children if children else tree.queries
         most = settings.max_concurrent_subcalls if children else settings.max_concurrent_queries
         batch = _Batch(_id(), self._batches, query.kind, model, children, slots, most)
         self._batches += 1
         started = time.perf_counter()
-        parent.emitter.emit(
+        self._emitter.emit(
             "batch_start",
             batch=batch.id,
             kind=query.kind,
@@ -104,7 +109,7 @@ class Subcalls:
             return [self._failure(f"the run is over: {error}") for _ in query.prompts]
         finally:
             seconds = time.perf_counter() - started
-            parent.emitter.emit("batch_end", batch=batch.id, failed=batch.failed, seconds=seconds)
+            self._emitter.emit("batch_end", batch=batch.id, failed=batch.failed, seconds=seconds)
 
     async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
         """Answers the items of a batch, several at once. Tasks take one item after the other, and are started in waves that
@@ -153,20 +158,20 @@ class Subcalls:
                 place_of.reset(place)
                 record.seconds = time.perf_counter() - started
                 self._records.append(record)
-                callbacks.subcall_complete(self._parent.depth + 1, record.model, record.seconds, record.error)
-                if self._parent.emitter.active:
+                callbacks.subcall_complete(self._depth, record.model, record.seconds, record.error)
+                if self._emitter.active:
                     self._tell(batch, index, item)
 
     def _begin(self, item: _Item, size: int, head: str) -> None:
         item.record.prompt_chars, item.record.prompt_head = size, head[:_EXCERPT]
         callbacks = self._tree.settings.callbacks
-        callbacks.subcall_start(self._parent.depth + 1, item.record.model, item.record.prompt_head)
+        callbacks.subcall_start(self._depth, item.record.model, item.record.prompt_head)
 
     async def _plain_call(self, model: Model, prompt: Any, item: _Item) -> str:
         messages = as_messages(prompt)
         texts = [text_of(message["content"]) for message in messages]
         self._begin(item, sum(map(len, texts)), texts[-1])
-        if self._parent.emitter.active:
+        if self._emitter.active:
             item.request = request_key(model.client.model, messages, model.sampling)
         reply = item.reply = await model.ask(messages, self._tree.ledger, root=False)
         record = item.record
@@ -178,9 +183,13 @@ class Subcalls:
         return reply.content
 
     async def _child_run(self, model: Model, prompt: Any, item: _Item) -> str:
+        parent = self._parent()
+        if parent is None:
+            raise CancellationError("the run is over")
         context = await Context.made(prompt)
-        self._begin(item, context.size, prompt if isinstance(prompt, str) else context.kind)
-        outcome = await self._parent.child(model, context, item.call).run()
+        with contextlib.closing(context):
+            self._begin(item, context.size, prompt if isinstance(prompt, str) else context.kind)
+            outcome = await parent.child(model, context, item.call).run()
         if isinstance(outcome.error, RolloutStoppedError):
             raise outcome.error
         if not outcome.response:
@@ -189,7 +198,7 @@ class Subcalls:
 
     def _tell(self, batch: _Batch, index: int, item: _Item) -> None:
         record, reply, error = item.record, item.reply, item.error
-        self._parent.emitter.emit(
+        self._emitter.emit(
             "subcall",
             batch=batch.id,
             index=index,

@@ -6,10 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
-
-if TYPE_CHECKING:
-    from rlm.context import Context
+from typing import Any, Literal, NotRequired, TypedDict
 
 Role = Literal["system", "user", "assistant"]
 
@@ -295,14 +292,14 @@ class RLMChatCompletion:
     parsed: Any = None
     """The answer as the object that `response_format` asks for; None without one. Not part of `to_dict`, as `response` holds
     it as JSON."""
-    context: Context | None = field(default=None, repr=False, compare=False)
-    """What the REPL was given of `prompt`; None after a trip through `to_dict`."""
+    description: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    """kind, size and SHA-256 of the input as the REPL was given it; None where `prompt` cannot have changed since."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data. `prompt` becomes a description of the input."""
         from rlm.context import Context
 
-        prompt = self.prompt if self.context is None else self.context.describe()
+        prompt = self.prompt if self.description is None else self.description
         if not (isinstance(prompt, dict) and prompt.keys() == {"kind", "size", "sha256"}):
             prompt = Context.of(prompt).describe()
         return {

@@ -95,4 +95,8 @@ def _raise(fault: Fault, model: str) -> ModelReply:
         outcome = failure_of(fault.status, {k.lower(): v for k, v in fault.headers.items()}, body)
     if outcome.refusal is not None:
         return wire.refused(outcome, model=model, request_bytes=0, retries=0)
-    raise outcome.error
+    error = outcome.error
+    try:
+        raise error
+    finally:
+        del outcome, error  # its traceback has this frame

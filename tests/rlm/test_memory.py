@@ -1,0 +1,168 @@
+"""What a run holds in memory and of descriptors, and that it lets go of it when it is over."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rlm import RLM
+from rlm.context import Context
+from rlm.errors import ContextError, RLMError
+from rlm.logger import RLMLogger
+from rlm.mapping import MapInput
+from rlm.testing import ChatRequest, Fault, Reply, ScriptedClient
+
+
+def block(code: str) -> str:
+    return f"```repl\n{code}\n```"
+
+
+DONE = block("answer.update(content='done', ready=True)")
+
+
+@pytest.fixture(autouse=True)
+def no_collections() -> Iterator[None]:
+    """What goes must go by itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def open_contexts() -> int:
+    """Descriptors of contexts that this process has."""
+    count = 0
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            count += "rlm-context" in str(fd.readlink())
+        except OSError:
+            continue  # that of the listing
+    return count
+
+
+async def failure(rlm: RLM, context: Any) -> str:
+    try:
+        completion = await rlm.acompletion(context, "What?")
+    except RLMError as error:
+        return type(error).__name__
+    return completion.response
+
+
+def children(request: ChatRequest) -> str:
+    if "Question:" not in str(request.messages[1]["content"]):
+        return DONE
+    return DONE if request.turn else block("rlm_query_batched(['x' * 100] * 3)")
+
+
+ENDINGS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "answer": (DONE, {}, "done"),
+    "logged": (DONE, {"logger": RLMLogger()}, "done"),
+    "sub-calls": (block("llm_query_batched(['a'] * 3)\nanswer.update(content='x', ready=True)"), {}, "x"),
+    "children": (children, {"max_depth": 2}, "done"),
+    "tool": (
+        block("twice('a')\nanswer.update(content='x', ready=True)"),
+        {"custom_tools": {"twice": lambda x: 2 * x}},
+        "x",
+    ),
+    "model": (Fault(401), {}, "AuthenticationError"),
+    "time in a cell": (block("while True: pass"), {"max_timeout": 0.3}, "TimeoutExceededError"),
+    "time in a call": (Reply("x", delay=60), {"max_timeout": 0.3}, "TimeoutExceededError"),
+    "tokens": (DONE, {"max_tokens": 100}, "TokenLimitExceededError"),
+    "errors": (block("1/0"), {"max_errors": 1}, "ErrorThresholdExceededError"),
+}
+
+
+@pytest.mark.parametrize("case", ENDINGS)
+async def test_a_run_that_is_over_holds_nothing_of_its_input(case: str) -> None:
+    policy, options, expected = ENDINGS[case]
+    client = ScriptedClient(policy if callable(policy) else lambda request: policy, record=False)
+    rlm = RLM(client=client, **options)
+    before = open_contexts()
+    context = Context(["some", "text"])
+    watched = weakref.ref(context)
+    assert await failure(rlm, context) == expected
+    del context
+    assert watched() is None
+    assert await failure(rlm, {"some": "text"}) == expected
+    assert open_contexts() == before
+
+
+async def test_results_that_are_kept_keep_no_descriptors(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("first")
+    rlm = RLM(client=ScriptedClient(lambda request: DONE, record=False))
+    listed = ["a", "b"]
+    inputs: list[Any] = ["text", b"bytes", listed, file, pd.DataFrame({"a": [1, 2]})]
+    expected = [Context(value).describe() for value in inputs]
+    before = open_contexts()
+    completions = [await rlm.acompletion(value, "What?") for value in inputs]
+    assert open_contexts() == before
+    listed.append("later")
+    file.write_text("second")
+    assert [completion.to_dict()["prompt"] for completion in completions] == expected
+
+
+async def test_a_context_of_the_caller_stays_open() -> None:
+    rlm = RLM(client=ScriptedClient(lambda request: DONE, record=False))
+    context = Context(["some", "text"])
+    completion = await rlm.acompletion(context, "What?")
+    assert context.has_file
+    assert completion.prompt is context
+    assert completion.to_dict()["prompt"] == context.describe()
+    assert (await rlm.amap([context], "What?"))[0].response == "done"
+    assert context.value == ["some", "text"]
+
+
+async def test_a_map_keeps_no_descriptors_whatever_becomes_of_its_inputs() -> None:
+    def policy(request: ChatRequest) -> Any:
+        return Fault(401) if "Question: bad" in str(request.messages[1]["content"]) else DONE
+
+    rlm = RLM(client=ScriptedClient(policy, record=False))
+    before = open_contexts()
+    items = await rlm.amap([MapInput(["x"], "good"), MapInput(["x"], "bad"), {1, 2}], "What?")
+    assert [type(item.error).__name__ for item in items] == [
+        "NoneType",
+        "AuthenticationError",
+        "ContextError",
+    ]
+    assert open_contexts() == before
+
+
+async def test_a_persistent_repl_keeps_its_contexts_until_it_is_closed() -> None:
+    code = block("answer.update(content=repr([context_0, context]), ready=True)")
+    rlm = RLM(client=ScriptedClient(lambda request: code, record=False), persistent=True)
+    before = open_contexts()
+    async with rlm:
+        await rlm.acompletion(["a"], "What?")
+        completion = await rlm.acompletion(["b"], "What?")
+        assert completion.response == "[['a'], ['b']]"
+        assert open_contexts() > before
+    del rlm
+    assert open_contexts() == before
+
+
+def test_a_context_that_was_closed_can_be_described_and_not_sent(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("text")
+    for value in ("text", ["text"], file):
+        context = Context(value)
+        before, described = open_contexts(), context.describe()
+        context.file()
+        context.close()
+        context.close()
+        assert open_contexts() <= before
+        assert context.describe() == described
+        with pytest.raises(ValueError, match="closed"):
+            context.file()
+        with pytest.raises(ValueError, match="closed"):
+            list(context.chunks())
+        with pytest.raises(ValueError, match="closed"):
+            _ = context.value
+    with pytest.raises(ContextError):
+        Context(file.with_name("none"))
