@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
+import contextlib
 import os
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from rlm.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -18,66 +22,144 @@ class BackgroundLoop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: _Thread | None = None
         self._pid = 0
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs `coroutine` to its end. A KeyboardInterrupt cancels it, waits for its clean-up, and is raised again."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+    def run(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs a coroutine to its end. What a signal handler raises meanwhile (KeyboardInterrupt, or the limit of a task
+        queue) cancels it, waits for its clean-up, and goes on.
+
+        Args:
+            begin: makes the coroutine. It is called on the loop, so that none is left behind that nobody awaits.
+
+        Raises:
+            ConfigError: this is the loop's own thread, which cannot wait for itself.
+            BaseException: what the coroutine raises.
+        """
+        if self._thread is threading.current_thread() and self._pid == os.getpid():
+            raise ConfigError(
+                "this code runs on rlm's own event loop, which completion() and map() would wait for: use "
+                "await acompletion() or amap(), or a plain function where this is an async tool"
+            )
+        job = _Job(begin)
+        loop: asyncio.AbstractEventLoop | None = None
         try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            self._settle()
+            loop = self._running_loop()
+            loop.call_soon_threadsafe(job.start)
+            return job.result()
+        except BaseException:
+            if loop is not None and not job.over:
+                loop.call_soon_threadsafe(job.abandon)
+                job.wait()
             raise
+        finally:
+            del job  # it has the exception, whose traceback has this frame
 
     def close(self) -> None:
         """Stops the loop, after its tasks have been cancelled and its connections closed."""
         with self._lock:
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-        if loop is None or thread is None or self._pid != os.getpid():
-            return
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+            thread, self._thread = self._thread, None
+        if thread is not None and thread.is_alive() and self._pid == os.getpid():
+            loop = thread.loop()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             # A fork copies the loop but not its thread: the child needs its own.
-            if self._loop is None or self._pid != os.getpid():
-                started = threading.Event()
-                loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=_serve, args=(loop, started), name="rlm-loop", daemon=True)
-                thread.start()
-                started.wait()
-                self._loop, self._thread, self._pid = loop, thread, os.getpid()
-            return self._loop
-
-    def _settle(self) -> None:
-        """Waits until what was cancelled so far has cleaned up after itself: a future is done as soon as it is
-        cancelled, its task only later."""
-
-        async def others() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            pending = [task for task in tasks if task.cancelling()]
-            if pending:
-                await asyncio.wait(pending)
-
-        asyncio.run_coroutine_threadsafe(others(), self._running_loop()).result()
+            if self._thread is None or not self._thread.is_alive() or self._pid != os.getpid():
+                self._thread, self._pid = _Thread(), os.getpid()
+                self._thread.start()
+            return self._thread.loop()
 
 
-def _serve(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
+class _Thread(threading.Thread):
+    """Makes and runs a loop. A signal that comes meanwhile is the main thread's, and leaves no half of one."""
+
+    def __init__(self) -> None:
+        super().__init__(name="rlm-loop", daemon=True)
+        self._made: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, once it is there.
+
+        Raises:
+            OSError: there can be none.
+        """
+        return self._made.result()
+
+    def run(self) -> None:
+        try:
+            loop = asyncio.new_event_loop()
+        except BaseException as error:
+            self._made.set_exception(error)
+            return
+        self._made.set_result(loop)
+        _serve(loop)
+
+
+class _Job(Generic[T]):
+    """A coroutine, and who waits for its end in another thread."""
+
+    def __init__(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._begin = begin
+        self._task: asyncio.Task[T] | None = None
+        self._outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    @property
+    def over(self) -> bool:
+        return self._outcome.done()
+
+    def result(self) -> T:
+        """Waits for the end."""
+        return self._outcome.result()
+
+    def wait(self) -> None:
+        """Waits for the end, whatever it is."""
+        with contextlib.suppress(concurrent.futures.CancelledError):
+            self._outcome.exception()
+
+    def start(self) -> None:
+        """Begins, on the loop."""
+        if not self.over:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(self._end)
+
+    def abandon(self) -> None:
+        """Cancels it, on the loop; also before it has begun."""
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._outcome.cancel()
+
+    async def _run(self) -> T:
+        return await self._begin()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        self._task = None
+        if task.cancelled():
+            self._outcome.cancel()
+        elif (error := task.exception()) is not None:
+            self._outcome.set_exception(error)
+        else:
+            self._outcome.set_result(task.result())
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    loop.call_soon(started.set)
+    stopped = False
+    while not stopped:
+        # asyncio gives these to who awaits the task, and ends the loop besides: but this one serves others too.
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
+            stopped = True
     try:
-        loop.run_forever()
-    finally:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
         loop.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,7 +17,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Callbacks:
     """Functions of the caller, called on the event loop of the run: they should be quick. What one raises is logged, and
-    changes nothing."""
+    changes nothing, be it SystemExit; only Ctrl-C in the main thread goes on."""
 
     on_subcall_start: Callable[[int, str, str], object] | None = None
     """depth of who answers, model, begin of the prompt."""
@@ -55,5 +56,7 @@ def _call(function: Callable[..., object] | None, *arguments: Any) -> None:
         return
     try:
         function(*arguments)
-    except Exception:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
         _log.exception("a callback failed")

@@ -192,10 +192,15 @@ class RLM:
     ) -> RLMChatCompletion:
         """`acompletion` for callers without an event loop. Safe to call from several threads at once.
 
-        A KeyboardInterrupt ends the run, and every process of it, before it goes on.
+        A KeyboardInterrupt, or another exception of a signal handler, ends the run, and every process of it, before it goes
+        on.
+
+        Raises:
+            ConfigError: it is called on rlm's own event loop, by an async tool or a callback say, which would wait for
+                itself. Else as `acompletion`.
         """
         return background.run(
-            self.acompletion(prompt, root_prompt, response_format=response_format, cancel=cancel)
+            partial(self.acompletion, prompt, root_prompt, response_format=response_format, cancel=cancel)
         )
 
     async def acompletion(
@@ -353,7 +358,7 @@ class RLM:
         **options: Unpack[MapOptions],
     ) -> list[MapItem]:
         """`amap` for callers without an event loop. What a KeyboardInterrupt leaves undone, `resume` takes up."""
-        return background.run(self.amap(inputs, root_prompt, concurrency=concurrency, **options))
+        return background.run(partial(self.amap, inputs, root_prompt, concurrency=concurrency, **options))
 
     async def amap(
         self,
