@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rlm.clients.base import Client, ModelReply
+from rlm.clients.base import MOST_TOKENS, Client, ModelReply
 from rlm.clients.prices import Price
-from rlm.errors import ConfigError
+from rlm.errors import BadReplyError, ConfigError, ModelError, RLMError
 from rlm.limits import Ledger
+from rlm.plain import a
 from rlm.tokens import UNCOUNTED, Counted, Window
 from rlm.types import Message, SamplingArgs
 
@@ -38,21 +41,41 @@ class Model:
             counted: the beginning of the messages, where they were asked before.
 
         Raises:
-            ModelError: the call failed for good.
+            ModelError: the call failed for good. Also in place of an exception of a client that is none of ours, which is
+                its cause.
             LimitError: less is left of a limit than the prompt takes.
         """
-        await self.window.check(messages, counted)
+        with self._failing():
+            await self.window.check(messages, counted)
         if not ledger.bounded:
-            reply = self._priced(await self.client.complete(messages, sampling=self.sampling))
+            reply = await self._complete(messages, self.sampling)
             ledger.book(self.client.model, reply.usage, root=root)
         else:
             size = self.window.bound(messages, counted)
             async with ledger.claim(size, self.price, self._own_cap()) as cap:
                 sampling = await self._capped(cap, size)
-                reply = self._priced(await self.client.complete(messages, sampling=sampling))
+                reply = await self._complete(messages, sampling)
                 ledger.book(self.client.model, reply.usage, root=root)
         self.window.observe(messages, reply.usage.input_tokens)
         return reply
+
+    async def _complete(self, messages: Sequence[Message], sampling: SamplingArgs) -> ModelReply:
+        with self._failing():
+            reply = await self.client.complete(messages, sampling=sampling)
+            _check(reply)
+            return self._priced(reply)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Makes a ModelError of what a client raises that is none of ours, so that it ends one call and not a batch."""
+        try:
+            yield
+        except RLMError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"the client of {self.client.model!r} failed: {type(error).__name__}: {error}"
+            ) from error
 
     def _priced(self, reply: ModelReply) -> ModelReply:
         """With the cost that the provider says, or else that of its prices."""
@@ -148,6 +171,27 @@ class Models:
     @property
     def names(self) -> list[str]:
         return sorted(self._by_name)
+
+
+def _check(reply: ModelReply) -> None:
+    """
+    Raises:
+        BadReplyError: a client of the caller's own gave something that is no reply.
+    """
+    if not isinstance(reply, ModelReply):
+        raise BadReplyError(f"the client must return a ModelReply, and returned {a(reply)}")
+    if not isinstance(reply.content, str):
+        raise BadReplyError(
+            f"the content of the client's reply must be a str, empty if there is none, and is {a(reply.content)}"
+        )
+    usage = reply.usage
+    counts = usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens
+    if not all(0 <= count <= MOST_TOKENS for count in counts):
+        raise BadReplyError(
+            "the client's reply has a usage that cannot be: a number of tokens is negative or absurd"
+        )
+    if usage.cost is not None and not 0 <= usage.cost < math.inf:
+        raise BadReplyError(f"the client's reply has a usage that cannot be: it cost {usage.cost} USD")
 
 
 def provider_of(client: Client) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from rlm.types import Message, SamplingArgs, Usage
+
+MOST_TOKENS: Final = 1 << 40
+"""More than any call takes: a count above it is a mistake of who counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,11 +238,11 @@ def _refusal(answer: types.GenerateContentResponse, reason: str | None) -> str |
 def _usage(usage: types.GenerateContentResponseUsageMetadata | None, request_bytes: int, text: str) -> Usage:
     """What the API counts; estimated where it does not. Thoughts are output that is paid for."""
     if usage is None:
-        usage_in = -(-request_bytes // wire.BYTES_PER_TOKEN)
-        return Usage(usage_in, -(-len(text.encode(errors="replace")) // wire.BYTES_PER_TOKEN))
-    read = (usage.prompt_token_count or 0) + (usage.tool_use_prompt_token_count or 0)
-    written = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
-    return Usage(read, written, None, min(usage.cached_content_token_count or 0, read))
+        return wire.estimated(request_bytes, text)
+    count = wire.count
+    read = (count(usage.prompt_token_count) or 0) + (count(usage.tool_use_prompt_token_count) or 0)
+    written = (count(usage.candidates_token_count) or 0) + (count(usage.thoughts_token_count) or 0)
+    return Usage(read, written, None, min(count(usage.cached_content_token_count) or 0, read))
 
 
 def _first_error(exc: ValueError) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlm.clients.base import ModelReply
+from rlm.clients.base import MOST_TOKENS, ModelReply
 from rlm.clients.failures import Failure, excerpt, failure_of
 from rlm.clients.parts import check_parts, sendable
 from rlm.errors import BadReplyError, ConfigError
@@ -15,6 +15,8 @@ from rlm.types import Message, SamplingArgs, Usage
 
 BYTES_PER_TOKEN = 4
 """For servers that report no usage."""
+
+_MOST_DOLLARS = 1e9  # more than any call costs
 
 TokensField = Literal["max_tokens", "max_completion_tokens"]
 """The names under which servers take the token limit of a reply."""
@@ -253,20 +255,29 @@ def _str_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def estimated(request_bytes: int, text: str) -> Usage:
+    """What a call took about, where nobody counted.
+
+    Args:
+        text: of the reply, thinking included.
+    """
+    written = len(text.encode(errors="replace"))
+    return Usage(-(-request_bytes // BYTES_PER_TOKEN), -(-written // BYTES_PER_TOKEN))
+
+
 def _usage_of(usage: Any, request_bytes: int, content: str, reasoning: str | None) -> Usage:
     if not isinstance(usage, Mapping):
         usage = {}
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    if prompt is None:
-        prompt = -(-request_bytes // BYTES_PER_TOKEN)
-    if completion is None:
-        written = len((content + (reasoning or "")).encode(errors="replace"))
-        completion = -(-written // BYTES_PER_TOKEN)
+    prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    if prompt is None or completion is None:
+        guess = estimated(request_bytes, content + (reasoning or ""))
+        prompt = guess.input_tokens if prompt is None else prompt
+        completion = guess.output_tokens if completion is None else completion
     details = usage.get("prompt_tokens_details")
     if not isinstance(details, Mapping):
         details = {}
-    cached = min(_count(details.get("cached_tokens")) or 0, prompt)
-    written_to_cache = min(_count(details.get("cache_write_tokens")) or 0, prompt - cached)
+    cached = min(count(details.get("cached_tokens")) or 0, prompt)
+    written_to_cache = min(count(details.get("cache_write_tokens")) or 0, prompt - cached)
     return Usage(prompt, completion, _cost_of(usage), cached, written_to_cache)
 
 
@@ -280,9 +291,10 @@ def _cost_of(usage: Mapping[str, Any]) -> float | None:
 
 
 def _dollars(value: Any) -> float | None:
-    priced = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+    priced = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_DOLLARS
     return float(value) if priced else None
 
 
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+def count(value: Any) -> int | None:
+    """A number of tokens; None if it cannot be one."""
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from rlm import RLM
+from rlm.clients.base import ModelReply
 from rlm.clients.prices import Price
-from rlm.errors import BudgetExceededError, ConfigError
+from rlm.errors import BudgetExceededError, ConfigError, ModelError
 from rlm.limits import Ledger
 from rlm.testing import ChatRequest, Reply, ScriptedClient
-from rlm.types import StopReason, Usage
+from rlm.types import Message, SamplingArgs, StopReason, Usage
 
 
 def block(code: str) -> str:
@@ -110,6 +112,67 @@ async def test_sub_calls_over_their_number_fail_and_the_run_goes_on() -> None:
     assert completion.response.count("Error") == 1
     assert completion.stats.subcalls == 3
     assert completion.stats.subcall_failures == 1
+
+
+class Broken:
+    """A client that does what it is told by the plain prompt, and is told by the root's code."""
+
+    model = "m"
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> Any:
+        said = str(messages[-1]["content"])
+        if messages[0]["role"] == "system" and self.code:
+            code, self.code = self.code, ""
+            return ModelReply(code, "m", Usage(1, 1))
+        match said:
+            case "raise":
+                raise ValueError("not today")
+            case "str":
+                return "no reply"
+            case "none":
+                return ModelReply(None, "m")  # type: ignore[arg-type]
+            case "many":
+                return ModelReply("x", "m", Usage(10**400, 1))
+            case "negative":
+                return ModelReply("x", "m", Usage(1, -1))
+            case "dear":
+                return ModelReply("x", "m", Usage(1, 1, float("nan")))
+            case "fine":
+                return ModelReply("fine", "m", Usage(1, 1))
+        raise ValueError("not today")
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        return None
+
+
+async def test_what_a_client_raises_or_gives_ends_one_call() -> None:
+    prompts = ["fine", "raise", "str", "none", "many", "negative", "dear", "fine"]
+    code = finish(f"'|'.join(llm_query_batched({prompts}))")
+    completion = await ask("", Broken(code), prices={"m": Price(1, 1)})
+    first, raised, text, none, many, negative, dear, last = completion.response.split("|")
+    assert first == last == "fine"
+    assert raised == "Error: the client of 'm' failed: ValueError: not today"
+    assert "returned a str" in text
+    assert "is None" in none
+    assert "negative or absurd" in many
+    assert "negative or absurd" in negative
+    assert "nan USD" in dear
+    assert completion.stats.subcall_failures == 6
+
+
+async def test_what_the_roots_client_raises_leaves_what_there_is() -> None:
+    async with RLM(client=Broken(block("answer['content'] = 'so far'"))) as rlm:
+        with pytest.raises(ModelError, match="ValueError: not today") as caught:
+            await rlm.acompletion("text", "Which?")
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert caught.value.partial_answer == "so far"
+    assert caught.value.completion is not None
+    assert caught.value.completion.usage_summary.total_calls == 1
 
 
 class TestClaims:

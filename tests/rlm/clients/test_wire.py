@@ -129,7 +129,16 @@ def test_usage_with_cache_and_cost() -> None:
     )
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -1, "completion_tokens": "2"}, [1]])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": -1, "completion_tokens": "2"},
+        {"prompt_tokens": 10**400, "completion_tokens": 2**63, "cost": 10**400},
+        [1],
+    ],
+)
 def test_usage_that_is_not_reported_is_estimated(usage: Any) -> None:
     # 40 bytes were sent and 5 came back, at 4 bytes a token.
     assert decode({"content": "four", "reasoning": "!"}, usage).usage == Usage(10, 2)
