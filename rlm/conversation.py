@@ -25,6 +25,7 @@ class Conversation:
         self._repl: REPL | None = None
         self._handler: QueryHandler | None = None
         self._on_tool: Callable[[ToolCall], None] | None = None
+        self._extension: asyncio.Task[None] | None = None
         self.contexts: list[Context] = []
         """Of the completions so far."""
         self.histories: list[list[Message]] = []
@@ -32,7 +33,7 @@ class Conversation:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits for the completion before this one.
+        """Waits for the completion before this one, and for what is still on its way into the REPL.
 
         Raises:
             ConfigError: it is used on another event loop.
@@ -45,6 +46,8 @@ class Conversation:
             )
         self._loop = loop
         async with self._lock:
+            if self._extension is not None:
+                await asyncio.wait([self._extension])
             try:
                 yield
             finally:
@@ -60,17 +63,26 @@ class Conversation:
             REPLError: it could not be started.
         """
         self._handler, self._on_tool = on_query, spec.on_tool
-        contexts = [*self.contexts, *spec.contexts]
         if self._repl is not None:
-            try:
-                await self._repl.extend(spec.contexts, self.histories, fresh_answer=True)
-            except REPLError:
-                await self.drop()
+            # A REPL gets its contexts also when the caller is cancelled meanwhile, and then it has to be counted too.
+            self._extension = asyncio.ensure_future(self._extend(self._repl, spec.contexts))
+            await asyncio.shield(self._extension)
         if self._repl is None:
+            contexts = [*self.contexts, *spec.contexts]
             spec = replace(spec, contexts=contexts, history=list(self.histories), on_tool=self._tell)
             self._repl = await self._environment.open(spec, self._answer)
-        self.contexts = contexts
+            self.contexts = contexts
         return self._repl
+
+    async def _extend(self, repl: REPL, contexts: Sequence[Context]) -> None:
+        try:
+            await repl.extend(contexts, self.histories, fresh_answer=True)
+        except REPLError:
+            await self.drop()
+        else:
+            self.contexts = [*self.contexts, *contexts]
+        finally:
+            self._extension = None
 
     def remember(self, messages: Sequence[Message], answer: str) -> None:
         """Keeps the history of a completion that has ended."""

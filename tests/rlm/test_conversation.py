@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from rlm import RLM
+from rlm.environments import register_environment
+from rlm.environments.base import REPL, QueryHandler, SessionSpec
+from rlm.environments.local import LocalEnvironment
 from rlm.errors import ConfigError, TimeoutExceededError
 from rlm.testing import ChatRequest, ScriptedClient
 
@@ -97,6 +101,44 @@ async def test_a_worker_that_died_is_replaced_with_all_contexts_and_histories() 
         assert died.iterations[0].code_blocks[0].error
         completion = await rlm.acompletion("third", "two")
     assert completion.response == "('first', 'second', 2, False)"
+
+
+class _Announced:
+    """A REPL that says when contexts are on their way into it."""
+
+    def __init__(self, repl: REPL, begun: asyncio.Event) -> None:
+        self._repl = repl
+        self._begun = begun
+        self.execute, self.interrupt, self.close = repl.execute, repl.interrupt, repl.close
+
+    async def extend(self, *arguments: Any, **options: Any) -> None:
+        self._begun.set()
+        await self._repl.extend(*arguments, **options)
+
+
+class _Place:
+    def __init__(self, begun: asyncio.Event) -> None:
+        self._begun = begun
+
+    async def open(self, spec: SessionSpec, on_query: QueryHandler) -> REPL:
+        return _Announced(await LocalEnvironment().open(spec, on_query), self._begun)
+
+
+async def test_a_context_that_was_on_its_way_when_its_completion_was_cancelled_counts() -> None:
+    begun = asyncio.Event()
+    register_environment("announced", lambda: _Place(begun))
+    model = Plays(one=finish("1"), three=finish("sorted(n for n in globals() if n[:8] == 'context_')"))
+    rlm = RLM(client=ScriptedClient(model, model="m"), environment="announced", persistent=True)
+    async with rlm:
+        await rlm.acompletion("first", "one")
+        second = asyncio.ensure_future(rlm.acompletion("second", "two"))
+        await begun.wait()
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        third = await rlm.acompletion("third", "three")
+    assert third.response == "['context_0', 'context_1', 'context_2']"
+    assert "completion 3 in this REPL" in third.messages[1]["content"]
 
 
 def test_from_any_thread_and_once_closed_no_more() -> None:
