@@ -17,6 +17,8 @@ from rlm.context import Context
 from rlm.errors import CancellationError, ConfigError, LogError, RLMError
 from rlm.logger.jsonl import LineFile, dumps, read_lines
 from rlm.logger.redaction import Redactor
+from rlm.options import check_call, names_nearest
+from rlm.plain import a
 from rlm.requests import fingerprint
 from rlm.structured import AnswerFormat
 from rlm.types import RLMChatCompletion
@@ -81,6 +83,7 @@ class MapOptions(TypedDict, total=False):
     cancel: CancelToken | None
 
 
+@names_nearest("map")
 async def amap(
     rlm: RLM,
     inputs: Inputs,
@@ -114,6 +117,9 @@ async def amap(
         asyncio.CancelledError: the caller was cancelled; what ran is stopped. The results are in the file of `resume`.
     """
     total = _check(inputs, concurrency)
+    check_call(root_prompt, cancel)
+    if not isinstance(resume, str | os.PathLike | None):
+        raise ConfigError(f"resume must be the path of a file or None, and is {a(resume)}")
     form = None if response_format is None else AnswerFormat(response_format)
     results = None if resume is None else await asyncio.to_thread(_Results, Path(resume))
     with _reporter(progress) as report:

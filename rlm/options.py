@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
 
+from rlm.cancellation import CancelToken
 from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.clients.prices import Price, Prices
-from rlm.environments.base import SessionSpec
+from rlm.environments import limits
+from rlm.environments.base import Environment, SessionSpec
 from rlm.errors import ConfigError
+from rlm.plain import a, is_number
 from rlm.registry import nearest
 
 P = ParamSpec("P")
@@ -48,23 +50,30 @@ _OF_THE_ENGINE = {"contexts", "history", "tools", "on_tool"}
 _SESSION_OPTIONS = {f.name for f in fields(SessionSpec)} - _OF_THE_ENGINE
 
 
-def names_nearest(function: Callable[P, T]) -> Callable[P, T]:
+def names_nearest(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Has a function say which of its options an unknown one may have been meant to be.
+
+    Args:
+        what: what its callers call it.
 
     Raises, from the function:
         ConfigError: it has no such option.
     """
-    known = set(inspect.signature(function).parameters)
 
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
-        for name in kwargs:
-            if name not in known:
-                hint = _ELSEWHERE.get(name) or nearest(name, sorted(known - {"self"}))
-                raise ConfigError(f"RLM has no option {name!r}{hint}")
-        return function(*args, **kwargs)
+    def naming(function: Callable[P, T]) -> Callable[P, T]:
+        known = list(inspect.signature(function).parameters)[1:]  # the first is the object
 
-    return checked
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+            for name in kwargs:
+                if name not in known:
+                    hint = _ELSEWHERE.get(name) or nearest(name, sorted(known))
+                    raise ConfigError(f"{what} has no option {name!r}{hint}")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return naming
 
 
 def check(given: Mapping[str, Any]) -> None:
@@ -83,22 +92,30 @@ def check(given: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} must be an integer of at least {least}, and is {value!r}")
     for name, unit in (("max_timeout", "seconds"), ("max_budget", "USD")):
         value = given[name]
-        if value is not None and not (_is_number(value) and value > 0):
+        if value is not None and not (is_number(value) and value > 0):
             raise ConfigError(f"{name} must be a number of {unit} above 0, or None, and is {value!r}")
     threshold = given["compaction_threshold_pct"]
-    if not (_is_number(threshold) and 0 < threshold <= 1):
+    if not (is_number(threshold) and 0 < threshold <= 1):
         raise ConfigError(
             f"compaction_threshold_pct is a part of the window, above 0 and at most 1, and is {threshold!r}"
         )
     for name in ("verbose", "persistent", "compaction", "orchestrator"):
         if not isinstance(given[name], bool):
             raise ConfigError(f"{name} must be True or False, and is {given[name]!r}")
+    for name in ("backend", "environment"):
+        if not isinstance(given[name], str):
+            raise ConfigError(f"{name} must be a name, and is {a(given[name])}")
     for name in ("custom_system_prompt", "user_prologue"):
         if not isinstance(given[name], str | None):
             raise ConfigError(f"{name} must be a str or None, and is a {type(given[name]).__name__}")
     for name in ("sampling_args", "sub_sampling_args", "backend_kwargs", "environment_kwargs"):
-        if not isinstance(given[name], Mapping | None):
-            raise ConfigError(f"{name} must be a dict or None, and is a {type(given[name]).__name__}")
+        if given[name] is not None:
+            _check_names(name, given[name])
+    _check_sampling(given)
+    logger = given["logger"]
+    if logger is not None and (isinstance(logger, type) or not callable(getattr(logger, "trajectory", None))):
+        raise ConfigError(f"logger must be an RLMLogger or None, and is {a(logger)}")
+    _check_models(given)
     if given["depth"] != 0:
         raise ConfigError(
             "depth is the engine's own; leave it at 0, and say with max_depth how deep a run may go"
@@ -107,6 +124,64 @@ def check(given: Mapping[str, Any]) -> None:
         for name in ("persistent", "compaction", "custom_tools", "custom_sub_tools"):
             if given[name]:
                 raise ConfigError(f"{name} needs a REPL, and max_depth=0 is a run without one")
+
+
+def _check_names(what: str, given: object) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{what} must be a dict, and is {a(given)}")
+    for name in given:
+        if not isinstance(name, str):
+            raise ConfigError(f"{what} is a dict of names and values, and {name!r} is no name")
+
+
+def _check_sampling(given: Mapping[str, Any]) -> None:
+    from rlm.clients.wire import merge_sampling
+
+    for name in ("sampling_args", "sub_sampling_args"):
+        try:
+            merge_sampling({}, given[name])
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+
+
+def _check_models(given: Mapping[str, Any]) -> None:
+    if given["client"] is not None:
+        _check_client("client", given["client"])
+        if given["backend_kwargs"] or given["backend"] != "openai":  # which it is if nobody says anything
+            raise ConfigError("client takes the place of backend and backend_kwargs: give one of them")
+    _check_list("depth_models", given["depth_models"], str, "names of models")
+
+
+def _check_client(what: str, client: object) -> None:
+    methods = all(callable(getattr(client, name, None)) for name in ("complete", "context_length"))
+    if not (methods and isinstance(getattr(client, "model", None), str)):
+        hint = "; the name of a model goes into backend_kwargs" if isinstance(client, str) else ""
+        raise ConfigError(
+            f"{what} must be a client, as rlm.clients.make_client makes one, and is {a(client)}{hint}"
+        )
+
+
+def _check_list(what: str, given: object, kind: type, items: str) -> None:
+    # A str is a sequence of letters, and is never meant so.
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ConfigError(f"{what} must be a list of {items}, and is {a(given)}")
+    for item in given:
+        if not isinstance(item, kind):
+            raise ConfigError(f"{what} must be a list of {items}, and holds {a(item)}")
+
+
+def check_call(root_prompt: object, cancel: object) -> None:
+    """
+    Args:
+        root_prompt, cancel: arguments of a completion, or of many.
+
+    Raises:
+        ConfigError: one does not fit.
+    """
+    if not isinstance(root_prompt, str | None):
+        raise ConfigError(f"root_prompt must be a str or None, and is {a(root_prompt)}")
+    if not isinstance(cancel, CancelToken | None):
+        raise ConfigError(f"cancel must be a CancelToken or None, and is {a(cancel)}")
 
 
 def other_clients(
@@ -122,16 +197,28 @@ def other_clients(
     if clients is None:
         if backends is None and kwargs is None:
             return {}
+        if backends is not None:
+            _check_list("other_backends", backends, str, "names of backends")
+        if kwargs is not None:
+            _check_list("other_backend_kwargs", kwargs, Mapping, "dicts")
         if backends is None or kwargs is None or len(backends) != len(kwargs):
             raise ConfigError(
                 "other_backends and other_backend_kwargs go together: one mapping for each backend"
             )
+        for number, options in enumerate(kwargs):
+            _check_names(f"other_backend_kwargs[{number}]", options)
         pairs = zip(backends, kwargs, strict=True)
         clients = [make_client(backend, **options) for backend, options in pairs]
     elif backends is not None or kwargs is not None:
         raise ConfigError("other_clients takes the place of other_backends: give one of them")
     if isinstance(clients, Mapping):
+        _check_names("other_clients", clients)
+        for name, client in clients.items():
+            _check_client(f"other_clients[{name!r}]", client)
         return dict(clients)
+    _check_list("other_clients", clients, object, "clients, or a dict of names and clients")
+    for number, client in enumerate(clients):
+        _check_client(f"other_clients[{number}]", client)
     named: dict[str, Client] = {}
     for client in clients:
         if client.model in named:
@@ -182,5 +269,16 @@ def split_environment(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     return session, options
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def check_session(environment: Environment, session: Mapping[str, Any]) -> None:
+    """
+    Args:
+        session: the settings of each REPL.
+
+    Raises:
+        ConfigError: one does not fit, or this place cannot have it.
+    """
+    spec = SessionSpec(**session)
+    limits.checked(spec)
+    check_place = getattr(environment, "check", None)
+    if check_place is not None:
+        check_place(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -28,6 +29,14 @@ def plain(value: Any, path: str, replace: Callable[[Any], Any] | None = None) ->
         return value if _is_plain(value) else _Copy(replace).of(value, path)
     except RecursionError as error:
         raise ContextError(f"the {path} is nested too deep, or contains itself") from error
+
+
+def is_number(value: object) -> bool:
+    """A finite number that a float can hold, and no bool."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _is_plain(value: Any) -> bool:

@@ -43,7 +43,7 @@ class RLM:
     the other.
     """
 
-    @options.names_nearest
+    @options.names_nearest("RLM")
     def __init__(
         self,
         backend: str = "openai",
@@ -149,6 +149,7 @@ class RLM:
         )
         session, place = options.split_environment(environment_kwargs or {})
         self._environment = environments.make_environment(environment, **place)
+        options.check_session(self._environment, session)
         system = (
             prompts.system_prompt(orchestrator=orchestrator)
             if custom_system_prompt is None
@@ -279,8 +280,7 @@ class RLM:
     ) -> RLMChatCompletion:
         if self._closed:
             raise ConfigError("this RLM is closed; make a new one")
-        if not isinstance(question, str | None):
-            raise ConfigError(f"root_prompt must be a str or None, and is a {type(question).__name__}")
+        options.check_call(question, cancel)
         form = None
         if response_format is not None:
             from rlm.structured import AnswerFormat

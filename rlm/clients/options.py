@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import string
 from collections.abc import Mapping
@@ -18,11 +17,6 @@ _NAME_CHARACTERS = set(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
 def is_str(value: object) -> TypeGuard[str]:
     """A str that is not empty."""
     return isinstance(value, str) and bool(value)
-
-
-def is_number(value: object) -> bool:
-    """A finite number, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def checked_url(base_url: str) -> str:

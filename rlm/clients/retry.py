@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure
-from rlm.clients.options import is_number
 from rlm.errors import ConfigError
+from rlm.plain import is_number
 
 _LONGEST_BACKOFF = 30.0
 _RETRY_WINDOW = 120.0

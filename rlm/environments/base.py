@@ -151,7 +151,10 @@ class REPL(Protocol):
 
 
 class Environment(Protocol):
-    """A place where REPLs run. One object serves many."""
+    """A place where REPLs run. One object serves many.
+
+    It may have a method `check(spec)`, which raises ConfigError where a `SessionSpec` cannot be had there: it is then called
+    when an `RLM` is made, before any model is asked."""
 
     async def open(self, spec: SessionSpec, on_query: QueryHandler) -> REPL:
         """Starts a REPL.

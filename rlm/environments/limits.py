@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
 from rlm.environments.base import SessionSpec
 from rlm.errors import ConfigError
+from rlm.plain import a, is_number
 
 _NO_LIMIT = 1 << 62
 """The kernel takes no more for one."""
@@ -30,8 +31,10 @@ def checked(spec: SessionSpec) -> dict[str, int]:
     """All limits of a worker.
 
     Raises:
-        ConfigError: a limit or a time does not fit.
+        ConfigError: a limit, or another setting, does not fit.
     """
+    if not isinstance(spec.limits, Mapping):
+        raise ConfigError(f"limits must be a dict of names and numbers, and is {a(spec.limits)}")
     for name, value in spec.limits.items():
         if name not in DEFAULT_LIMITS:
             raise ConfigError(f"there is no limit {name!r}; there are {', '.join(DEFAULT_LIMITS)}")
@@ -39,14 +42,20 @@ def checked(spec: SessionSpec) -> dict[str, int]:
             raise ConfigError(f"the limit {name} must be a positive whole number, not {value!r}")
     for name in ("cell_timeout", "interrupt_grace", "stop_grace"):
         seconds = getattr(spec, name)
-        if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+        if seconds is None and name != "interrupt_grace":
+            continue
+        if not (is_number(seconds) and seconds > 0):
             raise ConfigError(f"{name} must be a positive number of seconds, not {seconds!r}")
     if type(spec.checkpoint_bytes) is not int or spec.checkpoint_bytes < 0:
         raise ConfigError(
             f"checkpoint_bytes must be a whole number of bytes, 0 for no checkpoints, not {spec.checkpoint_bytes!r}"
         )
-    if not (spec.checkpoint_after >= 0 and math.isfinite(spec.checkpoint_after)):
+    if not (is_number(spec.checkpoint_after) and spec.checkpoint_after >= 0):
         raise ConfigError(f"checkpoint_after must be a number of seconds, not {spec.checkpoint_after!r}")
-    if spec.max_output_chars < 100:
-        raise ConfigError(f"max_output_chars must be at least 100, not {spec.max_output_chars!r}")
+    if type(spec.max_output_chars) is not int or spec.max_output_chars < 100:
+        raise ConfigError(
+            f"max_output_chars must be a whole number, at least 100, not {spec.max_output_chars!r}"
+        )
+    if spec.seed is not None and type(spec.seed) is not int:
+        raise ConfigError(f"seed must be a whole number or None, not {spec.seed!r}")
     return {**DEFAULT_LIMITS, **spec.limits}

@@ -89,16 +89,23 @@ class LocalEnvironment:
         elif isolation == "sandbox!" and probe().level != "sandbox":
             raise ConfigError(f"there can be no sandbox here: {probe().reason}")
 
-    async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
-        """See `Environment.open`.
-
+    def check(self, spec: SessionSpec) -> None:
+        """
         Raises:
-            ConfigError: the specification does not fit; with isolation="none" it has limits of resources.
+            ConfigError: there can be no such REPL here; with isolation="none" it has limits of resources.
         """
         if spec.limits and self.isolation == "none":
             raise ConfigError(
                 f'isolation="none" has no limits of resources, and these are given: {dict(spec.limits)}'
             )
+
+    async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
+        """See `Environment.open`.
+
+        Raises:
+            ConfigError: the specification does not fit; see `check`.
+        """
+        self.check(spec)
         return await Session.open(self, spec, on_query)
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:

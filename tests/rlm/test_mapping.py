@@ -150,11 +150,29 @@ async def test_what_is_no_list_of_inputs_is_refused(given: Any) -> None:
             await rlm.amap(given, "What?")
 
 
-@pytest.mark.parametrize("options", [{"concurrency": 0}, {"concurrency": True}, {"progress": "yes"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concurrency": 0},
+        {"concurrency": True},
+        {"progress": "yes"},
+        {"resume": 3},
+        {"cancel": "x"},
+        {"root_prompt": 5},
+    ],
+)
 async def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         with pytest.raises(ConfigError, match=next(iter(options))):
-            await rlm.amap(["a"], "What?", **options)
+            await rlm.amap(["a"], **options)
+
+
+def test_an_option_that_there_is_not_names_what_may_be_meant() -> None:
+    with (
+        RLM(client=ScriptedClient(Counter())) as rlm,
+        pytest.raises(ConfigError, match="map has no option 'resum'; did you mean 'resume'"),
+    ):
+        rlm.map(["a"], "What?", resum="x")  # type: ignore[call-arg]
 
 
 async def test_a_persistent_rlm_is_refused() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from rlm import RLM, Context
+from rlm.environments import SessionSpec, register_environment
+from rlm.environments.local import LocalEnvironment
 from rlm.errors import (
     ConfigError,
     ContextError,
@@ -618,6 +620,50 @@ async def test_an_input_that_cannot_be_sent_is_refused(prompt: Any) -> None:
         ({"environment_kwargs": {"cell_timout": 3}}, "cell_timeout"),
         ({"environment_kwargs": {"isolation": "sandbx"}}, "isolation"),
         ({"other_backends": ["vllm"]}, "other_backend_kwargs"),
+        ({"backend": "vllm"}, "client takes the place of backend"),
+        ({"backend_kwargs": {"model_name": "m"}}, "client takes the place of backend"),
+        ({"other_backends": "vllm", "other_backend_kwargs": [{}]}, "other_backends must be a list"),
+        (
+            {"other_backends": ["vllm"], "other_backend_kwargs": {"base_url": 1}},
+            "list of dicts, and is a dict",
+        ),
+        ({"other_backends": ["vllm"], "other_backend_kwargs": ["m"]}, "list of dicts, and holds a str"),
+        ({"other_backends": ["vllm"], "other_backend_kwargs": [{1: 2}]}, "1 is no name"),
+        ({"other_backends": 3, "other_backend_kwargs": 3}, "other_backends must be a list"),
+        ({"other_clients": "abc"}, "other_clients must be a list of clients"),
+        ({"other_clients": ["abc"]}, r"other_clients\[0\] must be a client"),
+        ({"other_clients": {"a": 3}}, r"other_clients\['a'\] must be a client"),
+        ({"other_clients": {3: ScriptedClient(Model([]))}}, "3 is no name"),
+        ({"depth_models": None}, "depth_models must be a list"),
+        ({"depth_models": "scripted"}, "depth_models must be a list of names of models, and is a str"),
+        ({"depth_models": [3]}, "depth_models must be a list of names of models, and holds an int"),
+        ({"environment": None}, "environment must be a name"),
+        ({"environment": []}, "environment must be a name"),
+        ({"logger": "logs"}, "logger must be an RLMLogger"),
+        ({"environment_kwargs": {3: 4}}, "3 is no name"),
+        ({"environment_kwargs": {"cell_timeout": "abc"}}, "cell_timeout must be a positive number"),
+        ({"environment_kwargs": {"cell_timeout": -1}}, "cell_timeout must be a positive number"),
+        ({"environment_kwargs": {"cell_timeout": 10**400}}, "cell_timeout must be a positive number"),
+        ({"environment_kwargs": {"interrupt_grace": "x"}}, "interrupt_grace must be a positive number"),
+        ({"environment_kwargs": {"interrupt_grace": None}}, "interrupt_grace must be a positive number"),
+        ({"environment_kwargs": {"max_output_chars": "x"}}, "max_output_chars must be a whole number"),
+        ({"environment_kwargs": {"max_output_chars": 0}}, "at least 100"),
+        ({"environment_kwargs": {"limits": {"memory": 1}}}, "no limit 'memory'"),
+        ({"environment_kwargs": {"limits": {"memory_bytes": "x"}}}, "memory_bytes must be a positive whole"),
+        ({"environment_kwargs": {"limits": 5}}, "limits must be a dict"),
+        ({"environment_kwargs": {"seed": "x"}}, "seed must be a whole number"),
+        ({"environment_kwargs": {"checkpoint_bytes": 1.5}}, "checkpoint_bytes must be a whole number"),
+        ({"environment_kwargs": {"checkpoint_after": None}}, "checkpoint_after must be a number"),
+        (
+            {"environment_kwargs": {"isolation": "none", "limits": {"cpu_seconds": 1}}},
+            "no limits of resources",
+        ),
+        ({"sampling_args": {"n": 2}}, "sampling_args: sampling argument n must be 1"),
+        ({"sampling_args": {"stream": True}}, "sampling_args: 'stream' is no sampling argument"),
+        ({"sampling_args": {"messages": []}}, "'messages' is no sampling argument"),
+        ({"sampling_args": {"extra_body": 3}}, "extra_body must be a dict"),
+        ({"sampling_args": {1: 2}}, "1 is no name"),
+        ({"sub_sampling_args": {"model": "x"}}, "sub_sampling_args: 'model' is no sampling argument"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], word: str) -> None:
@@ -641,6 +687,36 @@ def test_an_option_that_there_is_not_names_what_may_be_meant(option: str, word: 
         RLM(client=ScriptedClient(Model([])), **{option: 1})  # type: ignore[arg-type]
 
 
-def test_a_model_must_be_named() -> None:
-    with pytest.raises(ConfigError, match="model_name"):
-        RLM()
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({}, "needs model_name"),
+        ({"backend": None}, "backend must be a name"),
+        ({"backend_kwargs": {1: 2}}, "1 is no name"),
+        ({"client": "gpt-5"}, "the name of a model goes into backend_kwargs"),
+        ({"client": ScriptedClient}, "client must be a client"),
+    ],
+)
+def test_a_model_must_be_named(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        RLM(**options)
+
+
+@pytest.mark.parametrize("cancel", ["x", threading.Event()])
+async def test_what_is_no_token_cannot_cancel(cancel: Any) -> None:
+    model = Model([FINISH])
+    async with RLM(client=ScriptedClient(model)) as rlm:
+        with pytest.raises(ConfigError, match="cancel must be a CancelToken or None"):
+            await rlm.acompletion("text", "What?", cancel=cancel)
+    assert model.root_requests == []
+
+
+def test_a_place_may_refuse_what_it_cannot_have() -> None:
+    class Narrow(LocalEnvironment):
+        def check(self, spec: SessionSpec) -> None:
+            if spec.seed is not None:
+                raise ConfigError("there is no chance here")
+
+    register_environment("narrow", Narrow, replace=True)
+    with pytest.raises(ConfigError, match="no chance here"):
+        RLM(client=ScriptedClient(Model([])), environment="narrow", environment_kwargs={"seed": 1})
