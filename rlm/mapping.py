@@ -123,7 +123,8 @@ async def amap(
     form = None if response_format is None else AnswerFormat(response_format)
     results = None if resume is None else await asyncio.to_thread(_Results, Path(resume))
     with _reporter(progress) as report:
-        job = _Job(rlm, results, _Tally(total, report), response_format, form, cancel)
+        configuration = await asyncio.to_thread(lambda: rlm.fingerprint)  # large tools take a while
+        job = _Job(rlm, results, _Tally(total, report), response_format, form, cancel, configuration)
         async with contextlib.aclosing(_read(inputs, cancel)) as source:
             lock = asyncio.Lock()  # one input is read at a time
 
@@ -157,6 +158,7 @@ class _Job:
         response_format: Any,
         form: AnswerFormat | None,
         cancel: CancelToken | None,
+        configuration: str,
     ) -> None:
         self._rlm = rlm
         self._results = results
@@ -164,7 +166,7 @@ class _Job:
         self._response_format = response_format
         self._form = form
         self._cancel = cancel
-        self._configuration = [rlm.fingerprint, None if form is None else form.schema]
+        self._configuration = [configuration, None if form is None else form.schema]
         self.items: dict[int, MapItem] = {}
 
     async def run(self, index: int, prompt: Any, question: str | None) -> None:

@@ -146,6 +146,11 @@ class Models:
         default = next(iter(subs))
         self._by_depth = list(depth_models) or [default]
 
+    @property
+    def by_depth(self) -> list[str]:
+        """The names of those that answer where the code names none, at depth 1, 2, ...; the last one below that too."""
+        return list(self._by_depth)
+
     def named(self, name: str | None, depth: int) -> Model | None:
         """The model of that name; None if this run has no such model.
 

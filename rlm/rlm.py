@@ -383,13 +383,14 @@ class RLM:
     @property
     def fingerprint(self) -> str:
         """What an answer depends on besides input, question and form, as a hash: models, sampling, prompts, tools, depth,
-        turns, compaction and the settings of REPLs. Limits, keys and URLs are no part of it."""
+        turns, compaction and the settings of REPLs. Limits, keys and URLs are no part of it, nor is what functions among the
+        tools do: only how they look to the code."""
         settings, models = self._settings, self._models
-        clients = [models.root.client, *(model.client for model in models)]
         return fingerprint(
             [
-                [[client.model, getattr(client, "sampling_args", None)] for client in clients],
-                [models.names, models.root.sampling, models.sub_sampling],
+                [_asked(models.root.client), {model.name: _asked(model.client) for model in models}],
+                [models.by_depth, models.root.sampling, models.sub_sampling],
+                [settings.root.tools.identity(), settings.below.tools.identity()],
                 [settings.max_depth, settings.max_iterations, settings.compaction, settings.prologue],
                 [settings.root.system_prompt, settings.below.system_prompt],
                 settings.session,
@@ -442,6 +443,11 @@ class RLM:
             parsed=outcome.parsed,
             description=description,
         )
+
+
+def _asked(client: Client) -> list[Any]:
+    """What a client asks for, wherever it asks."""
+    return [client.model, getattr(client, "sampling_args", None)]
 
 
 def _trip(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:

@@ -123,6 +123,11 @@ class Toolbox:
         """The values and the names that they get in the REPL. Without a name it is a dict of names and values."""
         return self._values
 
+    def identity(self) -> list[Any]:
+        """What code can tell of the tools, as plain data: functions by name, signature and docstring (not by what they do),
+        values by their hash. Hashes values that were not hashed before, which takes a while for large ones."""
+        return [self.functions, [[name, value.describe()] for name, value in self._values]]
+
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Calls a tool: an async one on this event loop, another one in a thread.
 

@@ -301,6 +301,46 @@ async def test_other_questions_inputs_and_configurations_are_run(tmp_path: Path)
     assert await asked(["a"], "What?", max_tokens=10**6, max_concurrent_subcalls=9) == 0
 
 
+async def test_tools_and_models_of_the_same_shape_are_told_apart(tmp_path: Path) -> None:
+    names = "answer.update(content=f'{NAMES} {llm_query(context)} {rlm_query(context)}', ready=True)"
+
+    def root(request: ChatRequest) -> str:
+        below = "answer.update(content=llm_query(context), ready=True)"
+        return f"```repl\n{below if 'Question: Which?' not in request.messages[1]['content'] else names}\n```"
+
+    def model(name: str) -> ScriptedClient:
+        return ScriptedClient(lambda r: name if len(r.messages) == 1 else root(r), model=name)
+
+    async def ask(tools: dict[str, Any], others: dict[str, str], depths: list[str]) -> str | None:
+        clients = {name: model(served) for name, served in others.items()}
+        options: dict[str, Any] = {"custom_tools": tools, "other_clients": clients, "depth_models": depths}
+        async with RLM(client=ScriptedClient(root), max_depth=2, **options) as rlm:
+            [item] = await rlm.amap(["a"], "Which?", resume=tmp_path / "results.jsonl")
+        return item.response
+
+    straight, swapped = {"x": "one", "y": "two", "z": "three"}, {"x": "two", "y": "one", "z": "three"}
+    for _ in range(2):
+        assert await ask({"NAMES": ["north"]}, straight, ["x", "y"]) == "['north'] one two"
+        assert await ask({"NAMES": ["south"]}, straight, ["x", "y"]) == "['south'] one two"
+        assert await ask({"NAMES": ["south"]}, swapped, ["x", "y"]) == "['south'] two one"
+        assert await ask({"NAMES": ["south"]}, straight, ["x", "z"]) == "['south'] one three"
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 4
+
+
+async def test_what_a_function_among_the_tools_looks_like_counts(tmp_path: Path) -> None:
+    def shout(text: str, times: int = 1) -> str:
+        return text * times
+
+    def told(text: str, times: int = 2) -> str:
+        return text * times
+
+    for tool, asked in ((shout, 1), (shout, 0), (told, 1)):
+        counter = Counter()
+        async with RLM(client=ScriptedClient(counter), custom_tools={"shout": tool}) as rlm:
+            await rlm.amap(["a"], "What?", resume=tmp_path / "results.jsonl")
+        assert len(counter.asked) == asked
+
+
 async def test_equal_inputs_have_results_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     first, second = Counter(), Counter()
