@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from rlm.errors import ConfigError
+from rlm.schemas import validator
+
+_log = logging.getLogger(__name__)
 
 _FENCE = re.compile(r"\A\s*```[A-Za-z0-9_-]*[ \t]*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _MOST_PROBLEMS = 5
@@ -20,10 +24,12 @@ class AnswerFormat:
 
     Args:
         response_format: a pydantic model (the class, or any type that pydantic can validate, such as `list[int]`), or a
-            JSON schema as a dict. OpenAI's form, `{"type": "json_schema", "json_schema": {"schema": ...}}`, is taken too.
+            JSON schema as a dict, whose references stay within it. OpenAI's form, `{"type": "json_schema", "json_schema":
+            {"schema": ...}}`, is taken too.
 
     Raises:
-        ConfigError: it is neither, the schema is not valid, or the library for it is not installed.
+        ConfigError: it is neither, the schema is not valid or cannot be told to a model, or the library for it is not
+            installed.
     """
 
     def __init__(self, response_format: Any) -> None:
@@ -31,17 +37,18 @@ class AnswerFormat:
         self._validator: Any = None
         if isinstance(response_format, Mapping):
             self.schema = _schema_of(response_format)
-            self._validator = _validator(self.schema)
+            self._text = _text_of(self.schema)
+            self._validator = validator(self.schema)
         else:
             self._adapter, self.schema = _adapter(response_format)
+            self._text = _text_of(self.schema)
 
     @property
     def instructions(self) -> str:
         """What the model is told."""
-        schema = json.dumps(self.schema, ensure_ascii=False)
         return (
             'The answer has a form: answer["content"] must be JSON text that is valid for this JSON schema:\n'
-            f"{schema}"
+            f"{self._text}"
         )
 
     def parse(self, answer: str) -> tuple[Any, str | None]:
@@ -57,6 +64,13 @@ class AnswerFormat:
             value = _read(answer)
         except ValueError as error:
             return None, f"it is not JSON: {error}"
+        try:
+            return self._check(value)
+        except Exception as error:  # of a validator of the caller's; or the value is nested too deep
+            _log.debug("an answer could not be checked", exc_info=error)
+            return None, f"the check of it failed: {type(error).__name__}: {str(error)[:300]}"
+
+    def _check(self, value: Any) -> tuple[Any, str | None]:
         if self._adapter is not None:
             return self._build(value)
         errors = itertools.islice(self._validator.iter_errors(value), _MOST_PROBLEMS)
@@ -107,20 +121,11 @@ def _schema_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
-def _validator(schema: dict[str, Any]) -> Any:
+def _text_of(schema: dict[str, Any]) -> str:
     try:
-        from jsonschema import SchemaError
-        from jsonschema.validators import Draft202012Validator, validator_for
-    except ImportError as error:
-        raise ConfigError(
-            "response_format with a JSON schema needs jsonschema: pip install 'rlms[structured]'"
-        ) from error
-    kind = validator_for(schema, default=Draft202012Validator)
-    try:
-        kind.check_schema(schema)
-    except SchemaError as error:
-        raise ConfigError(f"response_format is not a valid JSON schema: {error.message[:300]}") from None
-    return kind(schema)
+        return json.dumps(schema, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the JSON schema of response_format is no JSON: {error}") from None
 
 
 def _adapter(kind: Any) -> tuple[Any, dict[str, Any]]:
@@ -140,3 +145,7 @@ def _adapter(kind: Any) -> tuple[Any, dict[str, Any]]:
         return adapter, adapter.json_schema()
     except PydanticUserError as error:
         raise ConfigError(f"response_format={kind!r} has no JSON schema: {error.message[:300]}") from None
+    except Exception as error:  # of what the caller's types do when they are asked for theirs
+        raise ConfigError(
+            f"response_format={kind!r} has no JSON schema: {type(error).__name__}: {str(error)[:300]}"
+        ) from error

@@ -179,9 +179,7 @@ async def _ask(
 ) -> tuple[RLMChatCompletion | None, RLMError | None]:
     from rlm.cancellation import CancelToken
 
-    schema = (
-        {} if options.response_schema is None else {"response_format": read_json(options.response_schema)}
-    )
+    schema = {} if options.response_schema is None else {"response_format": _schema(options.response_schema)}
     token = CancelToken()
     async with await _make(options) as rlm:
         with signals.cancelling(token):
@@ -189,6 +187,17 @@ async def _ask(
                 return await rlm.acompletion(context, question, cancel=token, **schema), None
             except RLMError as error:
                 return error.completion, error
+
+
+def _schema(name: str) -> dict[str, Any]:
+    """
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    schema = read_json(name)
+    if not isinstance(schema, dict):
+        raise ConfigError(f"{name!r} holds no JSON schema, which is an object")
+    return schema
 
 
 async def _make(options: argparse.Namespace) -> RLM:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from rlm import RLM
 from rlm.errors import AnswerFormatError, ConfigError
@@ -137,8 +137,72 @@ def test_openais_form_is_taken() -> None:
         ({"type": "json_schema"}, "json_schema.schema"),
         ("json", "pydantic model"),
         (Count(label="a", count=1), "has no JSON schema"),
+        (list["Unheard"], "has no JSON schema"),  # type: ignore[name-defined]  # noqa: F821
+        ({"const": datetime.date(2026, 11, 28)}, "is no JSON: Object of type date"),
+        ({"enum": [float("nan")]}, "is no JSON"),
+        ({"$ref": "#/$defs/Missing"}, "a \\$ref to '#/\\$defs/Missing', which is not in it"),
+        ({"properties": {"a": {"items": {"$ref": "#/nowhere"}}}}, "'#/nowhere', which is not in it"),
+        ({"$defs": {"a": {"items": {"$ref": "#/x"}}}, "$ref": "#/$defs/a"}, "'#/x', which is not in it"),
+        ({"$ref": "http://127.0.0.1:9/schema.json"}, "schemas elsewhere are not loaded"),
+        ({"$ref": "#/allOf/first", "allOf": [{}]}, "'#/allOf/first', which is not in it"),
+        ({"$ref": "#/title", "title": "Count"}, "is a str and no schema"),
+        ({"$ref": "#"}, "refers to itself without end"),
+        ({"anyOf": [{"type": "null"}, {"not": {"$ref": "#"}}]}, "refers to itself without end"),
+        ({"properties": {"a": {"$ref": "#/properties/a"}}}, "refers to itself without end"),
     ],
 )
-def test_a_format_that_is_none_is_refused(response_format: Any, word: str) -> None:
-    with pytest.raises(ConfigError, match=word):
-        AnswerFormat(response_format)
+async def test_a_format_that_is_none_is_refused_before_a_model_is_asked(
+    response_format: Any, word: str
+) -> None:
+    client = ScriptedClient(lambda _: GOOD)
+    async with RLM(client=client) as rlm:
+        with pytest.raises(ConfigError, match=word):
+            await rlm.acompletion("text", "How many?", response_format=response_format)
+    assert client.requests == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"next": {"$ref": "#"}}},
+        {
+            "$ref": "#/$defs/n",
+            "$defs": {"n": {"$anchor": "n", "properties": {"next": {"$dynamicRef": "#n"}}}},
+        },
+        {"$id": "http://a.b/c", "$defs": {"d": {"$id": "d", "type": "object"}}, "$ref": "d"},
+        {"$ref": "https://json-schema.org/draft/2020-12/schema"},
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "dependencies": {"next": ["next"], "other": {"$ref": "#/definitions/o"}},
+            "definitions": {"o": {"type": "object"}},
+        },
+    ],
+)
+def test_references_that_lead_somewhere_are_followed(schema: dict[str, Any]) -> None:
+    value: dict[str, Any] = {"next": {"next": {}}}
+    assert AnswerFormat(schema).parse(json.dumps(value)) == (value, None)
+
+
+class Known(BaseModel):
+    label: str
+
+    @field_validator("label")
+    @classmethod
+    def _check(cls, label: str) -> str:
+        return {"spam": "SPAM"}[label]
+
+
+async def test_what_a_validator_raises_goes_back_to_the_model() -> None:
+    wrong = block("""answer.update(content='{"label": "ham"}', ready=True)""")
+    right = block("""answer.update(content='{"label": "spam"}', ready=True)""")
+    completion, requests = await run([wrong, right], Known)
+    assert completion.parsed == Known.model_construct(label="SPAM")
+    assert "the check of it failed: KeyError: 'ham'" in requests[1].text
+
+
+def test_an_answer_that_is_nested_too_deep_is_a_mismatch() -> None:
+    form = AnswerFormat({"type": ["object", "null"], "properties": {"next": {"$ref": "#"}}})
+    deep = '{"next": ' * 900 + "null" + "}" * 900
+    value, said = form.parse(deep)
+    assert value is None
+    assert "the check of it failed: RecursionError" in (said or "")

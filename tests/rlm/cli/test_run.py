@@ -144,6 +144,11 @@ def test_a_pipe_by_name_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_p
         (["Which?", "--environment-option", "cell_timeuot=3"], "did you mean 'cell_timeout'?"),
         (["Which?", "--isolation", "sandbxo"], "there is no isolation 'sandbxo'"),
         (["Which?", "--response-schema", "a.txt"], "'a.txt' is no JSON"),
+        (
+            ["Which?", "--response-schema", "null.json"],
+            "'null.json' holds no JSON schema, which is an object",
+        ),
+        (["Which?", "--response-schema", "loop.json"], "refers to itself without end"),
         (["Which?", "--system-prompt", "gone.txt"], "'gone.txt' cannot be read: No such file or directory"),
         (["Which?", "--log-dir", "a.txt"], "'a.txt' cannot hold a log: File exists"),
     ],
@@ -159,6 +164,8 @@ def test_what_cannot_be_run_is_said(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "raw.bin").write_bytes(b"\xff")
+    (tmp_path / "null.json").write_text("null")
+    (tmp_path / "loop.json").write_text('{"$ref": "#"}')
     code = main(["run", "--base-url", server.base_url, *words])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
