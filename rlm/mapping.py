@@ -6,29 +6,23 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
-from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlm.context import Context
-from rlm.errors import CancellationError, ConfigError, LogError, RLMError
-from rlm.logger.jsonl import LineFile, dumps, read_lines
-from rlm.logger.redaction import Redactor
+from rlm.errors import CancellationError, ConfigError, RLMError
 from rlm.options import check_call, names_nearest
 from rlm.plain import a
 from rlm.requests import fingerprint
+from rlm.results import Results
 from rlm.structured import AnswerFormat
 from rlm.types import RLMChatCompletion
 
 if TYPE_CHECKING:
     from rlm.cancellation import CancelToken
     from rlm.rlm import RLM
-
-FORMAT_VERSION = 1
-"""Of the file of results."""
 
 _log = logging.getLogger(__name__)
 
@@ -112,8 +106,9 @@ async def amap(
         not touch the others.
 
     Raises:
-        ConfigError: an argument does not fit, or the RLM cannot run at all. What ran is stopped.
-        LogError: `resume` is a file of something else.
+        ConfigError: an argument does not fit, `resume` cannot be written to, or the RLM cannot run at all. What ran is
+            stopped.
+        LogError: `resume` is a file of something else, or has a line that cannot be read.
         asyncio.CancelledError: the caller was cancelled; what ran is stopped. The results are in the file of `resume`.
     """
     total = _check(inputs, concurrency)
@@ -121,7 +116,7 @@ async def amap(
     if not isinstance(resume, str | os.PathLike | None):
         raise ConfigError(f"resume must be the path of a file or None, and is {a(resume)}")
     form = None if response_format is None else AnswerFormat(response_format)
-    results = None if resume is None else await asyncio.to_thread(_Results, Path(resume))
+    results = None if resume is None else await asyncio.to_thread(Results, Path(resume))
     with _reporter(progress) as report:
         configuration = await asyncio.to_thread(lambda: rlm.fingerprint)  # large tools take a while
         job = _Job(rlm, results, _Tally(total, report), response_format, form, cancel, configuration)
@@ -153,7 +148,7 @@ class _Job:
     def __init__(
         self,
         rlm: RLM,
-        results: _Results | None,
+        results: Results | None,
         tally: _Tally,
         response_format: Any,
         form: AnswerFormat | None,
@@ -205,67 +200,21 @@ class _Job:
                 context.close()  # a traceback, if an item has one, would keep it open
         self.items[index] = MapItem(index, completion, error)
         if self._results is not None:
-            self._results.add(key, question, self.items[index])
+            self._results.add(key, index, question, completion, error)
         self._tally.add(completion, failed=error is not None)
 
     def _finished(self, index: int, key: str) -> bool:
-        """Whether an earlier run has the result."""
-        completion = None if self._results is None else self._results.take(key)
-        if completion is None:
-            return False
-        if self._form is not None:
-            completion.parsed, _ = self._form.parse(completion.response)
-        self.items[index] = MapItem(index, completion)
-        self._tally.add(None, failed=False)
-        return True
-
-
-class _Results:
-    """The file of results.
-
-    Raises:
-        LogError: it is a file of something else.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = LineFile(path)
-        self._redactor = Redactor()
-        self._failing = False
-        self._finished: dict[str, deque[dict[str, Any]]] = defaultdict(deque)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return
-        for number, data in read_lines(path):
-            if data.get("v") != FORMAT_VERSION or "key" not in data:
-                raise LogError(
-                    f"{path}, line {number}: this is no result of a map (version {FORMAT_VERSION})"
-                )
-            if data.get("error") is None:
-                self._finished[data["key"]].append(data["completion"])
-
-    def take(self, key: str) -> RLMChatCompletion | None:
-        """The result of an earlier run; each can be had once, as equal inputs have results of their own."""
-        found = self._finished.get(key)
-        return RLMChatCompletion.from_dict(found.popleft()) if found else None
-
-    def add(self, key: str, question: str | None, item: MapItem) -> None:
-        """Appends a result. That it cannot be written does not stop the map; it is said once."""
-        completion, error = item.completion, item.error
-        data = {
-            "v": FORMAT_VERSION,
-            "key": key,
-            "time": time.time(),
-            "index": item.index,
-            "question": question,
-            "completion": None if completion is None else completion.to_dict(),
-            "error": None if error is None else f"{type(error).__name__}: {error}",
-        }
-        try:
-            self._file.append(dumps(self._redactor.data(data)))
-        except OSError as failure:
-            if not self._failing:
-                self._failing = True
-                _log.warning("results are not saved: %s cannot be written: %s", self._file.path, failure)
+        """Whether an earlier run has the result, and in the form that is asked for now."""
+        problem: str | None
+        while self._results is not None and (completion := self._results.take(key)) is not None:
+            if self._form is not None:
+                completion.parsed, problem = self._form.parse(completion.response)
+                if problem is not None:  # a validator has changed, and the schema says nothing of it
+                    continue
+            self.items[index] = MapItem(index, completion)
+            self._tally.add(None, failed=False)
+            return True
+        return False
 
 
 class _Tally:

@@ -166,7 +166,9 @@ class UsageSummary:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> UsageSummary:
-        return cls({m: ModelUsageSummary(**s) for m, s in data["model_usage_summaries"].items()})
+        """Reads what `to_dict` wrote; what a later version added is left out."""
+        models = data["model_usage_summaries"]
+        return cls({m: ModelUsageSummary(**_known(ModelUsageSummary, s)) for m, s in models.items()})
 
 
 class StopReason(StrEnum):
@@ -317,7 +319,11 @@ class RLMChatCompletion:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RLMChatCompletion:
-        """Reads what `to_dict` wrote (also after a trip through JSON)."""
+        """Reads what `to_dict` wrote (also after a trip through JSON); what a later version added is left out.
+
+        Raises:
+            LookupError, TypeError, ValueError, AttributeError: it is something else.
+        """
         return cls(
             root_model=data["root_model"],
             prompt=data["prompt"],
@@ -327,12 +333,17 @@ class RLMChatCompletion:
             metadata=data.get("metadata"),
             error=data.get("error"),
             stop=StopReason(data.get("stop", "answered")),
-            stats=RunStats(**data.get("stats", {})),
+            stats=RunStats(**_known(RunStats, data.get("stats", {}))),
             messages=list(data.get("messages", ())),
         )
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
+
+
+def _known(kind: type[Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Of the data the fields that a dataclass has."""
+    return {f.name: data[f.name] for f in fields(kind) if f.name in data}
 
 
 def total(usages: Sequence[Usage]) -> Usage:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from rlm import RLM
 from rlm.cancellation import CancelToken
@@ -378,7 +378,18 @@ async def test_half_a_line_is_run_again(tmp_path: Path) -> None:
     assert len(counter.asked) == 2
 
 
-@pytest.mark.parametrize("text", ["hello\n", '{"v": 2, "type": "turn"}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hello\n",
+        '{"v": 2, "type": "turn"}\n',
+        '{"v": 1, "key": "x"}\n',
+        '{"v": 1, "key": ["x"], "completion": {}}\n',
+        '{"v": 1, "key": "x", "completion": null, "error": null}\n',
+        '{"v": 1, "key": "x", "completion": {"root_model": "m"}}\n',
+        '{"v": 1, "key": "x", "completion": "done"}\n',
+    ],
+)
 async def test_another_file_is_not_written_to(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other"
     path.write_text(text)
@@ -388,13 +399,83 @@ async def test_another_file_is_not_written_to(tmp_path: Path, text: str) -> None
     assert path.read_text() == text
 
 
-async def test_keys_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answers_are_taken_up_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a log would say `[redacted]`: of keys, bearer tokens, and whatever stands under the name of a secret."""
+    monkeypatch.setenv("THEIR_API_KEY", "ABCDEFGH-1234")
+    text = '{"header": "Bearer ABCDEFGHIJKLMNOP1234 of ABCDEFGH-1234"}'
+    schema = {"properties": {"header": {"type": "string", "pattern": "^Bearer [A-Z0-9]+ of [A-Z0-9-]+$"}}}
+    code = f"```repl\nanswer.update(content={text!r}, ready=True)\n```"
+    client = ScriptedClient(lambda _: code, model="my-secret")
+    options: dict[str, Any] = {"resume": tmp_path / "results.jsonl", "response_format": schema}
+    async with RLM(client=client) as rlm:
+        [first] = await rlm.amap(["a"], "Which?", **options)
+        [second] = await rlm.amap(["a"], "Which?", **options)
+    assert len(client.requests) == 1
+    assert first.completion is not None
+    assert second.completion is not None
+    assert second.response == first.response == text
+    assert second.completion.parsed == first.completion.parsed == json.loads(text)
+    assert second.completion.to_dict() == first.completion.to_dict()
+
+
+async def test_errors_are_saved_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THEIR_API_KEY", "abcdefgh-1234")
     path = tmp_path / "results.jsonl"
-    async with RLM(client=ScriptedClient(Counter())) as rlm:
-        [item] = await rlm.amap(["the key is ABCDEFGH-1234".lower()], "What is abcdefgh-1234?", resume=path)
-    assert item.response == "THE KEY IS ABCDEFGH-1234"
+    client = ScriptedClient(lambda _: Fault(400, "the key abcdefgh-1234 is of no use"))
+    async with RLM(client=client) as rlm:
+        [item] = await rlm.amap(["a"], "What?", resume=path)
+    assert "abcdefgh-1234" in str(item.error)
     assert "abcdefgh-1234" not in path.read_text()
+    assert path.read_text().count("[redacted]") == 2
+
+
+async def test_what_no_longer_has_its_form_is_run_again(tmp_path: Path) -> None:
+    taken: set[int] = set()
+
+    class Count(BaseModel):
+        number: int
+
+        @field_validator("number")
+        @classmethod
+        def check(cls, number: int) -> int:
+            if number not in taken:
+                raise ValueError("not that many")
+            return number
+
+    code = "```repl\nanswer.update(content='{\"number\": %d}', ready=True)\n```"
+    path = tmp_path / "results.jsonl"
+    for number, asked in ((3, 1), (3, 0), (7, 1), (7, 0)):
+        taken = {number}
+        client = ScriptedClient(lambda _, number=number: code % number)  # type: ignore[misc]
+        async with RLM(client=client) as rlm:
+            [item] = await rlm.amap(["a"], "How many?", resume=path, response_format=Count)
+        assert item.completion is not None
+        assert item.completion.parsed == Count(number=number)
+        assert len(client.requests) == asked
+
+
+async def test_a_result_of_a_later_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        await rlm.amap(["a"], "What?", resume=path)
+    data = json.loads(path.read_text())
+    data["completion"]["stats"]["new"] = data["completion"]["new"] = 3
+    data["completion"]["usage_summary"]["model_usage_summaries"]["scripted"]["new"] = 3
+    path.write_text(json.dumps(data) + "\n")
+    counter = Counter()
+    async with RLM(client=ScriptedClient(counter)) as rlm:
+        assert responses(await rlm.amap(["a"], "What?", resume=path)) == ["A"]
+    assert counter.asked == []
+
+
+async def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    counter = Counter()
+    async with RLM(client=ScriptedClient(counter)) as rlm:
+        for path in (tmp_path / "file" / "results.jsonl", Path("/proc/none/results.jsonl"), tmp_path):
+            with pytest.raises((ConfigError, LogError), match=r"cannot be (kept in|read)"):
+                await rlm.amap(["a"], "What?", resume=path)
+    assert counter.asked == []
 
 
 _SLOW = """
