@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlm.context import Context
 from rlm.errors import CancellationError, ConfigError, RLMError
+from rlm.inputs import read
 from rlm.options import check_call, names_nearest
 from rlm.plain import a
 from rlm.requests import fingerprint
@@ -93,13 +94,14 @@ async def amap(
 
     Args:
         inputs: what `acompletion` takes as prompt, or a `MapInput` with a question of its own; a list, or any iterable, also an
-            async one. No more are read ahead than run.
+            async one. No more are read ahead than run. What is no list or tuple and not async is read in a thread of its own,
+            so that one that waits holds nothing up.
         root_prompt: the question, for all that have none of their own.
         concurrency: completions at once.
         progress: is called with a `MapProgress` at the beginning and after each input; True: a bar on stderr.
         resume: a JSONL file to which each result is appended. What it holds of the same input, question and configuration
             is not run again, except what failed. So a map that was interrupted, or killed, goes on where it stopped.
-        response_format, cancel: as `acompletion` takes them. A cancelled map reads no more inputs.
+        response_format, cancel: as `acompletion` takes them. A cancelled map reads no more inputs, and waits for none.
 
     Returns:
         One item for each input that was read, in the order of the inputs. What an input fails with is in its item, and does
@@ -258,16 +260,10 @@ def _check(inputs: object, concurrency: object) -> int | None:
 async def _read(inputs: Inputs, cancel: CancelToken | None) -> AsyncGenerator[tuple[int, MapInput]]:
     """The inputs with their numbers."""
     index = 0
-    async for given in inputs if isinstance(inputs, AsyncIterable) else _one_by_one(inputs):
-        if cancel is not None and cancel.cancelled:
-            return
-        yield index, given if isinstance(given, MapInput) else MapInput(given)
-        index += 1
-
-
-async def _one_by_one(inputs: Iterable[Any]) -> AsyncGenerator[Any]:
-    for given in inputs:
-        yield given
+    async with contextlib.aclosing(read(inputs, cancel)) as source:
+        async for given in source:
+            yield index, given if isinstance(given, MapInput) else MapInput(given)
+            index += 1
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -254,8 +255,68 @@ async def test_a_token_stops_the_map_and_keeps_what_is_done() -> None:
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         items = await rlm.amap(lazy(), "What?", concurrency=1, progress=stop, cancel=token)
     assert responses(items)[:3] == ["TEXT 0", "TEXT 1", "TEXT 2"]
-    assert len(read) == 4
-    assert all(isinstance(item.error, CancellationError) for item in items[3:])
+    assert len(read) == 3
+
+
+async def test_a_token_stops_a_map_that_waits_for_an_input() -> None:
+    token = CancelToken()
+    ended: list[str] = []
+
+    async def slow() -> AsyncIterator[str]:
+        yield "a"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cleaned up")
+
+    def stop(progress: MapProgress) -> None:
+        if progress.done:
+            token.cancel()
+
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        items = await rlm.amap(slow(), "What?", progress=stop, cancel=token)
+        assert responses(items) == ["A"]
+        assert ended == ["cleaned up"]
+        assert await rlm.amap(slow(), "What?", cancel=token) == []  # it has been cancelled already
+
+
+async def test_inputs_that_wait_hold_up_neither_runs_nor_the_end() -> None:
+    token = CancelToken()
+    first, never = threading.Event(), threading.Event()
+    threads: set[int] = set()
+
+    def slow() -> Iterator[str]:
+        threads.add(threading.get_ident())
+        yield "a"
+        first.wait()  # which the first run has to come to an end for
+        threads.add(threading.get_ident())
+        yield "b"
+        never.wait()
+
+    def progress(state: MapProgress) -> None:
+        if state.done == 1:
+            first.set()
+        if state.done == 2:
+            token.cancel()
+
+    try:
+        async with RLM(client=ScriptedClient(Counter())) as rlm:
+            items = await rlm.amap(slow(), "What?", concurrency=2, progress=progress, cancel=token)
+        assert responses(items) == ["A", "B"]
+        assert len(threads) == 1
+        assert threading.get_ident() not in threads
+    finally:
+        never.set()
+
+
+async def test_a_source_that_was_cancelled_is_not_at_its_end() -> None:
+    async def broken() -> AsyncIterator[str]:
+        yield "a"
+        raise asyncio.CancelledError
+
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        with pytest.raises(CancellationError, match="by none of its readers"):
+            await rlm.amap(broken(), "What?")
 
 
 # Going on

@@ -1,0 +1,121 @@
+"""The inputs of a map, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import queue
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any
+
+from rlm.cancellation import CancelToken
+from rlm.errors import CancellationError
+
+_END = object()
+
+
+async def read(inputs: Iterable[Any] | AsyncIterable[Any], cancel: CancelToken | None) -> AsyncGenerator[Any]:
+    """Yields one input whenever one is asked for, until there are no more, or `cancel` is cancelled: then it does not wait
+    for one that is still to come. A source of inputs is not closed, as it is the caller's.
+
+    Args:
+        inputs: an async iterable; a list or tuple; or another iterable, which is read in a thread of its own, as it may
+            wait (for a line of stdin, a page of a database) where nothing else may.
+
+    Raises:
+        Exception: whatever the source raises.
+        CancellationError: it raised an `asyncio.CancelledError`, and nobody had cancelled it.
+    """
+    cancel = cancel or CancelToken()
+    if isinstance(inputs, list | tuple):
+        for given in inputs:
+            if cancel.cancelled:
+                return
+            yield given
+        return
+    source = aiter(inputs) if isinstance(inputs, AsyncIterable) else _Thread(inputs)
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        loop.call_soon_threadsafe(stopped.set)
+
+    try:
+        with cancel.calling(stop):
+            while not cancel.cancelled and (given := await _next(source, stopped)) is not _END:
+                yield given
+    finally:
+        if isinstance(source, _Thread):
+            source.end()
+
+
+async def _next(source: AsyncIterator[Any], stopped: asyncio.Event) -> Any:
+    """The next input; `_END` if there is none, or it is not there when the map is stopped."""
+
+    async def take() -> Any:
+        return await anext(source, _END)
+
+    tasks = [asyncio.ensure_future(take()), asyncio.ensure_future(stopped.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            return _END
+        if tasks[0].cancelled():
+            raise CancellationError("the source of the inputs was cancelled, by none of its readers")
+        return tasks[0].result()
+    finally:
+        waiting = [task for task in tasks if task.cancel()]
+        if waiting:  # the source cleans up before the map goes on
+            await asyncio.wait(waiting)
+
+
+class _Thread:
+    """Reads an iterable in a thread, always the same one: some sources belong to the thread that began with them. A daemon, as
+    one that waits for its next item cannot be stopped."""
+
+    def __init__(self, inputs: Iterable[Any]) -> None:
+        self._inputs = inputs
+        self._loop = asyncio.get_running_loop()
+        self._asked: queue.SimpleQueue[asyncio.Future[Any] | None] = queue.SimpleQueue()
+        variables = contextvars.copy_context()
+        threading.Thread(target=variables.run, args=(self._serve,), name="rlm-inputs", daemon=True).start()
+
+    def __aiter__(self) -> _Thread:
+        return self
+
+    async def __anext__(self) -> Any:
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._asked.put(answer)
+        given = await answer
+        if given is _END:
+            raise StopAsyncIteration
+        return given
+
+    def end(self) -> None:
+        """Reads no more."""
+        self._asked.put(None)
+
+    def _serve(self) -> None:
+        source: Iterator[Any] | None = None
+        while (answer := self._asked.get()) is not None:
+            given, error = _END, None
+            try:
+                source = iter(self._inputs) if source is None else source
+                given = next(source)
+            except StopIteration:
+                pass
+            except BaseException as failure:
+                error = failure
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(_settle, answer, given, error)
+
+
+def _settle(answer: asyncio.Future[Any], given: Any, error: BaseException | None) -> None:
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(given)
+    else:
+        answer.set_exception(error)
