@@ -118,9 +118,8 @@ class Dialogue:
             self._stats.model_seconds += seconds
             if self._emitter.active:
                 self._emit(messages, purpose, reply, failure, seconds)
-            del (
-                failure
-            )  # its traceback has this frame: what the run holds would stay until a garbage collection
+            # Its traceback has this frame: what the run holds would stay until a garbage collection.
+            del failure
 
     def _emit(
         self,
