@@ -134,5 +134,5 @@ def test_what_a_signal_handler_raises_ends_the_run_first(soft_limit: signal.Sign
 
 
 def test_a_call_that_cannot_begin_says_why() -> None:
-    with pytest.raises(ConfigError, match="no option .unknown."):
+    with pytest.raises(ConfigError, match=r"no option .unknown."):
         done().map(["x"], unknown=1)  # type: ignore[call-arg]
