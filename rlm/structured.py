@@ -96,15 +96,18 @@ def _read(text: str) -> Any:
     if fenced is not None:
         text = fenced[1]
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(
+            value, allow_nan=False
+        )  # `loads` takes NaN and Infinity, which no other reader of JSON does
     except (ValueError, RecursionError) as error:
         try:
             # What `answer["content"] = {...}` of plain values becomes as text.
             value = ast.literal_eval(text.strip())
-            json.dumps(value)
+            json.dumps(value, allow_nan=False)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise ValueError(str(error)) from None
-        return value
+    return value
 
 
 def _schema_of(given: Mapping[str, Any]) -> dict[str, Any]:

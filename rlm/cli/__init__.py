@@ -16,7 +16,7 @@ from typing import NoReturn
 from rlm.cli import completion, doctor, run
 from rlm.cli.doctor import own_version
 from rlm.cli.status import ExitCode, exit_code_of
-from rlm.cli.streams import ClosedPipeError, UnwrittenError, emit, say
+from rlm.cli.streams import ClosedPipeError, emit, say
 from rlm.errors import RLMError
 
 __all__ = ["main", "make_parser"]
@@ -43,30 +43,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(options.command(options))
     except SystemExit as end:  # argparse: --help, or a usage error
         return end.code if isinstance(end.code, int) else ExitCode.USAGE
-    except ClosedPipeError:
-        return ExitCode.CLOSED_PIPE
+    except ClosedPipeError as error:
+        return exit_code_of(error)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        return _failure(error)
-
-
-def _failure(error: BaseException) -> ExitCode:
-    """Says what went wrong. Returns the exit code."""
-    if isinstance(error, KeyboardInterrupt):
-        say("interrupted")
-        return ExitCode.INTERRUPTED
-    if isinstance(error, UnwrittenError):
-        say(str(error))
-        return ExitCode.UNWRITTEN
-    if isinstance(error, RLMError):
-        say(str(error))
+        say(_said(error))
         return exit_code_of(error)
+
+
+def _said(error: BaseException) -> str:
+    """What went wrong."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, RLMError):
+        return str(error)
     if isinstance(error, OSError):
-        say(f"the system refused: {error}")
-        return ExitCode.OTHER
-    say(f"{type(error).__name__}: {error}\nThis is a bug of rlm; --debug shows the traceback.")
-    return ExitCode.OTHER
+        return f"the system refused: {error}"
+    return f"{type(error).__name__}: {error}\nThis is a bug of rlm; --debug shows the traceback."
 
 
 def make_parser() -> argparse.ArgumentParser:

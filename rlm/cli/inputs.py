@@ -107,6 +107,8 @@ def _expand(words: Sequence[str]) -> list[str]:
     names: list[str] = []
     seen: set[str] = set()
     for word in words:
+        if not word:
+            raise ConfigError("--context has an empty word, which is the name of no file")
         if word == STDIN or _exists(word):
             found = [word]
         elif glob.has_magic(word):

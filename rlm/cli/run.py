@@ -13,7 +13,7 @@ from rlm.cli.completion import suggest
 from rlm.cli.inputs import read_context, read_json, read_text, split_question, stdin_is_piped
 from rlm.cli.models import add_model_options, client_options, name_model
 from rlm.cli.status import ExitCode, exit_code_of
-from rlm.cli.streams import emit, emit_json, say
+from rlm.cli.streams import ClosedPipeError, UnwrittenError, emit, emit_json, require_stdout, say
 from rlm.cli.values import add_values, prices_of, values_of
 from rlm.errors import ConfigError, RLMError
 
@@ -120,18 +120,20 @@ def _places() -> tuple[str, ...]:
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command. Returns its exit code; see `rlm.cli.status`."""
+    require_stdout()  # nobody could have the answer
     try:
         return _run(options)
-    except (RLMError, KeyboardInterrupt) as error:
+    except (ClosedPipeError, UnwrittenError):
+        raise
+    except (Exception, KeyboardInterrupt) as error:
         if options.json:
             # Whoever reads stdout by a program gets an object in every case.
-            code = exit_code_of(error) if isinstance(error, RLMError) else ExitCode.INTERRUPTED
             emit_json(
                 {
                     "response": "",
                     "error": str(error),
                     "error_type": type(error).__name__,
-                    "exit_code": int(code),
+                    "exit_code": int(exit_code_of(error)),
                 }
             )
         raise
@@ -141,6 +143,8 @@ def _run(options: argparse.Namespace) -> int:
     import asyncio  # 40 ms, which --help need not take
 
     question, words = split_question(options.question, options.context)
+    if question is not None and not question.strip():
+        raise ConfigError("the question is empty: say what to ask, or leave it out if the input holds it")
     context = _context(words, options.encoding)
     if context is None:
         if question is None:

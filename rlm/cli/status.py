@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from rlm.cli.streams import ClosedPipeError, UnwrittenError
 from rlm.errors import (
     ConfigError,
     ContextError,
@@ -31,7 +32,7 @@ class ExitCode(IntEnum):
     OTHER = 70
     """The system refused something, or there is a bug."""
     UNWRITTEN = 74
-    """There is an answer, and stdout did not take it (a full disk)."""
+    """Stdout did not take the answer (a full disk), or was closed from the beginning."""
     INTERRUPTED = 130
     """Ctrl-C."""
     CLOSED_PIPE = 141
@@ -40,8 +41,16 @@ class ExitCode(IntEnum):
     """SIGTERM."""
 
 
-def exit_code_of(error: RLMError) -> ExitCode:
+def exit_code_of(error: BaseException) -> ExitCode:
     """The exit code of an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    if isinstance(error, ClosedPipeError):
+        return ExitCode.CLOSED_PIPE
+    if isinstance(error, UnwrittenError):
+        return ExitCode.UNWRITTEN
+    if not isinstance(error, RLMError):
+        return ExitCode.OTHER
     if isinstance(error, ConfigError | ContextError):
         return ExitCode.USAGE
     if isinstance(error, LimitError | ContextLengthError):

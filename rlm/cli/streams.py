@@ -26,6 +26,7 @@ def emit(text: str) -> None:
         ClosedPipeError: the reader has gone.
         UnwrittenError: it could not be written.
     """
+    require_stdout()
     out = sys.stdout
     data = f"{text}\n".encode(getattr(out, "encoding", None) or "utf-8", "backslashreplace")
     try:
@@ -40,13 +41,24 @@ def emit(text: str) -> None:
         raise UnwrittenError(f"stdout could not be written: {error.strerror or error}") from None
 
 
+def require_stdout() -> None:
+    """
+    Raises:
+        UnwrittenError: the command was started without stdout.
+    """
+    if sys.stdout is None:
+        raise UnwrittenError("stdout could not be written: it is closed")
+
+
 def emit_json(data: dict[str, Any]) -> None:
     """Prints one JSON object, on one line, in ASCII; see `emit`."""
-    emit(json.dumps(data, default=str))
+    emit(json.dumps(data, default=str, allow_nan=False))
 
 
 def say(text: str) -> None:
     """Tells the user something, on stderr. Never fails."""
+    if sys.stderr is None:  # `print` would take stdout for it
+        return
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(f"rlm: {text}", file=sys.stderr, flush=True)
 

@@ -116,6 +116,9 @@ def test_what_json_has_no_type_for_is_read_as_pydantic_reads_it() -> None:
         ('{"label": "spam", "count": -1}', "minimum"),
         ('{"label": 3, "count": 3}', "label"),
         ("{'label': open('x')}", "not JSON"),
+        ('{"label": "spam", "count": 3, "share": NaN}', "not JSON"),
+        ('{"label": "spam", "count": 3, "share": 1e999}', "not JSON"),
+        ("{'label': 'spam', 'count': 3, 'share': 1e999}", "not JSON"),
     ],
 )
 def test_what_is_wrong_is_said(answer: str, problem: str) -> None:

@@ -123,6 +123,9 @@ def test_a_pipe_by_name_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_p
             "'raw.bin' is not utf-8: invalid start byte at byte 0",
         ),
         (["-c", "a.txt", "--encoding", "utf-9", "Which?"], "there is no encoding 'utf-9'"),
+        (["-c", "", "Which?"], "--context has an empty word"),
+        ([""], "the question is empty"),
+        (["-c", "a.txt", " "], "the question is empty"),
         (["one", "two"], "one question, please: what is 'two'?"),
         ([], "there is nothing to ask"),
         (["Which?", "--modle", "x"], "there is no option --modle; did you mean --model?"),
@@ -382,6 +385,46 @@ def test_a_json_object_for_every_failure(rlm: Run, server: ModelServer) -> None:
     done = rlm("run", "Which?", "--base-url", server.base_url, "-c", "gone.txt", "--json")
     report = json.loads(done.out)
     assert (done.code, report["exit_code"], report["error_type"]) == (2, 2, "ConfigError")
+
+
+def test_a_json_object_for_a_bug_too(
+    server: ModelServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("lost")
+
+    monkeypatch.setattr("rlm.RLM", broken)
+    assert main(["run", "Which?", "--base-url", server.base_url, "--json"]) == 70
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["exit_code"], report["error_type"], report["error"]) == (70, "LookupError", "lost")
+    assert "This is a bug of rlm" in err
+
+
+def test_json_has_numbers_that_json_has(rlm: Run, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "number"}')
+    turns = [cell(f"answer.update(content='{number}', ready=True)") for number in ("NaN", "-Infinity", "3.5")]
+    with serve(Script(turns)) as server:
+        words = ["--base-url", server.base_url, "--response-schema", "schema.json", "--json"]
+        done = rlm("run", "How many?", *words)
+    assert json.loads(done.out, parse_constant=pytest.fail)["parsed"] == 3.5
+    assert len(server.requests) == 3
+
+
+def test_streams_that_are_closed(server: ModelServer, tmp_path: Path) -> None:
+    def run(closing: str, *words: str) -> tuple[int, str, str]:
+        command = ["sh", "-c", f'exec "$0" "$@" {closing}', *PROGRAM, "run", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment(), input="in", capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    words = ["Which?", "--base-url", server.base_url]
+    assert run(">&-", *words) == (74, "", "rlm: stdout could not be written: it is closed\n")
+    assert run(">&-", *words, "--json")[0] == 74
+    assert server.requests == []
+    assert run("2>&-", *words) == (0, "'in' | Which?\n", "")
+    assert run("2>&-", "Which?", "-c", "gone.txt", "--base-url", server.base_url) == (2, "", "")
 
 
 def test_a_pipe_whose_reader_has_gone(server: ModelServer, tmp_path: Path) -> None:
