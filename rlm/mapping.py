@@ -248,7 +248,12 @@ def _check(inputs: object, concurrency: object) -> int | None:
     """How many inputs there are, if that is known."""
     if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
         raise ConfigError(f"concurrency must be an integer of at least 1, and is {concurrency!r}")
-    if isinstance(inputs, str | bytes | Mapping | Context) or not isinstance(
+    if any(kind.__name__ == "DataFrame" for kind in type(inputs).__mro__):  # of pandas, polars, dask, ...
+        raise ConfigError(
+            "map needs a list or another iterable of inputs, and a DataFrame is one of the names of its columns; give one "
+            "column, frame['text'], or its rows, frame.to_dict('records'). For one input use completion"
+        )
+    if isinstance(inputs, str | bytes | bytearray | Mapping | Context) or not isinstance(
         inputs, Iterable | AsyncIterable
     ):
         raise ConfigError(

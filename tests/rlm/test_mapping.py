@@ -144,11 +144,23 @@ async def test_prompts_of_any_kind_are_described_in_the_results() -> None:
     assert [prompt["kind"] for prompt in prompts] == ["tuple", "dict", "bytes"]
 
 
-@pytest.mark.parametrize("given", ["a text", b"bytes", {"a": 1}, 5, None])
+@pytest.mark.parametrize("given", ["a text", b"bytes", bytearray(b"bytes"), {"a": 1}, 5, None])
 async def test_what_is_no_list_of_inputs_is_refused(given: Any) -> None:
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         with pytest.raises(ConfigError, match="map needs a list"):
             await rlm.amap(given, "What?")
+
+
+async def test_a_table_is_refused_and_its_rows_and_columns_are_taken() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": ["a", "b"], "size": [1, 2]})
+    async with RLM(client=ScriptedClient(Counter())) as rlm:
+        with pytest.raises(ConfigError, match=r"one column, frame\['text'\], or its rows"):
+            await rlm.amap(frame, "What?")
+        assert responses(await rlm.amap(frame["text"], "What?")) == ["A", "B"]
+    code = "```repl\nanswer.update(content=context['text'], ready=True)\n```"
+    async with RLM(client=ScriptedClient(lambda _: code)) as rlm:
+        assert responses(await rlm.amap(frame.to_dict("records"), "What?")) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
