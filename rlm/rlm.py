@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 from rlm import environments, options, prompts
 from rlm.background import background
@@ -408,6 +408,12 @@ class RLM:
         self._closed = True
         if self._conversation is not None:
             await self._conversation.aclose()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an RLM cannot be pickled or copied, as it has connections and processes: make one in each process; in one process "
+            "a single RLM serves any number of completions at once"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -575,6 +577,12 @@ def test_completion_works_from_any_thread() -> None:
         pass
     with pytest.raises(ConfigError, match="closed"):
         rlm.completion("x")
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_an_rlm_is_made_in_each_process(copied: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match="make one in each process"):
+        copied(RLM(client=ScriptedClient(Model([]))))
 
 
 async def test_a_completion_survives_the_trip_through_json() -> None:
