@@ -9,7 +9,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from rlm.clients.prices import Price
-from rlm.errors import BudgetExceededError, RLMError, TimeoutExceededError, TokenLimitExceededError
+from rlm.errors import (
+    BudgetExceededError,
+    ConfigError,
+    RLMError,
+    TimeoutExceededError,
+    TokenLimitExceededError,
+)
 from rlm.types import Usage, UsageSummary
 
 _FREE = Price(0.0, 0.0)
@@ -104,7 +110,8 @@ class Ledger:
             self._timer = None
 
     def book(self, model: str, usage: Usage, *, root: bool) -> None:
-        """Counts one model call, under the name of the model that served it."""
+        """Counts one model call, under the name of the model that served it. One whose cost nobody knows ends the run, if
+        there is a budget to keep."""
         self.summary.add(model, usage)
         if root:
             self.root += usage
@@ -115,6 +122,13 @@ class Ledger:
             self.trip(TokenLimitExceededError(self.total_tokens, self._max_tokens))
         if self._max_budget is not None and self.cost >= self._max_budget:
             self.trip(BudgetExceededError(self.cost, self._max_budget))
+        if self._max_budget is not None and usage.cost is None:
+            self.trip(
+                ConfigError(
+                    f"max_budget cannot be kept: a reply of {model!r} did not say what it cost, and nobody knows a price. Give "
+                    f"prices={{{model!r}: {{'input': ..., 'output': ...}}}} in USD per million tokens"
+                )
+            )
 
     def count_subcall(self) -> bool:
         """Counts one sub-call. Returns whether there may be one more."""

@@ -233,7 +233,9 @@ class OpenAIClient:
         if not 200 <= answer.status < 300:
             failure = failure_of(answer.status, answer.headers, answer.body)
             if failure.refusal is not None:
-                return wire.refused(failure, model=call.name, request_bytes=sent, retries=failed)
+                return wire.refused(
+                    failure, model=call.name, request_bytes=sent, retries=failed, dialect=self._dialect
+                )
             return failure
         try:
             return wire.decode_reply(

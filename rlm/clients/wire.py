@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rlm.clients.base import MOST_TOKENS, ModelReply
@@ -180,12 +180,15 @@ def decode_reply(
     )
 
 
-def refused(failure: Failure, *, model: str, request_bytes: int, retries: int) -> ModelReply:
-    """The reply that a refused prompt amounts to."""
+def refused(
+    failure: Failure, *, model: str, request_bytes: int, retries: int, dialect: Dialect = PLAIN
+) -> ModelReply:
+    """The reply that a refused prompt amounts to. Where the server says what calls cost, this one was free."""
+    usage = estimated(request_bytes, "")
     return ModelReply(
         content="",
         model=model,
-        usage=_usage_of(None, request_bytes, "", None),
+        usage=replace(usage, cost=0.0) if dialect.reports_cost else usage,
         finish_reason="content_filter",
         refusal=failure.refusal,
         retries=retries,

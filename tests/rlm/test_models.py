@@ -107,6 +107,31 @@ async def test_a_budget_ends_the_run_and_keeps_what_it_has() -> None:
     assert 5 <= completion.stats.subcalls <= 20
 
 
+class Reporting(ScriptedClient):
+    """Says that its replies have a cost."""
+
+    reports_cost = True
+
+
+async def test_a_budget_that_cannot_be_kept_ends_the_run() -> None:
+    code = block("answer['content'] = 'so far'\nfor i in range(100): llm_query('x')")
+
+    def policy(request: ChatRequest) -> Reply:
+        root = request.messages[0]["role"] == "system"
+        return Reply(code if root else "ok", usage=Usage(10, 10, 0.001 if root else None))
+
+    client = Reporting(policy, model="m")
+    async with RLM(client=client, max_budget=1.0) as rlm:
+        with pytest.raises(ConfigError, match=r"max_budget cannot be kept: .*prices=\{'m'") as caught:
+            await rlm.acompletion("text", "Which?")
+    assert caught.value.partial_answer == "so far"
+    assert caught.value.completion is not None
+    assert caught.value.completion.usage_summary.total_calls == 2
+    async with RLM(client=client, max_budget=0.0025, prices={"m": Price(0, 50)}) as rlm:
+        with pytest.raises(BudgetExceededError):
+            await rlm.acompletion("text", "Which?")
+
+
 async def test_sub_calls_over_their_number_fail_and_the_run_goes_on() -> None:
     completion = await ask("[str(r)[:5] for r in llm_query_batched(['x'] * 4)]", max_subcalls=3)
     assert completion.response.count("Error") == 1
