@@ -16,7 +16,14 @@ from rlm.clients.base import ModelReply
 from rlm.content import as_messages
 from rlm.context import Context
 from rlm.environments.base import Query, QueryReply
-from rlm.errors import CancellationError, ModelError, RLMError, RolloutStoppedError
+from rlm.errors import (
+    CancellationError,
+    LimitError,
+    ModelError,
+    ModelNotFoundError,
+    RLMError,
+    RolloutStoppedError,
+)
 from rlm.models import Model
 from rlm.requests import place as place_of
 from rlm.requests import request_key
@@ -37,13 +44,16 @@ class _Batch:
     number: int
     """Among those of its run, from 0."""
     kind: str
-    model: Model
+    model: Model | None
+    """None: the run has none of that name."""
+    name: str
+    """What the code calls it."""
     children: bool
     """Its prompts become child runs."""
     slots: asyncio.Semaphore
     most: int
     """Slots that there are."""
-    failed: int = 0
+    answered: int = 0
 
 
 @dataclass(slots=True)
@@ -52,6 +62,8 @@ class _Item:
 
     record: SubcallRecord
     call: str
+    begun: bool = False
+    """Who listens has been told."""
     request: str | None = None
     reply: ModelReply | None = None
     error: RLMError | None = None
@@ -80,22 +92,19 @@ class Subcalls:
         """Answers one query of the code; each item fails alone."""
         tree = self._tree
         model = tree.models.named(query.model, self._depth)
-        if model is None:
-            known = ", ".join(tree.models.names)
-            problem = f"there is no model named {query.model!r} in this run; it has: {known}"
-            return [self._failure(problem) for _ in query.prompts]
         children = query.kind == "rlm" and self._depth < tree.settings.max_depth
         settings = tree.settings
         slots = self._children if children else tree.queries
         most = settings.max_concurrent_subcalls if children else settings.max_concurrent_queries
-        batch = _Batch(_id(), self._batches, query.kind, model, children, slots, most)
+        name = str(query.model)[:_EXCERPT] if model is None else model.name
+        batch = _Batch(_id(), self._batches, query.kind, model, name, children, slots, most)
         self._batches += 1
         started = time.perf_counter()
         self._emitter.emit(
             "batch_start",
             batch=batch.id,
             kind=query.kind,
-            model=model.name,
+            model=name,
             size=len(query.prompts),
             children=children,
         )
@@ -109,7 +118,8 @@ class Subcalls:
             return [self._failure(f"the run is over: {error}") for _ in query.prompts]
         finally:
             seconds = time.perf_counter() - started
-            self._emitter.emit("batch_end", batch=batch.id, failed=batch.failed, seconds=seconds)
+            failed = len(query.prompts) - batch.answered
+            self._emitter.emit("batch_end", batch=batch.id, failed=failed, seconds=seconds)
 
     async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
         """Answers the items of a batch, several at once. Tasks take one item after the other, and are started in waves that
@@ -135,21 +145,19 @@ class Subcalls:
     async def _item(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
         async with batch.slots:
             ledger, callbacks = self._tree.ledger, self._tree.settings.callbacks
-            if not ledger.count_subcall():
-                return self._failure("the run's max_subcalls are used up: answer with what you have")
-            item = _Item(SubcallRecord(batch.kind, batch.model.name), _id() if batch.children else "")
+            item = _Item(SubcallRecord(batch.kind, batch.name), _id() if batch.children else "")
             record = item.record
             started = time.perf_counter()
             place = place_of.set((*place_of.get(), batch.number, index))
             try:
-                ledger.check()
+                model = self._admit(batch)
                 ask = self._child_run if batch.children else self._plain_call
-                record.response = await ask(batch.model, prompt, item)
+                record.response = await ask(model, prompt, item)
+                batch.answered += 1
                 return QueryReply(record.response)
             except RLMError as error:
                 item.error = error
                 record.error = str(error)
-                batch.failed += 1
                 if isinstance(error, RolloutStoppedError):
                     # No later call can succeed, so this is the end of the run and not one failed item.
                     ledger.trip(error)
@@ -158,11 +166,30 @@ class Subcalls:
                 place_of.reset(place)
                 record.seconds = time.perf_counter() - started
                 self._records.append(record)
+                if not item.begun:
+                    text = prompt if isinstance(prompt, str) else ""
+                    self._begin(item, len(text), text)
                 callbacks.subcall_complete(self._depth, record.model, record.seconds, record.error)
                 if self._emitter.active:
                     self._tell(batch, index, item)
 
+    def _admit(self, batch: _Batch) -> Model:
+        """The model that is to be asked one thing more.
+
+        Raises:
+            RLMError: it must not be, or there is none.
+        """
+        ledger, models = self._tree.ledger, self._tree.models
+        if batch.model is None:
+            known = ", ".join(models.names)
+            raise ModelNotFoundError(f"there is no model named {batch.name!r} in this run; it has: {known}")
+        if not ledger.count_subcall():
+            raise LimitError("the run's max_subcalls are used up: answer with what you have")
+        ledger.check()
+        return batch.model
+
     def _begin(self, item: _Item, size: int, head: str) -> None:
+        item.begun = True
         item.record.prompt_chars, item.record.prompt_head = size, head[:_EXCERPT]
         callbacks = self._tree.settings.callbacks
         callbacks.subcall_start(self._depth, item.record.model, item.record.prompt_head)

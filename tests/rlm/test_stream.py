@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -200,3 +202,37 @@ async def test_callbacks_are_told() -> None:
         ("iteration_start", 0, 2),
         ("iteration_complete", 0, 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "errors"),
+    [
+        ("llm_query_batched(['a piece'] * 5)", {"max_subcalls": 2}, {None: 2, "LimitError": 3}),
+        ("rlm_query_batched(['a piece'] * 3)", {"max_subcalls": 0, "max_depth": 2}, {"LimitError": 3}),
+        ("llm_query_batched(['a piece'] * 3, model='none')", {}, {"ModelNotFoundError": 3}),
+        ("llm_query_batched(['a piece', 5, None])", {}, {None: 1, "ContextError": 2}),
+    ],
+)
+async def test_sub_calls_that_fail_before_they_are_made_are_told_too(
+    code: str, options: dict[str, Any], errors: dict[str | None, int]
+) -> None:
+    starts: list[object] = []
+    ends: list[object] = []
+    async with RLM(
+        client=plays(block(code), FINISH),
+        on_subcall_start=lambda *args: starts.append(args[2]),
+        on_subcall_complete=lambda *args: ends.append(args[3]),
+        **options,
+    ) as rlm:
+        seen, _ = await collect(rlm)
+    subcalls = [event for event in seen if isinstance(event, events.Subcall)]
+    assert Counter(event.error_type for event in subcalls) == errors
+    assert sorted(event.index for event in subcalls) == list(range(len(subcalls)))
+    (end,) = (event for event in seen if isinstance(event, events.BatchEnd))
+    completion = seen[-1].completion if isinstance(seen[-1], events.Completed) else None
+    assert completion is not None
+    failed = sum(count for kind, count in errors.items() if kind is not None)
+    assert end.failed == completion.stats.subcall_failures == failed
+    assert len(completion.iterations[0].code_blocks[0].rlm_calls) == len(subcalls)
+    assert len(starts) == len(ends) == len(subcalls)
+    assert sum(error is not None for error in ends) == failed
