@@ -18,13 +18,13 @@ from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.context import Context
 from rlm.conversation import Conversation
-from rlm.errors import CancellationError, ConfigError, RLMError, RolloutStoppedError
+from rlm.errors import CancellationError, ConfigError, LimitError, RLMError, RolloutStoppedError
 from rlm.limits import Ledger
 from rlm.models import Models
 from rlm.requests import fingerprint
 from rlm.tools import Toolbox
-from rlm.tree import Outcome, Seat, Settings, Tree
-from rlm.types import RLMChatCompletion, SamplingArgs
+from rlm.tree import Outcome, Seat, Settings, Tree, stop_reason
+from rlm.types import RLMChatCompletion, RunStats, SamplingArgs
 
 if TYPE_CHECKING:  # what an RLM is not made of is imported when it runs: half of all
     from rlm.events import Event
@@ -325,29 +325,42 @@ class RLM:
         async with contextlib.AsyncExitStack() as stack:
             if context is not prompt and self._conversation is None:
                 stack.callback(context.close)
-            if self._conversation is not None:
-                await stack.enter_async_context(self._conversation.turn())
             ledger = Ledger(**self._limits)
-            tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners))
+            stack.callback(ledger.stop)
             stack.enter_context(heeding_notebooks())
             if cancel is not None:
                 stack.enter_context(cancel.calling(partial(_trip, asyncio.get_running_loop(), ledger)))
+            refusal = await self._wait(stack, ledger)
             started = time.perf_counter()
-            ledger.start()
-            stack.callback(ledger.stop)
-            root = self._models.root
-            rollout = Rollout(
-                tree, root, context, question, conversation=self._conversation, answer_format=form
-            )
-            outcome = await rollout.run()
+            if refusal is not None:
+                outcome = Outcome("", stop_reason(refusal), refusal, RunStats(), [], [])
+            else:
+                tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners))
+                ledger.start()
+                root, conversation = self._models.root, self._conversation
+                outcome = await Rollout(
+                    tree, root, context, question, conversation=conversation, answer_format=form
+                ).run()
+                if conversation is not None:
+                    conversation.remember(outcome.messages, outcome.response)
             seconds = time.perf_counter() - started
-            if self._conversation is not None:
-                self._conversation.remember(outcome.messages, outcome.response)
             description = None
             if not isinstance(prompt, str | bytes | Context):  # those stay as they are
                 description = await asyncio.to_thread(context.describe)
         completion = self._completion(prompt, description, outcome, ledger, seconds)
         return completion, None if _is_result(outcome) else outcome.error
+
+    async def _wait(self, stack: contextlib.AsyncExitStack, ledger: Ledger) -> LimitError | None:
+        """Waits for the turn of a completion, where there are turns, until the stack is left. Returns why it will not have
+        one: it was cancelled before."""
+        if self._conversation is None:
+            return None
+        try:
+            async with ledger.guard():
+                await stack.enter_async_context(self._conversation.turn())
+        except LimitError as error:
+            return error
+        return None
 
     def map(
         self,

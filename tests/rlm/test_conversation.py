@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from rlm import RLM
+from rlm.cancellation import CancelToken
 from rlm.environments import register_environment
 from rlm.environments.base import REPL, QueryHandler, SessionSpec
 from rlm.environments.local import LocalEnvironment
-from rlm.errors import ConfigError, TimeoutExceededError
+from rlm.errors import CancellationError, ConfigError, TimeoutExceededError
 from rlm.testing import ChatRequest, ScriptedClient
+from rlm.types import StopReason
 
 
 def block(code: str) -> str:
@@ -78,6 +80,33 @@ async def test_completions_wait_for_each_other() -> None:
     async with RLM(client=ScriptedClient(model, model="m"), persistent=True) as rlm:
         answers = await asyncio.gather(rlm.acompletion("", "one"), rlm.acompletion("", "two"))
     assert [answer.response for answer in answers] == ["one", "1"]
+
+
+async def test_a_completion_that_waits_for_its_turn_can_be_cancelled() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await go_on.wait()
+
+    model = Plays(one=block("wait()\nanswer.update(content='one', ready=True)"), two=finish("2"))
+    rlm = RLM(client=ScriptedClient(model, model="m"), persistent=True, custom_tools={"wait": wait})
+    async with rlm:
+        first = asyncio.ensure_future(rlm.acompletion("", "one"))
+        await begun.wait()
+        token = CancelToken()
+        second = asyncio.ensure_future(rlm.acompletion(["x"], "two", cancel=token))
+        asyncio.get_running_loop().call_soon(token.cancel)
+        with pytest.raises(CancellationError) as caught:
+            await second
+        assert not first.done()
+        completion = caught.value.completion
+        assert completion is not None
+        assert completion.stop is StopReason.CANCELLED
+        assert completion.to_dict()["prompt"]["kind"] == "list"
+        go_on.set()
+        assert (await first).response == "one"
+        assert (await rlm.acompletion("", "two")).response == "2"
 
 
 async def test_a_completion_that_fails_leaves_the_repl_to_the_next() -> None:
