@@ -25,6 +25,7 @@ from rlm.requests import fingerprint
 from rlm.tools import Toolbox
 from rlm.tree import Outcome, Seat, Settings, Tree, stop_reason
 from rlm.types import RLMChatCompletion, RunStats, SamplingArgs
+from rlm.waiting import until_done
 
 if TYPE_CHECKING:  # what an RLM is not made of is imported when it runs: half of all
     from rlm.events import Event
@@ -267,8 +268,11 @@ class RLM:
             yield Completed(time=time.time(), run=root, parent=None, depth=0, completion=completion)
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+            try:
+                await until_done(task)  # and tell the caller if it was cancelled meanwhile
+            finally:
+                if not task.cancelled():
+                    task.exception()  # was raised above, or has nobody left to go to
 
     async def _complete(
         self,

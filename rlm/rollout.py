@@ -29,6 +29,7 @@ from rlm.subcalls import Subcalls
 from rlm.tools import ToolCall
 from rlm.tree import Outcome, Tree, stop_reason
 from rlm.types import CodeBlock, Iteration, Message, RunStats, StopReason
+from rlm.waiting import until_done
 
 # Seconds that a cell gets when the reply that holds it has already used up the tokens of the run: enough to set an answer.
 _LAST_CELL_SECONDS = 5.0
@@ -388,12 +389,7 @@ async def _close(repl: REPL) -> None:
     """Closes the REPL to the end, however often the caller is cancelled meanwhile: a limit and the end of the cell above
     may both do so."""
     closing = asyncio.ensure_future(repl.close())
-    interrupted: asyncio.CancelledError | None = None
-    while not closing.done():
-        try:
-            await asyncio.wait([closing])
-        except asyncio.CancelledError as error:
-            interrupted = error
-    closing.result()
-    if interrupted is not None:
-        raise interrupted
+    try:
+        await until_done(closing)
+    finally:
+        closing.result()

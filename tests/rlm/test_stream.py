@@ -127,6 +127,38 @@ async def test_leaving_a_stream_cancels_the_run() -> None:
     assert cancelled.is_set()
 
 
+async def test_who_is_cancelled_while_a_stream_ends_is_cancelled() -> None:
+    begun, ending, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await go_on.wait()
+
+    rlm = RLM(client=plays(block("stubborn()")), custom_tools={"stubborn": stubborn})
+    seen = []
+
+    async def watch() -> str:
+        async with contextlib.aclosing(rlm.stream("text", "What?")) as stream:
+            async for event in stream:
+                seen.append(event.type)
+                if event.type == "cell_start":
+                    await begun.wait()
+                    break
+        return "went on"
+
+    watching = asyncio.ensure_future(watch())
+    await ending.wait()
+    watching.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    assert seen[-1] == "cell_start"
+
+
 async def test_a_limit_is_an_event() -> None:
     async with RLM(client=plays(block("while True: pass")), max_timeout=0.3) as rlm:
         seen, error = await collect(rlm)
