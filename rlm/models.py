@@ -85,7 +85,7 @@ class Model:
 
     def _own_cap(self) -> int | None:
         """Output tokens that the caller limits a call to."""
-        for sampling in (self.sampling, getattr(self.client, "sampling_args", {})):
+        for sampling in (self.sampling, getattr(self.client, "sampling_args", None) or {}):
             for name in _CAPS:
                 if isinstance(sampling.get(name), int):
                     return int(sampling[name])

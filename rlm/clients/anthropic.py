@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from rlm.clients import wire
 from rlm.clients.base import ModelReply
+from rlm.clients.failures import Failure, failure_of
 from rlm.clients.options import key_or_environment
 from rlm.clients.parts import Link, Media, Text, parts_of
 from rlm.clients.sdk import Options, SDKClient, stop_sequences, token_limit
@@ -31,6 +33,18 @@ _FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+_STATUS = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""By the type of an error, the status that it has when it is not wrapped."""
 _OURS = ("system", "cache_control")
 
 
@@ -151,12 +165,18 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
         answer: Answer = await self._sdk.messages.create(**request, timeout=self._retry.timeout)
         return answer
 
-    def _read(self, name: str, answer: Answer, request_bytes: int, retries: int) -> ModelReply:
+    def _read(self, name: str, answer: Answer, request_bytes: int, retries: int) -> ModelReply | Failure:
+        if str(getattr(answer, "type", "")) == "error":  # from a gateway, with a 200 above it
+            body = answer.to_dict()
+            error = body.get("error")
+            kind = error.get("type") if isinstance(error, dict) else None
+            return failure_of(_STATUS.get(str(kind), 502), {}, json.dumps(body).encode())
         if not isinstance(getattr(answer, "content", None), list):
             raise BadReplyError("there is no content in it")
         blocks = [_kept(block.to_dict()) for block in answer.content if block.type in _KEPT]
         content = "".join(block["text"] for block in blocks if block["type"] == "text")
         reasoning = "\n\n".join(block["thinking"] for block in blocks if block["type"] == "thinking")
+        usage = _usage(answer, request_bytes, content + reasoning)
         refusal = None
         if answer.stop_reason == "refusal":
             details = answer.stop_details
@@ -173,7 +193,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
         return ModelReply(
             content=content,
             model=name,
-            usage=_usage(answer),
+            usage=usage,
             finish_reason=_FINISH.get(answer.stop_reason or "", answer.stop_reason),
             reasoning=reasoning or None,
             echo=echo,
@@ -266,8 +286,21 @@ def _fit_budget(thinking: Any, limit: Any, default: int) -> Any:
     return {**thinking, "budget_tokens": max(_LEAST_BUDGET, limit // 2)}
 
 
-def _usage(answer: Answer) -> Usage:
-    """The API counts what was read from and written to its cache apart from the other input."""
-    usage = answer.usage
-    read, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
-    return Usage(usage.input_tokens + read + written, usage.output_tokens, None, read, written)
+def _usage(answer: Answer, request_bytes: int, text: str) -> Usage:
+    """What the API counts, and what was read from and written to its cache apart from the other input; estimated where it
+    does not."""
+    numbers = (
+        wire.count(getattr(answer.usage, name, None))
+        for name in (
+            "input_tokens",
+            "output_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+        )
+    )
+    fresh, output, read, written = numbers
+    guess = wire.estimated(request_bytes, text)
+    total = guess.input_tokens if fresh is None else fresh + (read or 0) + (written or 0)
+    cached = min(read or 0, total)
+    to_cache = min(written or 0, total - cached)
+    return Usage(total, guess.output_tokens if output is None else output, None, cached, to_cache)

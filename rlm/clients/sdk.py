@@ -146,8 +146,8 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
         """Asks the SDK, once."""
 
     @abc.abstractmethod
-    def _read(self, name: str, answer: Answer, request_bytes: int, retries: int) -> ModelReply:
-        """The reply in an answer."""
+    def _read(self, name: str, answer: Answer, request_bytes: int, retries: int) -> ModelReply | Failure:
+        """The reply in an answer, or the failure that it wraps."""
 
     @abc.abstractmethod
     async def _window(self, name: str) -> int | None:

@@ -146,6 +146,7 @@ class Broken:
 
     def __init__(self, code: str) -> None:
         self.code = code
+        self.sampling_args: SamplingArgs | None = {}
 
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
@@ -188,6 +189,13 @@ async def test_what_a_client_raises_or_gives_ends_one_call() -> None:
     assert "negative or absurd" in negative
     assert "nan USD" in dear
     assert completion.stats.subcall_failures == 6
+
+
+async def test_a_client_may_say_that_it_has_no_sampling_arguments() -> None:
+    client = Broken(finish("llm_query('fine')"))
+    client.sampling_args = None
+    completion = await ask("", client, max_tokens=100_000)
+    assert completion.response == "fine"
 
 
 async def test_what_the_roots_client_raises_leaves_what_there_is() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rlm.clients import make_client
 from rlm.clients.anthropic import AnthropicClient
-from rlm.errors import ConfigError
+from rlm.errors import AuthenticationError, ConfigError, ModelUnavailableError
 from rlm.types import Message, Usage
 
 from .conftest import Answer, Sent, WireServer
@@ -233,6 +233,37 @@ async def test_a_refusal_is_said_and_does_not_go_back() -> None:
         assert (await client.complete([HELLO])).refusal == "the provider ended the reply"
         await client.complete([HELLO, reply.message, AGAIN])
         assert [message["content"][0]["text"] for message in server.last["messages"]] == ["hello", "and now?"]
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (None, None),
+        ({"input_tokens": -5, "output_tokens": -1}, None),
+        ({"input_tokens": "a", "output_tokens": 10**400}, None),
+        ({"input_tokens": 7, "output_tokens": None, "cache_read_input_tokens": -1}, 7),
+    ],
+)
+async def test_usage_that_is_not_reported_is_estimated(usage: Any, expected: int | None) -> None:
+    async with serve({**answer("12345"), "usage": usage}) as server:
+        reply = await client_of(server).complete([HELLO])
+        estimate = -(-len(server.requests[0].raw) // 4)
+    assert reply.usage == Usage(estimate if expected is None else expected, 2)
+
+
+async def test_an_error_that_a_gateway_wraps_is_that_error() -> None:
+    def wrapped(kind: str) -> dict[str, Any]:
+        return {"type": "error", "error": {"type": kind, "message": "so it is"}}
+
+    async with serve(wrapped("overloaded_error"), answer("hi")) as server:
+        reply = await client_of(server, retry_delay=0.0).complete([HELLO])
+    assert (reply.content, reply.retries) == ("hi", 1)
+    async with serve(wrapped("authentication_error")) as server:
+        with pytest.raises(AuthenticationError, match="so it is"):
+            await client_of(server).complete([HELLO])
+    async with serve(wrapped("something_new")) as server:
+        with pytest.raises(ModelUnavailableError, match="so it is"):
+            await client_of(server, max_retries=0).complete([HELLO])
 
 
 async def test_a_reply_that_asks_for_a_tool_has_no_text() -> None:
