@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure
@@ -61,8 +62,10 @@ class Retry:
             if isinstance(outcome, ModelReply):
                 return outcome, failed + 1
             wait = self._wait(failed, outcome.wait)
-            if not outcome.retry or failed >= self._max_retries or clock() + wait > last_start:
+            if not outcome.retry or failed >= self._max_retries:
                 return outcome, failed + 1
+            if clock() + wait > last_start:
+                return _with_wait(outcome), failed + 1
             failed += 1
             report(failed + 1, wait, outcome)
             await asyncio.sleep(wait)
@@ -72,3 +75,12 @@ class Retry:
         if asked is not None:
             return asked * random.uniform(1.0, 1.1)
         return min(self._delay * 2.0 ** min(failed, 60), _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)
+
+
+def _with_wait(failure: Failure) -> Failure:
+    """The failure, with the wait that the server asked for: it was too long."""
+    if failure.wait is None:
+        return failure
+    error = failure.error
+    text = f"{error}; the server asks to wait {failure.wait:,.0f} s, which is longer than a call is retried"
+    return replace(failure, error=type(error)(text, status=error.status))

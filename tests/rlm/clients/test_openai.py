@@ -184,8 +184,11 @@ async def test_a_wait_beyond_the_bound_ends_the_call_at_once() -> None:
     async with ModelServer(
         Script([Fault(429, "slow down", headers={"Retry-After": "86400"}), "ok"])
     ) as server:
-        with pytest.raises(ModelUnavailableError, match="slow down"):
+        with pytest.raises(
+            ModelUnavailableError, match=r"slow down; the server asks to wait 86,400 s"
+        ) as caught:
             await client_of(server).complete(HELLO)
+    assert caught.value.status == 429
     assert len(server.requests) == 1
 
 
