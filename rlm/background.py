@@ -46,14 +46,14 @@ class BackgroundLoop:
         try:
             loop = self._running_loop()
             loop.call_soon_threadsafe(job.start)
-            return job.result()
+            return job.outcome.result()
         except BaseException:
             if loop is not None and not job.over:
                 loop.call_soon_threadsafe(job.abandon)
                 job.wait()
             raise
         finally:
-            del job  # it has the exception, whose traceback has this frame
+            del job  # it has the exception, whose traceback has this frame, and holds what the run held
 
     def close(self) -> None:
         """Stops the loop, after its tasks have been cancelled and its connections closed."""
@@ -104,25 +104,21 @@ class _Job(Generic[T]):
     def __init__(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._begin = begin
         self._task: asyncio.Task[T] | None = None
-        self._outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self.outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     @property
     def over(self) -> bool:
-        return self._outcome.done()
-
-    def result(self) -> T:
-        """Waits for the end."""
-        return self._outcome.result()
+        return self.outcome.done()
 
     def wait(self) -> None:
         """Waits for the end, whatever it is."""
         with contextlib.suppress(concurrent.futures.CancelledError):
-            self._outcome.exception()
+            self.outcome.exception()
 
     def start(self) -> None:
         """Begins, on the loop."""
         if not self.over:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = asyncio.get_running_loop().create_task(_run(self._begin))
             self._task.add_done_callback(self._end)
 
     def abandon(self) -> None:
@@ -130,19 +126,20 @@ class _Job(Generic[T]):
         if self._task is not None:
             self._task.cancel()
         else:
-            self._outcome.cancel()
-
-    async def _run(self) -> T:
-        return await self._begin()
+            self.outcome.cancel()
 
     def _end(self, task: asyncio.Task[T]) -> None:
         self._task = None
         if task.cancelled():
-            self._outcome.cancel()
+            self.outcome.cancel()
         elif (error := task.exception()) is not None:
-            self._outcome.set_exception(error)
+            self.outcome.set_exception(error)
         else:
-            self._outcome.set_result(task.result())
+            self.outcome.set_result(task.result())
+
+
+async def _run(begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return await begin()
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from rlm import RLM
+from rlm.background import background
 from rlm.context import Context
 from rlm.errors import ContextError, RLMError
 from rlm.logger import RLMLogger
@@ -60,6 +62,14 @@ def children(request: ChatRequest) -> str:
     return DONE if request.turn else block("rlm_query_batched(['x' * 100] * 3)")
 
 
+class _Text(str):
+    """A str that can be watched."""
+
+
+async def _nothing() -> None:
+    pass
+
+
 ENDINGS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "answer": (DONE, {}, "done"),
     "logged": (DONE, {"logger": RLMLogger()}, "done"),
@@ -91,6 +101,19 @@ async def test_a_run_that_is_over_holds_nothing_of_its_input(case: str) -> None:
     assert watched() is None
     assert await failure(rlm, {"some": "text"}) == expected
     assert open_contexts() == before
+
+
+@pytest.mark.parametrize("case", ["answer", "model", "tokens", "errors"])
+def test_nor_does_one_for_a_caller_without_an_event_loop(case: str) -> None:
+    policy, options, _ = ENDINGS[case]
+    rlm = RLM(client=ScriptedClient(lambda request: policy, record=False), **options)
+    prompt = _Text("some text")
+    watched = weakref.ref(prompt)
+    with contextlib.suppress(RLMError):
+        rlm.completion(prompt, "What?")
+    del prompt
+    background.run(_nothing)  # the loop is through with the completion when it has done this
+    assert watched() is None
 
 
 async def test_results_that_are_kept_keep_no_descriptors(tmp_path: Path) -> None:
