@@ -69,7 +69,7 @@ class SandboxSettings:
             if type(number) is not int or number < least:
                 raise ConfigError(f"{name} must be a whole number, {least:,} or more, not {number!r}")
         if hidden:
-            hidden_paths(package_folders(), hidden)
+            hidden_paths(_visible_package_folders(), hidden)
         return cls(
             tuple(dict.fromkeys(map(_readable, readable))),
             tuple(dict.fromkeys(hidden)),
@@ -81,7 +81,7 @@ class SandboxSettings:
         """What `worker.sandbox.Sandbox` takes."""
         return {
             "visible": [*_python(), *self.readable],
-            "hidden": hidden_paths(package_folders(), self.hidden),
+            "hidden": hidden_paths(_visible_package_folders(), self.hidden),
             "scratch_bytes": self.scratch_bytes,
             "processes": self.processes,
             "count": False,
@@ -108,6 +108,15 @@ def _within(path: str, folder: str) -> bool:
 def package_folders() -> list[str]:
     """The folders of installed packages from which code in a REPL can import."""
     return [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+
+
+def _visible_package_folders() -> list[str]:
+    """These, and what else of the kind a sandbox shows: those of the Python beneath a virtual environment, the system's."""
+    prefixes = {sys.prefix, sys.base_prefix, sys.base_exec_prefix, "/usr", "/usr/local"}
+    others = [
+        folder for prefix in sorted(prefixes) for folder in Path(prefix).glob("lib*/python3*/*-packages")
+    ]
+    return list(dict.fromkeys([*package_folders(), *map(str, others)]))
 
 
 def _python() -> list[str]:

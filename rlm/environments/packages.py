@@ -109,15 +109,16 @@ def hidden_paths(folders: Iterable[str], named: Iterable[str]) -> list[str]:
 
 
 def _paths(distribution: Distribution) -> set[Path]:
-    """The least paths that cover a distribution, and no file of another one."""
+    """The least paths that cover a distribution, and no file of another one. What Python compiles of a module is not among
+    them, as it may do so later: who hides a module hides that."""
     site = distribution.folder.parent
-    found: set[Path] = set()
     real = site.resolve()
-    whole: set[str] = set()
+    found = {real / distribution.folder.name}
+    whole = {distribution.folder.name}
     """What is covered of the folder of packages itself."""
     for file in distribution.files():
         parts = file.relative_to(site).parts
-        if parts[0] in whole or parts[0].endswith((".dist-info", ".pth")):
+        if parts[0] in whole or parts[0].endswith(".pth") or "__pycache__" in parts:
             continue
         if parts[0] == "..":
             outside = Path(file.parent.resolve(), file.name)

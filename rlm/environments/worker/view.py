@@ -1,6 +1,7 @@
 """The files that sandboxed workers see: a root directory in which nothing is but what was put there, all of it read-only."""
 
-# ruff: noqa: PTH101, PTH102, PTH103, PTH110, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH120, PTH123, PTH211 (no pathlib)
+# Few imports: no pathlib, no contextlib.
+# ruff: noqa: PTH101, PTH102, PTH103, PTH110, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH119, PTH120, PTH123, PTH208, PTH211, SIM105
 
 from __future__ import annotations
 
@@ -29,6 +30,8 @@ _SYSTEM = (
     *["/etc/" + name for name in ("alternatives", "ld.so.cache", "localtime", "timezone", "mime.types")],
 )
 """Not all of /usr: /usr/src/app is where many an image has the programs that score, and what they write."""
+_HIDDEN_INFO = "Metadata-Version: 2.1\nName: hidden\nVersion: 0\n"
+"""Whoever lists what is installed trips over a `.dist-info` without it."""
 _HIDDEN = 'raise ModuleNotFoundError(f"{__name__} is hidden from the REPL by its sandbox", name=__name__)\n'
 
 
@@ -37,8 +40,8 @@ class View:
 
     Args:
         visible: absolute paths of directories and files; those that do not exist are left out.
-        hidden: paths without links of packages, modules and other files among them: they are to look as if they could not
-            be imported, or were empty.
+        hidden: paths without links of packages, modules, `.dist-info` and other files among them: they are to look as if
+            they could not be imported, or were empty.
     """
 
     def __init__(self, visible: Iterable[str], hidden: Iterable[str]) -> None:
@@ -146,21 +149,32 @@ class View:
                     file.write(files[path])
 
     def _hide(self, root: str) -> None:
-        package, module, empty = (root + "/.hidden/" + name for name in ("package", "module.py", "empty"))
+        folder = root + "/.hidden/"
+        package, info, module, empty = (folder + name for name in ("package", "info", "module.py", "empty"))
         os.makedirs(package)
-        for path in (package + "/__init__.py", module):
+        os.mkdir(info)
+        for path, text in (
+            (package + "/__init__.py", _HIDDEN),
+            (info + "/METADATA", _HIDDEN_INFO),
+            (module, _HIDDEN),
+            (empty, ""),
+        ):
             with open(path, "w") as file:
-                file.write(_HIDDEN)
-        with open(empty, "w"):
-            pass
+                file.write(text)
+        modules: dict[str, set[str]] = {}
         for path in self._hidden:
             target = root + path
             if not self._is_shown(path) or not os.path.lexists(target):
                 continue
             if os.path.isdir(target):
-                linux.bind(package, target)
+                linux.bind(info if path.endswith(".dist-info") else package, target)
+            elif path.endswith(".py"):
+                linux.bind(module, target)
+                modules.setdefault(os.path.dirname(path), set()).add(os.path.basename(path)[:-3])
             else:
-                linux.bind(module if path.endswith(".py") else empty, target)
+                linux.bind(empty, target)
+        for number, (path, names) in enumerate(modules.items()):
+            _cover_cache(root, path + "/__pycache__", names, f"{folder}cache{number}")
 
     def furnish(self, scratch_bytes: int, processes: int | None) -> dict[str, Any]:
         """Gives a worker, which has mounts of its own, its own scratch directory and its own /proc.
@@ -195,6 +209,31 @@ class View:
         limited = processes is not None and _limit_processes(processes)
         linux.remount("/proc", flags | linux.READ_ONLY)
         return {"own /proc": True, "process limit": "kernel" if limited else "count"}
+
+
+def _cover_cache(root: str, cache: str, hidden: set[str], cover: str) -> None:
+    """Hides what Python has compiled of some modules, and what it compiles of them when somebody imports them later.
+
+    Args:
+        cache: the directory in which it does.
+        hidden: names of the modules.
+        cover: the path of a directory to make, which takes its place with what there is of other modules.
+    """
+    try:
+        os.mkdir(cache)
+    except OSError:
+        pass  # it is there, or whoever we are may not make it, so that Python cannot for us either
+    if not os.path.isdir(root + cache):
+        return
+    os.mkdir(cover)
+    try:
+        for name in os.listdir(cache):
+            if name.partition(".")[0] not in hidden:
+                with open(f"{cache}/{name}", "rb") as source, open(f"{cover}/{name}", "wb") as copy:
+                    copy.write(source.read())
+    except OSError:
+        pass  # no room or no file: others compile it anew
+    linux.bind(cover, root + cache)
 
 
 def _limit_processes(processes: int) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import py_compile
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -319,18 +320,70 @@ def test_environments_and_what_they_brought_are_hidden(tmp_path: Path) -> None:
     found = [os.path.relpath(path, tmp_path) for path in hidden_paths([str(site)], ())]
     inside = "lib/python3/site-packages/"
     assert found == [
-        inside + "__pycache__/bundle.cpython-311.pyc",
+        inside + "bundle-1.0.dist-info",
         inside + "bundle.py",
+        inside + "data-1.0.dist-info",
         inside + "grader",
+        inside + "grader-1.0.dist-info",
         inside + "group/data.json",
         inside + "group/one",
+        inside + "shared_name-1.0.dist-info",
         inside + "un_recorded",
+        inside + "un_recorded-1.0.dist-info",
+        inside + "unrecorded-1.0.dist-info",
         inside + "unrecorded.py",
         "share/gold.json",
     ]
     assert str(site / "plain") in hidden_paths([str(site)], ["plain"])
     with pytest.raises(ConfigError, match="no package 'plaim' is installed; did you mean 'plain'"):
         hidden_paths([str(site)], ["plaim"])
+
+
+READ_ALL = """
+import glob, os
+found = []
+for path in glob.glob(SITE + "/**", recursive=True):
+    if os.path.isfile(path) and "gold" in open(path, "rb").read().decode("latin-1"):
+        found.append(path)
+print(found)
+"""
+
+
+async def test_what_is_compiled_of_hidden_modules(
+    sandboxed: OpenREPL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be there before the sandbox, or come later, and in folders that others have modules in."""
+    site = tmp_path / "site-packages"
+    secret = "answers = ['gold']\n"
+    package(site, "grader", {"early.py": secret, "late.py": secret, "group/inner.py": secret}, "verifiers")
+    package(site, "plain", {"plain.py": "fine = 1\n"})
+    (site / "grader-1.0.dist-info" / "direct_url.json").write_text('{"url": "file:///gold"}')
+    for name in ("early", "plain"):
+        py_compile.compile(str(site / f"{name}.py"))
+    monkeypatch.syspath_prepend(site)
+    repl = await sandboxed(processes=96)
+    for name in ("late", "group/inner"):
+        py_compile.compile(str(site / f"{name}.py"))
+    assert await printed(repl, f"SITE = {str(site)!r}\n{READ_ALL}") == "[]\n"
+    assert (
+        await printed(repl, "import plain, os; plain.fine, os.path.exists(plain.__cached__)") == "(1, True)\n"
+    )
+    for name in ("early", "late", "group.inner"):
+        result = await repl.execute(f"import {name}")
+        assert result.error == f"ModuleNotFoundError: {name} is hidden from the REPL by its sandbox"
+    listing = "import importlib.metadata as m; sorted(d.name for d in m.distributions(path=[SITE]))"
+    assert await printed(repl, listing) == "['hidden', 'plain']\n"
+    warm_parent(SandboxSettings(processes=96)).close()
+
+
+def test_packages_of_the_python_beneath_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virtual environment cannot import them, and what is in it can read them."""
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    package(site, "grader", {"grader/__init__.py": ""}, "verifiers")
+    package(site, "answers", {"answers/__init__.py": ""})
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    hidden = SandboxSettings.of([], ["answers"], 1 << 20, 8).plan()["hidden"]
+    assert {str(site / "grader"), str(site / "answers")} <= set(hidden)
 
 
 @pytest.mark.parametrize(
