@@ -36,6 +36,11 @@ _KEPT_VARIABLES = (
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
 )
+_SET_VARIABLES = {
+    "PYTHONHASHSEED": "0",
+    # pyarrow, and so pandas, would have a thread that no fork has: there could be no checkpoint.
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 
 
 class IsolationWarning(UserWarning):
@@ -133,7 +138,7 @@ def variables() -> dict[str, str]:
     """The environment variables that go over."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     kept.setdefault("LANG", "C.UTF-8")
-    return {**kept, "PYTHONHASHSEED": "0"}
+    return {**kept, **_SET_VARIABLES}
 
 
 def worker_command(call: str, *arguments: str) -> list[str]:

@@ -397,6 +397,14 @@ async def test_numpy_goes_on(repl: REPL) -> None:
     assert await printed(repl, code) == "300\n"
 
 
+async def test_tables_go_on(repl: REPL) -> None:
+    """An allocator of pyarrow, which pandas imports, has a thread of its own where it is let."""
+    await repl.execute("import pandas, pyarrow; d = pandas.DataFrame({'a': range(5)})")
+    for _ in range(2):
+        assert (await lose(repl)).endswith(AS_IT_WAS)
+        assert await printed(repl, "pyarrow.Table.from_pandas(d)['a'].to_pylist()") == "[0, 1, 2, 3, 4]\n"
+
+
 async def test_many_at_once(open_repl: OpenREPL) -> None:
     async def rollout(name: int) -> None:
         repl = await open_repl(f"context {name}", interrupt_grace=0.2)
