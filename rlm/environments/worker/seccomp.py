@@ -112,6 +112,9 @@ ABSENT: dict[str, tuple[int | None, int | None]] = {
     "userfaultfd": (323, 282),
     "memfd_create": (319, 279),  # memory that counts for nobody
     "memfd_secret": (447, 447),
+    # few for each user of the whole machine; and they tell who opens a file that others see too
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
 }
 """Answered as by a kernel that does not have them: who asks has another way."""
 
