@@ -13,6 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_SIGNALS = 256
+"""Signals that may wait, and timers: the kernel has so many thousand for all that a user runs, us and the host included."""
+
 
 _RESERVE = 8 << 20
 """Bytes that Python can do without, and after that has enough to tell what happened, and to run code that frees some."""
@@ -42,6 +45,8 @@ def set_limits(limits: dict[str, int]) -> None:
         (resource.RLIMIT_DATA, memory),
         (resource.RLIMIT_AS, memory + (16 << 30)),
     ]
+    if LINUX:
+        wanted.append((resource.RLIMIT_SIGPENDING, _SIGNALS))
     for which, value in wanted:
         hard = resource.getrlimit(which)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

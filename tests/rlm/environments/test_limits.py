@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -266,6 +267,23 @@ async def test_files_are_limited(open_repl: OpenREPL) -> None:
     many = await repl.execute("files = [open('/dev/null') for _ in range(100)]")
     assert "Too many open files" in str(many.error)
     assert (await repl.execute("1")).stdout == "1\n"
+
+
+SIGNALS = """
+import ctypes, errno, os, signal
+libc = ctypes.CDLL(None, use_errno=True)
+sent = 0
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
+while sent < 2000 and libc.sigqueue(os.getpid(), int(signal.SIGRTMIN), None) == 0:
+    sent += 1
+print(sent <= 256, errno.errorcode[ctypes.get_errno()])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not count them for each user")
+async def test_signals_that_wait_are_limited(repl: REPL) -> None:
+    """There are only so many for all processes of a user."""
+    assert (await repl.execute(SIGNALS)).stdout == "True EAGAIN\n"
 
 
 async def test_no_core_is_dumped(repl: REPL) -> None:
