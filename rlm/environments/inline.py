@@ -80,6 +80,28 @@ def _untap(name: str) -> None:
                 setattr(sys, name, tap.beneath)
 
 
+class _Quitter:
+    """`exit` or `quit` of a cell: Python's own would close the standard input of the host."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"Use {self._name}() to end the cell"
+
+    def __call__(self, code: object = None) -> NoReturn:
+        raise SystemExit(code)
+
+
+def _input(prompt: object = "", /) -> NoReturn:
+    """`input` of a cell, which has an empty standard input, as in a worker."""
+    print(prompt, end="")
+    raise EOFError("EOF when reading a line")
+
+
+_OWN_BUILTINS: dict[str, Any] = {"exit": _Quitter("exit"), "quit": _Quitter("quit"), "input": _input}
+
+
 class _Guest(Worker):
     """A worker that is a thread of somebody else's process, which it leaves as it is.
 
@@ -108,7 +130,7 @@ class _Guest(Worker):
         try:
             spec = self.receive()
             self.begin(spec["history"], spec["answer"], spec["tools"])
-            self._names["__builtins__"] = self._builtins = dict(vars(builtins))
+            self._names["__builtins__"] = self._builtins = {**vars(builtins), **_OWN_BUILTINS}
             error = self._take(spec["contexts"], files)
             if error is not None:
                 self._channel.send(b"F", {"error": error})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import sys
 import threading
@@ -195,6 +196,21 @@ async def test_limits_of_resources_are_refused() -> None:
     environment = make_environment("local", isolation="none")
     with pytest.raises(ConfigError, match="has no limits of resources"):
         await environment.open(SessionSpec(limits={"memory_bytes": 1 << 30}), echo)
+
+
+async def test_the_input_of_the_host_is_left_alone(
+    open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin = io.StringIO("for the host\n")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    repl = await open_repl()
+    asked = await repl.execute("input('a question? ')")
+    assert (asked.error, asked.stdout) == ("EOFError: EOF when reading a line", "a question? ")
+    left = [await repl.execute(code) for code in ("exit()", "quit(3)", "exit('enough')")]
+    assert [result.error for result in left] == ["SystemExit", "SystemExit: 3", "SystemExit: enough"]
+    assert {result.status for result in left} == {"exit"}
+    assert (await repl.execute("exit")).stdout == "Use exit() to end the cell\n"
+    assert stdin.readline() == "for the host\n"
 
 
 async def test_nothing_of_the_host_is_bent(open_repl: OpenREPL) -> None:
