@@ -24,6 +24,7 @@ PROCESSES = 256
 _LEAST_SCRATCH = 1 << 20
 _LEAST_PROCESSES = 8
 _UNSHOWN = ("/proc", "/sys", "/dev")
+_SCRATCH = ("/tmp", "/var/tmp")
 _PARTS = ("bin", "lib", "lib64", "libexec", "pyvenv.cfg")
 """What is visible of a Python installation."""
 _KEPT_VARIABLES = (
@@ -97,13 +98,17 @@ def _readable(given: object) -> str:
     if not isinstance(given, str | Path):
         raise ConfigError(f"readable: a path is a str or a Path, not {given!r}")
     path = os.path.abspath(Path(given).expanduser())  # noqa: PTH100 (links stay)
-    real = str(Path(path).resolve())
-    if not os.access(real, os.R_OK):
+    if not os.access(path, os.R_OK):
         raise ConfigError(f"readable: {path} does not exist, or may not be read")
-    scratch = ("/tmp", "/var/tmp")
-    if real == "/" or path in scratch or any(_within(real, folder) for folder in _UNSHOWN):
+    if _takes_away(path):
         raise ConfigError(f"readable: {path} would take the sandbox away, or its own {path}; name less")
     return path
+
+
+def _takes_away(path: str) -> bool:
+    """Whether to show a path would leave nothing of a sandbox."""
+    real = str(Path(path).resolve())
+    return real in ("/", *_SCRATCH) or path in _SCRATCH or any(_within(real, folder) for folder in _UNSHOWN)
 
 
 def _within(path: str, folder: str) -> bool:
@@ -128,10 +133,28 @@ def _python() -> list[str]:
     """Where this Python is."""
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     paths = [f"{prefix}/{part}" for prefix in sorted(prefixes) for part in _PARTS]
-    paths += [sys.executable, *package_folders()]
+    paths += [_executable(), *package_folders()]
     paths += [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
-    paths += [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path.startswith("/")]
-    return [path for path in paths if path]
+    return [path for path in [*paths, *_libraries()] if path]
+
+
+def _executable() -> str:
+    """This Python. It may have been started as ../bin/python."""
+    return os.path.abspath(sys.executable)  # noqa: PTH100 (links stay)
+
+
+def _libraries() -> list[str]:
+    """The folders of `LD_LIBRARY_PATH`, which somebody may have set without a thought of what else is in them."""
+    home = os.path.realpath(os.path.expanduser("~"))  # noqa: PTH111 (there may be none)
+    paths = [os.path.normpath(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":")]
+    return [
+        path
+        for path in paths
+        if path.startswith("/")
+        and os.access(path, os.R_OK)
+        and not _takes_away(path)
+        and not _within(home, str(Path(path).resolve()))
+    ]
 
 
 def variables() -> dict[str, str]:
@@ -150,7 +173,7 @@ def worker_command(call: str, *arguments: str) -> list[str]:
     module = call.partition(".")[0]
     boot = f"import sys; sys.path.append(sys.argv[1]); from worker import {module}; {call}(*sys.argv[2:])"
     here = str(Path(__file__).parent)
-    return [sys.executable, "-S", "-s", "-P", "-X", "utf8", "-c", boot, here, *arguments]
+    return [_executable(), "-S", "-s", "-P", "-X", "utf8", "-c", boot, here, *arguments]
 
 
 @dataclass(frozen=True, slots=True)

@@ -395,6 +395,7 @@ def test_packages_of_the_python_beneath_are_hidden(tmp_path: Path, monkeypatch: 
         ({"readable": ["/"]}, "would take the sandbox away"),
         ({"readable": ["/proc/1"]}, "would take the sandbox away"),
         ({"readable": ["/tmp"]}, "name less"),
+        ({"readable": ["/proc/self/root/tmp"]}, "name less"),
         ({"hidden": "numpy"}, "hidden is a list"),
         ({"hidden": ["nunpy"]}, "no package 'nunpy' is installed; did you mean 'numpy'"),
         ({"scratch_bytes": 10}, "scratch_bytes must be a whole number, 1,048,576 or more"),
@@ -408,6 +409,29 @@ def test_packages_of_the_python_beneath_are_hidden(tmp_path: Path, monkeypatch: 
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_environment("local", **settings)
+
+
+def test_a_path_of_libraries_shows_libraries_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, links = tmp_path / "homes" / "me", tmp_path / "links"
+    for folder in (home / "lib", links):
+        folder.mkdir(parents=True)
+    (links / "scratch").symlink_to("/tmp")
+    (links / "root").symlink_to("/")
+    monkeypatch.setenv("HOME", str(home))
+    kept = [str(home / "lib"), str(links)]
+    bad = ["/", "//", "/tmp", "/tmp/.", "/var/tmp", "/proc/1/root", "/dev/shm", "", "lib", "."]
+    bad += map(str, [home, home.parent, home / "lib" / "..", links / "scratch", links / "root"])
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    without = SandboxSettings().plan()["visible"]
+    monkeypatch.setenv("LD_LIBRARY_PATH", ":".join([kept[0], *bad, kept[1]]))
+    assert SandboxSettings().plan()["visible"] == [*without, *kept]
+
+
+def test_a_python_that_was_started_by_a_relative_path(tmp_path: Path) -> None:
+    code = "import sys; from rlm.environments.isolation import probe; print('..' in sys.executable, probe().reason)"
+    started = [os.path.relpath(sys.executable, tmp_path), "-c", code]
+    done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "True None\n", done.stderr
 
 
 async def test_equal_settings_share_a_parent(sandboxed: OpenREPL) -> None:
