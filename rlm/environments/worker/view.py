@@ -30,6 +30,9 @@ _SYSTEM = (
     *["/etc/" + name for name in ("alternatives", "ld.so.cache", "localtime", "timezone", "mime.types")],
 )
 """Not all of /usr: /usr/src/app is where many an image has the programs that score, and what they write."""
+_EMPTY = "/.hidden/empty"
+_TELLING = ("keys", "key-users")
+"""Files of `/proc` that tell of the user and not of the sandbox, though anybody may read them."""
 _HIDDEN_INFO = "Metadata-Version: 2.1\nName: hidden\nVersion: 0\n"
 """Whoever lists what is installed trips over a `.dist-info` without it."""
 _HIDDEN = 'raise ModuleNotFoundError(f"{__name__} is hidden from the REPL by its sandbox", name=__name__)\n'
@@ -54,6 +57,7 @@ class View:
         self._mounts_in_scratch: list[str] = []
         self._links_in_scratch: list[tuple[str, str]] = []
         self._has_proc = False
+        self._untold: list[str] = []
 
     def _resolve(self, path: str) -> None:
         """Notes a path, and each link on the way to it."""
@@ -99,6 +103,7 @@ class View:
             linux.mount("proc", root + "/proc", linux.NO_SUID | linux.NO_DEVICES | linux.NO_EXEC)
             linux.set_mounts(root + "/proc", linux.READ_ONLY)
             self._has_proc = True
+            self._untold = _telling(root)
         except OSError:
             pass  # a container that hides some of its own lets nobody see more
         linux.make_root(root)
@@ -150,7 +155,8 @@ class View:
 
     def _hide(self, root: str) -> None:
         folder = root + "/.hidden/"
-        package, info, module, empty = (folder + name for name in ("package", "info", "module.py", "empty"))
+        package, info, module = (folder + name for name in ("package", "info", "module.py"))
+        empty = root + _EMPTY
         os.makedirs(package)
         os.mkdir(info)
         for path, text in (
@@ -206,9 +212,26 @@ class View:
             return {"own /proc": False, "process limit": "none"}  # nor could anybody count them
         flags |= linux.NO_EXEC
         linux.mount("proc", "/proc", flags)
+        for path in self._untold:
+            linux.bind(_EMPTY, path)
         limited = processes is not None and _limit_processes(processes)
         linux.remount("/proc", flags | linux.READ_ONLY)
         return {"own /proc": True, "process limit": "kernel" if limited else "count"}
+
+
+def _telling(root: str) -> list[str]:
+    """Files of `/proc` that are not for everybody, and that we could read as root."""
+    found = []
+    for name in os.listdir(root + "/proc"):
+        path = "/proc/" + name
+        status = os.lstat(root + path)
+        if stat.S_ISREG(status.st_mode) and (name in _TELLING or not status.st_mode & stat.S_IROTH):
+            try:
+                os.close(os.open(root + path, os.O_RDONLY | os.O_NONBLOCK))
+            except OSError:
+                continue
+            found.append(path)
+    return found
 
 
 def _cover_cache(root: str, cache: str, hidden: set[str], cover: str) -> None:

@@ -168,6 +168,25 @@ ended = os.waitpid(child, 0)
     assert left == "2\n"
 
 
+async def test_proc_has_nothing_for_root_alone(sandboxed: OpenREPL) -> None:
+    code = """
+import os
+told = []
+for name in {"keys", "key-users", *NAMES} & {*os.listdir("/proc")}:
+    try:
+        with open("/proc/" + name, "rb") as file:
+            if file.read(100):
+                told.append(name)
+    except OSError:
+        pass
+told
+"""
+    names = [
+        path.name for path in Path("/proc").iterdir() if path.is_file() and not path.stat().st_mode & 0o004
+    ]
+    assert await printed(await sandboxed(), f"NAMES = {names}\n{code}") == "[]\n"
+
+
 async def test_signals_to_all_reach_nobody_else(sandboxed: OpenREPL) -> None:
     repl, other = await sandboxed(), await sandboxed()
     await other.execute("kept = 1")
