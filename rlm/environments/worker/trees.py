@@ -7,6 +7,7 @@ import os
 import time
 
 from . import linux, processes
+from .setup import go_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Trees:
 
     def settle(self) -> None:
         """Before it does anything."""
+        go_first()
         processes.become_subreaper()
         processes.die_with_parent(self._parent, _signal.SIGKILL)
 

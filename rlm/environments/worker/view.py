@@ -9,6 +9,7 @@ import os
 import stat
 
 from . import linux
+from .setup import go_first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ class View:
             return {"own /proc": False, "process limit": "none"}  # nor could anybody count them
         flags |= linux.NO_EXEC
         linux.mount("proc", "/proc", flags)
+        go_first()
         for path in self._untold:
             linux.bind(_EMPTY, path)
         limited = processes is not None and _limit_processes(processes)

@@ -286,6 +286,21 @@ async def test_signals_that_wait_are_limited(repl: REPL) -> None:
     assert (await repl.execute(SIGNALS)).stdout == "True EAGAIN\n"
 
 
+def order_of_ends(pid: int) -> str:
+    return Path(f"/proc/{pid}/oom_score_adj").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no such order")
+async def test_the_kernel_ends_workers_first(repl: REPL) -> None:
+    """When memory is scarce, neither the host nor the warm parent is to go for what the code took."""
+    code = "import subprocess; subprocess.check_output('cat /proc/$$/oom_score_adj; cat /proc/self/oom_score_adj', shell=True)"
+    assert (await repl.execute(code)).stdout == "b'1000\\n1000\\n'\n"
+    (worker,) = await find(repl, "os.getpid()")
+    parent = worker.parent()
+    assert parent is not None
+    assert order_of_ends(parent.pid) == order_of_ends(os.getpid())
+
+
 async def test_no_core_is_dumped(repl: REPL) -> None:
     result = await repl.execute("import resource; resource.getrlimit(resource.RLIMIT_CORE)")
     assert result.stdout == "(0, 0)\n"
