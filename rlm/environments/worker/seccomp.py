@@ -118,11 +118,12 @@ ABSENT: dict[str, tuple[int | None, int | None]] = {
 }
 """Answered as by a kernel that does not have them: who asks has another way."""
 
-_CLONE, _SOCKETPAIR = (56, 220), (53, 199)
+_CLONE, _SOCKETPAIR, _FCNTL = (56, 220), (53, 199), (72, 25)
 _NEW_NAMESPACES = 0x7E020000
 _ARCHITECTURES = 0xC000003E, 0xC00000B7
 _X32 = 0x40000000
 _AF_UNIX, _SOCK_STREAM, _SOCK_KIND = 1, 1, 0xF
+_F_SETLEASE, _F_NOTIFY = 1024, 1026
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
@@ -174,6 +175,13 @@ def instructions(which: int) -> list[tuple[int, int, int, int]]:
         (_EQUAL, 0, 1, _SOCK_STREAM),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
+        # fcntl: neither to hold up those who write to a visible file, nor to hear of those who read it
+        (_EQUAL, 0, 5, _FCNTL[which]),
+        (_LOAD, 0, 0, _SECOND),
+        (_EQUAL, 1, 0, _F_SETLEASE),
+        (_EQUAL, 0, 1, _F_NOTIFY),
+        (_RETURN, 0, 0, _ERROR | _EPERM),
+        (_RETURN, 0, 0, _ALLOW),
     ]
     verdicts = {
         number: _ERROR | error

@@ -187,6 +187,18 @@ told
     assert await printed(await sandboxed(), f"NAMES = {names}\n{code}") == "[]\n"
 
 
+async def test_nobody_hears_who_uses_visible_files(sandboxed: OpenREPL) -> None:
+    code = """
+import fcntl, os
+for path, command, argument in ((os.__file__, fcntl.F_SETLEASE, fcntl.F_RDLCK), ("/usr/lib", fcntl.F_NOTIFY, 1)):
+    try:
+        print(fcntl.fcntl(os.open(path, os.O_RDONLY), command, argument))
+    except PermissionError:
+        print("refused")
+"""
+    assert await printed(await sandboxed(), code) == "refused\nrefused\n"
+
+
 async def test_signals_to_all_reach_nobody_else(sandboxed: OpenREPL) -> None:
     repl, other = await sandboxed(), await sandboxed()
     await other.execute("kept = 1")
@@ -299,6 +311,10 @@ def test_the_filter_says_what_the_tables_say(which: int) -> None:
         == judge(which, socketpair, 2, 1)
         == errno.EPERM
     )
+    fcntl = (72, 25)[which]
+    assert [judge(which, fcntl, 3, command) for command in (0, 6, 1023, 1024, 1025, 1026, 1027, 1030)] == [
+        0, 0, 0, errno.EPERM, 0, errno.EPERM, 0, 0,
+    ]  # fmt: skip
     assert judge(which, 1, architecture=0x40000003) == "kill"  # 32 bits
     assert judge(which, 0x40000001) == "kill"  # x32
 
