@@ -115,6 +115,7 @@ ABSENT: dict[str, tuple[int | None, int | None]] = {
     # few for each user of the whole machine; and they tell who opens a file that others see too
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
+    "io_setup": (206, 0),  # few for all users together
 }
 """Answered as by a kernel that does not have them: who asks has another way."""
 

@@ -328,11 +328,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 NUMBERS = {
     "x86_64": {
         "add_key": 248, "keyctl": 250, "io_uring_setup": 425, "userfaultfd": 323, "bpf": 321, "perf_event_open": 298,
-        "inotify_init1": 294,
+        "inotify_init1": 294, "io_setup": 206,
     },
     "aarch64": {
         "add_key": 217, "keyctl": 219, "io_uring_setup": 425, "userfaultfd": 282, "bpf": 280, "perf_event_open": 241,
-        "inotify_init1": 26,
+        "inotify_init1": 26, "io_setup": 0,
     },
 }[os.uname().machine]
 for name, number in NUMBERS.items():
