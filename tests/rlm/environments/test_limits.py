@@ -418,6 +418,7 @@ async def test_the_environment_is_scrubbed(open_repl: OpenREPL, monkeypatch: pyt
         "HOME",
         "TMPDIR",
         "PYTHONHASHSEED",
+        "JE_ARROW_MALLOC_CONF",
     }
     assert set(result.stdout.split()) <= allowed
     initial = await repl.execute("print(open('/proc/self/environ').read())")
