@@ -126,7 +126,7 @@ def _visible_package_folders() -> list[str]:
     others = [
         folder for prefix in sorted(prefixes) for folder in Path(prefix).glob("lib*/python3*/*-packages")
     ]
-    return list(dict.fromkeys([*package_folders(), *map(str, others)]))
+    return sorted({os.path.realpath(folder) for folder in [*package_folders(), *map(str, others)]})
 
 
 def _python() -> list[str]:

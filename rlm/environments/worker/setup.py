@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 _SIGNALS = 256
 """Signals that may wait, and timers: the kernel has so many thousand for all that a user runs, us and the host included."""
-
-
 _RESERVE = 8 << 20
 """Bytes that Python can do without, and after that has enough to tell what happened, and to run code that frees some."""
 
@@ -39,12 +37,12 @@ def go_first() -> None:
     """Has the kernel end us, and not the host, when the machine has no memory left. Needs a `/proc` that can be written to."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(fd, b"1000")
+        finally:
+            os.close(fd)
     except OSError:
-        return
-    try:
-        os.write(fd, b"1000")
-    finally:
-        os.close(fd)
+        pass  # there is none
 
 
 def set_limits(limits: dict[str, int]) -> None:
