@@ -249,7 +249,7 @@ class _Warden:
             patience = min(2 * patience, 1.0)
 
     def _obey(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"Z":
+        if kind == b"Z" or kind == b"K":
             raise _Left
         if kind == b"T":
             self._strikes = 0

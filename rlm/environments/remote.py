@@ -115,7 +115,7 @@ class Remote:
         self._received, self._lost = received, lost
         self._links: Links | None = None
         self._lost_streams: set[str] = set()
-        self._failure = self._suspicion = ""
+        self._failure = ""
         self.control = _Stream(self._from_supervisor, self._distrust, lambda: self._on_lost("control"))
         self.work = _Stream(self._from_worker, self.fail, lambda: self._on_lost("work"))
         self.up: asyncio.Future[None] = self._loop.create_future()
@@ -131,9 +131,7 @@ class Remote:
     def why(self) -> str:
         """Why it could not go on."""
         manner = self.end.manner if self.end is not None else ""
-        return (
-            self._failure or manner or self._suspicion or "the processes of the REPL were ended from outside"
-        )
+        return self._failure or manner or "the processes of the REPL were ended from outside"
 
     @property
     def resume(self) -> Resume | None:
@@ -247,9 +245,9 @@ class Remote:
         if self.ended.done() or self._links is None:
             return
         if self.work.over:
-            self._suspicion = "the code closed the descriptors of the REPL"
+            # If it runs still. What a worker left may take long to end, before the supervisor says that it has ended.
             self.condemned = True
-            self.order(b"Z")
+            self.order(b"K", {"why": "the code closed the descriptors of the REPL"})
         else:
             self._links.work.abort()
 

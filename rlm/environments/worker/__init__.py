@@ -18,7 +18,8 @@ else is JSON, but for B, C, L and V:
                           and the value, marshalled   A  the queries and calls of the interrupted cell are void
     worker to host        U  up   Q  a query   C  a call of a tool: its number, and JSON as in `values.py`
                           G  a piece of a context, please   N  they are there   D  the cell is done   F  the REPL cannot be
-    host to supervisor    I  interrupt the cell, then kill it   T  the cell is done: what was printed?   Z  end everything
+    host to supervisor    I  interrupt the cell, then kill it   T  the cell is done: what was printed?   K  kill the worker
+                          Z  end everything
     supervisor to host    P  what was printed   E  how the worker ended, and the name of its
                           checkpoint, if there is one; the last frame
 

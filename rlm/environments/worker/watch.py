@@ -73,6 +73,8 @@ class Watch:
         """The host's question for the output, which waits for them: the next cell must not get one."""
         self._end: tuple[str, str] | None = None
         """How it ended, where that is not the worker's own doing: status and words. Empty: nobody wants to know."""
+        self._suspicion = ""
+        """Why the host has the worker killed, in words."""
         self._done = 0
         """How much of the work was done at the last checkpoint."""
         self.checkpoint: int | None = None
@@ -159,7 +161,8 @@ class Watch:
 
     def _tell_end(self, status: int) -> None:
         if self._outbox is not None and self._end is None:
-            self._end = "died", manner(status)
+            killed = status == signal.SIGKILL or status == UNKNOWN
+            self._end = "died", (self._suspicion if killed else "") or manner(status)
         if self._outbox is not None and self._end is not None and self._end[0]:
             self._drain()
             for number, output in enumerate(self._outputs):
@@ -252,6 +255,9 @@ class Watch:
             self._grace = decode(payload)["grace"]
             self._strikes = 0
             self._step()
+        elif kind == b"K":
+            self._suspicion = decode(payload)["why"]
+            self._kill()
         elif kind == b"Z":
             self.drop()
         else:
