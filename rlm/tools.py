@@ -141,7 +141,7 @@ class Toolbox:
         """
         function = self._functions.get(name)
         if function is None:
-            raise ToolError("NameError", f"there is no tool {name!r}")
+            raise ToolError("NameError", _cut(f"there is no tool {name!r}"))
         function.check(args, kwargs)
         if function.is_async:
             result = await _finish(name, lambda: function.call(*args, **kwargs))
@@ -201,7 +201,7 @@ class _Function:
             try:
                 self._signature.bind(*args, **kwargs)
             except TypeError as error:
-                raise ToolError("TypeError", f"{self._name}(): {error}") from error
+                raise ToolError("TypeError", _cut(f"{self._name}(): {error}")) from error
 
 
 class _Text(str):
@@ -269,9 +269,14 @@ def _failure(name: str, error: BaseException) -> ToolError:
         text = argument if type(argument) is str else str(error)  # str(KeyError("x")) is "'x'"
     except Exception:
         text = ""
-    if len(text) > _MOST_MESSAGE:
-        text = f"{text[:_MOST_MESSAGE]}... ({len(text):,} characters)"
-    return ToolError(type(error).__name__, text)
+    return ToolError(type(error).__name__, _cut(text))
+
+
+def _cut(message: str) -> str:
+    """A message, if it is too long its beginning: the code may have chosen it, and it goes to the log."""
+    if len(message) <= _MOST_MESSAGE:
+        return message
+    return f"{message[:_MOST_MESSAGE]}... ({len(message):,} characters)"
 
 
 def _check_name(name: Any) -> None:

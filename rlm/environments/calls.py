@@ -11,12 +11,16 @@ from typing import Any
 
 from rlm.environments.base import Query, QueryHandler, QueryReply
 from rlm.environments.remote import Remote
+from rlm.environments.worker.texts import cut
 from rlm.environments.worker.values import MOST_BYTES, from_json
 from rlm.environments.worker.wire import NUMBER, ProtocolError, decode
 from rlm.errors import REPLError
 from rlm.tools import Toolbox, ToolCall, ToolError, in_thread
 
 _log = logging.getLogger(__name__)
+
+_MOST_NAME = 200
+"""Characters of the name of a tool that is told to who listens."""
 
 _QUICK = 1 << 16
 """Bytes that are taken apart on the event loop rather than in a thread."""
@@ -105,7 +109,7 @@ class Calls:
         if self._on_tool is not None:
             problem = None if failure is None else str(failure)
             try:
-                self._on_tool(ToolCall(name, time.monotonic() - started, problem))
+                self._on_tool(ToolCall(cut(name, _MOST_NAME), time.monotonic() - started, problem))
             except Exception:  # nothing flows back from who only listens
                 _log.exception("a call of the tool %s was not noted", name)
 

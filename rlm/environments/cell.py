@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from rlm.environments.base import AnswerState, CellResult, CellStatus
+from rlm.environments.worker.texts import bounded, cut
 
 _STATUSES: tuple[CellStatus, ...] = ("ok", "error", "exit")
 """How a worker may say that a cell ended."""
+
+MOST_LINE = 500
+"""Characters of a line that a worker says, which goes to the log and into the next prompt: more than `one_line_error` makes of
+an error."""
+_MOST_OUTPUT = 2 << 20
+"""Characters of a value and of a traceback: more than a worker sends."""
+_MOST_NAMES = 301
+"""Names that are told of a cell. A worker sends no more, nor longer ones."""
+_MOST_NAME, _MOST_DESCRIPTION = 100, 200
 
 
 class Cell:
@@ -44,7 +55,7 @@ class Cell:
 @dataclass(frozen=True, slots=True)
 class Ending:
     """What a worker says of the end of a cell. Everything in it may be the code's invention, so it becomes nothing but
-    text."""
+    text, and no more of it than a worker would say."""
 
     status: CellStatus
     error: str | None
@@ -69,9 +80,14 @@ class Ending:
         stdout, stderr = message["printed"]
         return cls(
             status=status,
-            error=None if error is None else str(error),
+            error=None if error is None else cut(str(error), MOST_LINE),
             printed=[None if text is None else str(text) for text in (stdout, stderr)],
-            lines=[str(message["value"]), str(message["traceback"])],
-            answer=AnswerState(str(content), ready is True, None if note is None else str(note)),
-            locals={str(name): str(text) for name, text in message["locals"].items()},
+            lines=[bounded(str(message[part]), _MOST_OUTPUT) for part in ("value", "traceback")],
+            answer=AnswerState(
+                str(content), ready is True, None if note is None else cut(str(note), MOST_LINE)
+            ),
+            locals={
+                cut(str(name), _MOST_NAME): cut(str(text), _MOST_DESCRIPTION)
+                for name, text in islice(message["locals"].items(), _MOST_NAMES)
+            },
         )

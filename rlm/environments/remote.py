@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from rlm.environments import limits
 from rlm.environments.base import SessionSpec
+from rlm.environments.cell import MOST_LINE
+from rlm.environments.worker.texts import cut
 from rlm.environments.worker.wire import NUMBER, Frames, ProtocolError, decode, encode, pack
 
 _PATIENCE = 0.5
@@ -195,7 +197,7 @@ class Remote:
             if not self.up.done():
                 self.up.set_result(None)
         elif kind == b"F":
-            self.fail(str(message["error"]))
+            self.fail(cut(str(message["error"]), MOST_LINE))
         elif kind in _FROM_WORKER:
             self._received(self, kind, message)
         else:

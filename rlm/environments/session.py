@@ -12,11 +12,12 @@ from rlm.context import Context
 from rlm.environments import limits
 from rlm.environments.base import AnswerState, CellResult, CellStatus, QueryHandler, SessionSpec
 from rlm.environments.calls import Calls
-from rlm.environments.cell import Cell, Ending
+from rlm.environments.cell import MOST_LINE, Cell, Ending
 from rlm.environments.kept import Kept
 from rlm.environments.remote import Place, Remote
 from rlm.environments.supply import MOST_FILES, Supply
 from rlm.environments.worker.output import joined
+from rlm.environments.worker.texts import cut
 from rlm.errors import REPLError
 from rlm.tools import Toolbox
 from rlm.types import Message
@@ -364,7 +365,7 @@ class Session:
             raise ValueError("the end of an extension that does not happen")
         self._done += 1
         self._grown = self._done
-        self._extended.set_result(None if error is None else str(error))
+        self._extended.set_result(None if error is None else cut(str(error), MOST_LINE))
 
     def _finish(self, cell: Cell, ending: Ending, collected: list[str]) -> None:
         """Makes the result of a cell that has run."""

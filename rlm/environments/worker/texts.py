@@ -27,9 +27,13 @@ _SIZED: tuple[tuple[Any, str], ...] = (
 _class_attribute = type.__dict__["__name__"].__get__
 
 
+def cut(text: str, most: int) -> str:
+    """The beginning of a text, of at most `most` characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def class_name(value: Any) -> str:
-    name = str(_class_attribute(type(value)))
-    return name if len(name) <= 80 else name[:77] + "..."
+    return cut(str(_class_attribute(type(value))), 80)
 
 
 def describe(value: Any) -> str:
@@ -49,12 +53,11 @@ def describe(value: Any) -> str:
 
 
 def one_line(value: Any) -> str:
-    text = " ".join(str(value)[:1000].split())
-    return text if len(text) <= 300 else text[:297] + "..."
+    return cut(" ".join(str(value)[:1000].split()), 300)
 
 
 def one_line_error(error: BaseException) -> str:
-    name = type(error).__name__
+    name = class_name(error)
     try:
         text = one_line(error)
     except KeyboardInterrupt:

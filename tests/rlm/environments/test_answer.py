@@ -101,3 +101,10 @@ async def test_an_answer_whose_text_never_comes(repl: REPL) -> None:
 async def test_a_long_answer_arrives_whole(repl: REPL) -> None:
     result = await repl.execute("answer.update(content='é' * 3_000_000, ready=True)")
     assert result.answer.content == "é" * 3_000_000
+
+
+async def test_what_cannot_be_read_is_told_in_a_line(repl: REPL) -> None:
+    result = await repl.execute(
+        "class C:\n    def __str__(self): raise type('A' * 3_000_000, (Exception,), {})('x')\nanswer['content'] = C()"
+    )
+    assert result.answer.note == f"`answer` could not be read: {'A' * 77}...: x"

@@ -156,6 +156,8 @@ async def test_exceptions_that_cannot_be_shown(run: Run) -> None:
     assert huge.error is not None
     assert len(huge.error) < 400
     assert len(huge.stderr) < 30_000
+    long = await run("raise type('A' * 3_000_000, (Exception,), {})('x')")
+    assert long.error == f"{'A' * 77}...: x"
     exits = await run("class Odd(Exception):\n    def __str__(self): import sys; sys.exit(1)\nraise Odd")
     assert exits.status == "error"
 

@@ -227,6 +227,24 @@ async def test_lies_of_the_right_form_are_only_text() -> None:
     await session.close()
 
 
+async def test_lies_are_no_longer_than_the_truth() -> None:
+    long = "A" * 3_000_000
+    frame = end(
+        error=long,
+        answer=["", False, long],
+        value=long,
+        traceback=long,
+        locals={f"{number}{long[:1000]}": long[:1000] for number in range(1000)},
+    )
+    session = await Session.open(Liar(frame), SessionSpec(), answer)
+    result = await session.execute("1")
+    assert (len(str(result.error)), len(str(result.answer.note))) == (500, 500)
+    assert len(result.stdout) + len(result.stderr) < 2 * 20_100
+    assert len(result.locals) == 301
+    assert {(len(name), len(text)) for name, text in result.locals.items()} == {(100, 200)}
+    await session.close()
+
+
 async def test_a_second_end_of_a_cell() -> None:
     session = await Session.open(Liar(end() + end(printed=["second", ""])), SessionSpec(), answer)
     assert (await session.execute("1")).stdout == ""

@@ -496,6 +496,18 @@ async def test_calls_are_told_to_who_listens(open_repl: OpenREPL) -> None:
     assert all(0 <= call.seconds < 60 for call in calls)
 
 
+async def test_what_the_code_chose_is_told_at_no_great_length(open_repl: OpenREPL) -> None:
+    calls: list[ToolCall] = []
+    repl = await open_repl(tools=Toolbox.of({"size": len}), on_tool=calls.append)
+    result = await repl.execute(
+        "try: size(**{'a' * 3_000_000: 1})\nexcept TypeError as error: print(len(str(error)))"
+    )
+    assert int(result.stdout) < 21_000
+    name = f'["{"n" * 50_000}", [], {{}}]'.encode()
+    await repl.execute(f"{FORGE}\nsend({(1).to_bytes(8, 'big') + name!r})\nsize('')")
+    assert all(len(call.name) <= 200 and len(str(call.error)) < 21_000 for call in calls)
+
+
 async def test_a_listener_that_fails_does_no_harm(
     open_repl: OpenREPL, caplog: pytest.LogCaptureFixture
 ) -> None:
