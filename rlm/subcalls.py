@@ -182,7 +182,8 @@ class Subcalls:
         ledger, models = self._tree.ledger, self._tree.models
         if batch.model is None:
             known = ", ".join(models.names)
-            raise ModelNotFoundError(f"there is no model named {batch.name!r} in this run; it has: {known}")
+            asked = batch.name[:200]  # the code's choice, and in each reply
+            raise ModelNotFoundError(f"there is no model named {asked!r} in this run; it has: {known}")
         if not ledger.count_subcall():
             raise LimitError("the run's max_subcalls are used up: answer with what you have")
         ledger.check()

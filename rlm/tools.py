@@ -33,6 +33,9 @@ _BUNDLED = 1 << 16
 
 in_thread = Threads(64).run
 """Runs a function in one of the threads for tools. See `Threads.run`."""
+converting = Threads(2).run
+"""Runs a function that only makes values of others: in threads of its own, so that it need not wait for tools that block. More
+of them would only wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Toolbox:
                 result = await _finish(name, lambda: result)
         if type(result) in SCALARS:
             return result
-        return await in_thread(lambda: _plain_result(name, result))
+        return await converting(lambda: _plain_result(name, result))
 
 
 class _Function:

@@ -11,19 +11,23 @@ from typing import Any
 
 from rlm.environments.base import Query, QueryHandler, QueryReply
 from rlm.environments.remote import Remote
+from rlm.environments.worker.functions import MOST_MODEL_NAME, MOST_PROMPTS
+from rlm.environments.worker.messages import head_size, load
 from rlm.environments.worker.texts import cut
 from rlm.environments.worker.values import MOST_BYTES, from_json
-from rlm.environments.worker.wire import NUMBER, ProtocolError, decode
+from rlm.environments.worker.wire import NUMBER, ProtocolError
 from rlm.errors import REPLError
-from rlm.tools import Toolbox, ToolCall, ToolError, in_thread
+from rlm.tools import Toolbox, ToolCall, ToolError, converting
 
 _log = logging.getLogger(__name__)
 
 _MOST_NAME = 200
 """Characters of the name of a tool that is told to who listens."""
+_MOST_PROBLEM = 2000
+"""Characters of what is said in place of each reply to a query that could not be answered."""
 
 _QUICK = 1 << 16
-"""Bytes that are taken apart on the event loop rather than in a thread."""
+"""Bytes of a head that is parsed on the event loop rather than in a thread."""
 
 
 class Calls:
@@ -37,33 +41,25 @@ class Calls:
         self._on_tool = on_tool
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin_query(self, remote: Remote, message: Any, *, void: bool) -> None:
-        """Answers a query.
+    def begin_query(self, remote: Remote, payload: bytes) -> None:
+        """Answers a query. One that is no query disturbs the stream it came on.
 
         Args:
             remote: where it comes from.
-            void: the cell that asked was interrupted.
 
         Raises:
             Exception: of any kind: this is no query.
         """
-        number = message["id"]
-        prompts, model = message["prompts"], message["model"]
-        kind, batched = message["kind"], message["batched"]
-        if (
-            not isinstance(number, int)
-            or not isinstance(prompts, list)
-            or not isinstance(model, str | None)
-            or kind not in ("llm", "rlm")
-        ):
-            raise ValueError("a malformed query")
-        self._begin(self._answer_query(remote, number, Query(kind, prompts, model, bool(batched))), void)
+        if head_size(payload) <= _QUICK:
+            self._begin(self._answer_query(remote, *_query(payload)))
+        else:
+            self._begin(self._read_query(remote, payload))
 
-    def begin_tool(self, remote: Remote, payload: bytes, *, void: bool) -> None:
+    def begin_tool(self, remote: Remote, payload: bytes) -> None:
         """Calls a tool. See `begin_query`."""
-        if len(payload) < NUMBER.size or len(payload) > MOST_BYTES + NUMBER.size:
+        if len(payload) < NUMBER.size:
             raise ProtocolError("a malformed call of a tool")
-        self._begin(self._call_tool(remote, payload), void)
+        self._begin(self._call_tool(remote, payload))
 
     def cancel(self) -> None:
         """Cancels all of them: the worker does not wait for replies any more."""
@@ -75,12 +71,18 @@ class Calls:
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, work: Coroutine[Any, Any, None], void: bool) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if void:
-            task.cancel()
+
+    async def _read_query(self, remote: Remote, payload: bytes) -> None:
+        try:
+            number, query = await converting(lambda: _query(payload))
+        except Exception as error:
+            remote.work.disturb(error)
+        else:
+            await self._answer_query(remote, number, query)
 
     async def _answer_query(self, remote: Remote, number: int, query: Query) -> None:
         try:
@@ -89,7 +91,9 @@ class Calls:
                 raise REPLError(f"{len(replies)} replies to {len(query.prompts)} prompts")
         except Exception as error:
             _log.exception("a query of the code could not be answered")
-            text = f"Error: the query could not be answered: {type(error).__name__}: {error}"
+            text = cut(
+                f"Error: the query could not be answered: {type(error).__name__}: {error}", _MOST_PROBLEM
+            )
             replies = [QueryReply(text, failed=True)] * len(query.prompts)
         remote.tell(b"R", {"id": number, "replies": [[reply.text, reply.failed] for reply in replies]})
 
@@ -97,10 +101,10 @@ class Calls:
         started = time.monotonic()
         name, failure, reply = "?", None, b""
         try:
-            if len(payload) <= _QUICK:
+            if len(payload) <= _QUICK:  # its texts may have to be read anew, as bytes are
                 name, args, kwargs = _arguments(payload)
             else:
-                name, args, kwargs = await in_thread(lambda: _arguments(payload))
+                name, args, kwargs = await converting(lambda: _arguments(payload))
             reply = _reply(name, await self._tools.call(name, args, kwargs))
         except ToolError as error:
             failure = error
@@ -114,10 +118,34 @@ class Calls:
                 _log.exception("a call of the tool %s was not noted", name)
 
 
+def _query(payload: bytes) -> tuple[int, Query]:
+    """Reads a query.
+
+    Returns:
+        Its number, and the query.
+
+    Raises:
+        Exception: of any kind: it is none.
+    """
+    message = load(payload)
+    number, kind = message["id"], message["kind"]
+    prompts, model = message["prompts"], message["model"]
+    if (
+        not isinstance(number, int)
+        or not isinstance(prompts, list)
+        or len(prompts) > MOST_PROMPTS
+        or not isinstance(model, str | None)
+        or len(model or "") > MOST_MODEL_NAME
+        or kind not in ("llm", "rlm")
+    ):
+        raise ValueError("a malformed query")
+    return number, Query(kind, prompts, model, bool(message["batched"]))
+
+
 def _arguments(payload: bytes) -> tuple[str, list[Any], dict[str, Any]]:
     """Reads a call, whatever the worker sent."""
     try:
-        name, args, kwargs = decode(payload[NUMBER.size :])
+        name, args, kwargs = load(payload[NUMBER.size :])
         if type(name) is not str or type(args) is not list or type(kwargs) is not dict:
             raise ValueError("no call")
         return (
@@ -125,7 +153,7 @@ def _arguments(payload: bytes) -> tuple[str, list[Any], dict[str, Any]]:
             [from_json(item) for item in args],
             {key: from_json(item) for key, item in kwargs.items()},
         )
-    except (ValueError, TypeError, RecursionError) as error:
+    except Exception as error:
         raise ToolError("ValueError", "the host does not understand this call of a tool") from error
 
 

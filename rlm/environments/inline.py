@@ -21,6 +21,8 @@ from rlm.environments.worker.output import Output
 from rlm.environments.worker.setup import seed_random
 from rlm.environments.worker.wire import Frames, decode, encode, pack
 
+_MOST_OUTPUT = 1 << 20
+"""Characters of each stream: what is printed is part of a worker's message."""
 _KILLED = "it could not be stopped, and goes on in its thread"
 
 
@@ -116,7 +118,8 @@ class _Guest(Worker):
         self._flags = 0
         self._memory = 0
         self._arms = threading.Lock()
-        self.outputs = [Output(max_output), Output(max_output)]
+        most = min(max_output, _MOST_OUTPUT)
+        self.outputs = [Output(most), Output(most)]
 
     def serve(self, link: int, files: list[int]) -> None:
         """Serves cells in this thread until nobody wants any more.

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 from rlm.environments import limits
 from rlm.environments.base import SessionSpec
 from rlm.environments.cell import MOST_LINE
+from rlm.environments.worker.messages import MOST_MESSAGE, load
 from rlm.environments.worker.texts import cut
-from rlm.environments.worker.wire import NUMBER, Frames, ProtocolError, decode, encode, pack
+from rlm.environments.worker.wire import MAX_FRAME, NUMBER, Frames, ProtocolError, decode, encode, pack
 
 _PATIENCE = 0.5
 """Seconds within which the two streams of a REPL end, once one did."""
-_FROM_WORKER = frozenset((b"Q", b"C", b"G", b"N", b"D"))
+_MOST_HEAD = 1 << 19
+"""Bytes of the head of a message that is parsed at once: all but queries and calls of tools, which may have more."""
 _IMPOSSIBLE = b"E\xff\xff\xff\xff"
 """The begin of a frame that cannot be."""
 
@@ -74,28 +76,35 @@ class End:
 
 
 class _Stream(asyncio.Protocol):
-    """Cuts a stream into messages."""
+    """Cuts a stream into frames.
+
+    Args:
+        most: bytes that one may have.
+    """
 
     def __init__(
         self,
-        received: Callable[[bytes, Any], None],
+        most: int,
+        received: Callable[[bytes, bytes], None],
         disturbed: Callable[[str], None],
         lost: Callable[[], None],
     ) -> None:
         self._received, self._disturbed, self._lost = received, disturbed, lost
-        self._frames = Frames()
+        self._frames = Frames(most)
         self.over = False
 
     def data_received(self, data: bytes) -> None:
         self._frames.feed(data)
         try:
             while not self.over and (frame := self._frames.next()) is not None:
-                kind, payload = frame
-                self._received(kind, payload if kind == b"C" else decode(payload))
+                self._received(*frame)
         except Exception as error:
-            # Code that got hold of the stream wrote to it. What comes after that cannot be trusted.
-            self.over = True
-            self._disturbed(f"the stream of the REPL was disturbed ({type(error).__name__})")
+            self.disturb(error)
+
+    def disturb(self, error: Exception) -> None:
+        """Code that got hold of the stream wrote to it. What comes after that cannot be trusted."""
+        self.over = True
+        self._disturbed(f"the stream of the REPL was disturbed ({type(error).__name__})")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.over = True
@@ -106,7 +115,8 @@ class Remote:
     """A supervisor and its worker, from their start to their end.
 
     Args:
-        received: is given what the worker and the supervisor say, by kind of frame.
+        received: is given what the worker and the supervisor say, by kind of frame. Queries and calls of tools, which may
+            be large, come as they are.
         lost: is called when both are gone, or the worker is and the supervisor keeps a checkpoint.
     """
 
@@ -118,8 +128,10 @@ class Remote:
         self._links: Links | None = None
         self._lost_streams: set[str] = set()
         self._failure = ""
-        self.control = _Stream(self._from_supervisor, self._distrust, lambda: self._on_lost("control"))
-        self.work = _Stream(self._from_worker, self.fail, lambda: self._on_lost("work"))
+        self.control = _Stream(
+            MAX_FRAME, self._from_supervisor, self._distrust, lambda: self._on_lost("control")
+        )
+        self.work = _Stream(MOST_MESSAGE, self._from_worker, self.fail, lambda: self._on_lost("work"))
         self.up: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         """Nobody runs any more; there may be a checkpoint."""
@@ -192,18 +204,21 @@ class Remote:
             self._links.control.abort()
             self._links.work.abort()
 
-    def _from_worker(self, kind: bytes, message: Any) -> None:
-        if kind == b"U":
+    def _from_worker(self, kind: bytes, payload: bytes) -> None:
+        if kind == b"Q" or kind == b"C":
+            self._received(self, kind, payload)
+        elif kind == b"D" or kind == b"G" or kind == b"N":
+            self._received(self, kind, load(payload, _MOST_HEAD))
+        elif kind == b"U":
             if not self.up.done():
                 self.up.set_result(None)
         elif kind == b"F":
-            self.fail(cut(str(message["error"]), MOST_LINE))
-        elif kind in _FROM_WORKER:
-            self._received(self, kind, message)
+            self.fail(cut(str(load(payload, _MOST_HEAD)["error"]), MOST_LINE))
         else:
             raise ProtocolError(f"a frame {kind!r}")
 
-    def _from_supervisor(self, kind: bytes, message: Any) -> None:
+    def _from_supervisor(self, kind: bytes, payload: bytes) -> None:
+        message = decode(payload)
         stdout, stderr = message["printed"]
         if kind == b"E":
             checkpoint = None

@@ -331,9 +331,10 @@ class Session:
 
     def _received(self, remote: Remote, kind: bytes, message: Any) -> None:
         if kind == b"Q" or kind == b"C":
-            void = self._cell is not None and self._cell.interrupted is not None
+            if self._cell is not None and self._cell.interrupted is not None:
+                return  # nobody waits for a reply
             begin = self._calls.begin_query if kind == b"Q" else self._calls.begin_tool
-            begin(remote, message, void=void)
+            begin(remote, message)
         elif kind == b"G":
             remote.answer(message["id"], self._supply.piece(message["context"]))
         elif kind == b"N":

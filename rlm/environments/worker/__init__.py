@@ -10,13 +10,13 @@ container there is one worker, and the supervisor passes its frames on over stdi
 On Linux all workers of a warm parent can live in a **sandbox** (`sandbox.py`): without the host's files, network and processes
 (`view.py`, `seccomp.py`, `landlock.py`, by the system calls of `linux.py`).
 
-What they say to each other, in frames (`wire.py`). A worker is told things marshalled, which takes less of it than JSON; all
-else is JSON, but for B, C, L and V:
+What they say to each other, in frames (`wire.py`). A worker is told things marshalled, which takes less of it than JSON; what
+it says are messages (`messages.py`); all else is JSON, but for B, L and V:
 
     host to worker        O  open: contexts, history, tools, limits, ...   X  run a cell   R  replies to a query
                           N  further contexts, a new history   V  the result of a tool, or a piece of a context: its number
                           and the value, marshalled   A  the queries and calls of the interrupted cell are void
-    worker to host        U  up   Q  a query   C  a call of a tool: its number, and JSON as in `values.py`
+    worker to host        U  up   Q  a query   C  a call of a tool: its number, and a message as in `values.py`
                           G  a piece of a context, please   N  they are there   D  the cell is done   F  the REPL cannot be
     host to supervisor    I  interrupt the cell, then kill it   T  the cell is done: what was printed?   K  kill the worker
                           Z  end everything

@@ -5,14 +5,14 @@ from __future__ import annotations
 import types
 
 from .texts import class_name, one_line_error
-from .wire import MAX_FRAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 _MISSING = object()
-_MOST_CHARACTERS = MAX_FRAME // 16
+_MOST_CHARACTERS = 4_000_000
+"""Of the content: a message has room for as many, whatever they are, and for what was printed."""
 
 
 class Answer:

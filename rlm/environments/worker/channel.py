@@ -12,8 +12,9 @@ import re
 import select
 from collections import deque
 
-from .values import MOST_BYTES, to_json
-from .wire import MAX_FRAME, NUMBER, Frames, encode, pack, write_all
+from .messages import TooLargeError, dump
+from .values import to_json
+from .wire import NUMBER, Frames, pack, write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Channel:
 
     def send(self, kind: bytes, message: Any) -> None:
         """From the main thread, guarded."""
-        data = pack(kind, encode(message))
+        data = pack(kind, dump(message))
         try:
             with self._sending:
                 write_all(self._fd, data)
@@ -125,20 +126,20 @@ class Channel:
 
         Raises:
             KeyboardInterrupt: the cell was interrupted.
-            ValueError: the query is too large for one frame.
+            ValueError: there is too much in the query, or it is nested too deep.
             TypeError: it holds something that is no str, number, list, dict, bool or None.
             RuntimeError: this is a forked child process.
         """
         number = next(self._numbers)
         try:
-            payload = encode({"id": number, **query})
+            text = sum(len(prompt) for prompt in query["prompts"] if type(prompt) is str)
+            payload = dump({"id": number, **query}, text)
         except TypeError as error:
             raise TypeError(_unfit(error)) from None
-        if len(payload) > MAX_FRAME:
+        except TooLargeError as most:
             raise ValueError(
-                f"the prompts of one call may have {MAX_FRAME >> 20} MB together, and these have "
-                f"{len(payload) >> 20} MB: send fewer at a time"
-            )
+                f"the prompts of one call may have {most} together, and these have more: send fewer at a time"
+            ) from None
         replies: list[Any] = self._exchange(b"Q", number, payload)
         return replies
 
@@ -158,12 +159,12 @@ class Channel:
             {key: to_json(value, f"argument {key!r} of {name}()") for key, value in kwargs.items()},
         ]
         number = next(self._numbers)
-        payload = encode([name, *given])
-        if len(payload) > MOST_BYTES:
+        try:
+            payload = dump([name, *given])
+        except TooLargeError as most:
             raise ValueError(
-                f"the arguments of {name}() have {len(payload) >> 20} MB, and may have {MOST_BYTES >> 20}: "
-                "send less at a time"
-            )
+                f"the arguments of {name}() may have {most} together, and these have more: send less at a time"
+            ) from None
         outcome: tuple[str | None, Any] = marshal.loads(
             self._exchange(b"C", number, NUMBER.pack(number) + payload)
         )

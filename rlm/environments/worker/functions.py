@@ -8,6 +8,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+MOST_PROMPTS = 10_000
+"""Prompts of one call."""
+MOST_MODEL_NAME = 200
+"""Characters of the name of a model: it is in the reply to each prompt if there is no such model."""
+
+
 class SubcallError(str):
     """What stands in place of an answer when a sub-call failed: a text that starts with "Error: "."""
 
@@ -37,8 +43,14 @@ def make_functions(
     def query(kind: str, prompts: list[Any], model: str | None, batched: bool) -> list[str]:
         if model is not None and not isinstance(model, str):
             raise TypeError(f"model must be a str or None, not {type(model).__name__}")
+        if model is not None and len(model) > MOST_MODEL_NAME:
+            raise ValueError(f"no model has a name of {len(model):,} characters")
         if not prompts:
             return []
+        if len(prompts) > MOST_PROMPTS:
+            raise ValueError(
+                f"one call may have {MOST_PROMPTS:,} prompts, and these are {len(prompts):,}: send fewer at a time"
+            )
         replies = ask({"kind": kind, "prompts": prompts, "model": model, "batched": batched})
         return [_reply(text, failed) for text, failed in replies]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MOST_BYTES = 64 << 20
-"""Bytes that the arguments of a call may have, encoded, and its result."""
+"""Bytes that the result of a call may have, encoded. To arguments applies what `messages.py` says."""
 
 MOST_LEVELS = 100
 """How deep values may be nested."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_FRAME = 256 << 20
-"""Bytes of the largest frame: what one call of `llm_query_batched` may carry."""
+"""Bytes of the largest frame. A worker may say less at a time: see `messages.py`."""
 
 _HEADER = struct.Struct(">cI")
 NUMBER = struct.Struct(">Q")
@@ -40,9 +40,14 @@ def pack(kind: bytes, payload: bytes = b"") -> bytes:
 
 
 class Frames:
-    """Cuts a byte stream into frames."""
+    """Cuts a byte stream into frames.
 
-    def __init__(self) -> None:
+    Args:
+        most: bytes that one may have.
+    """
+
+    def __init__(self, most: int = MAX_FRAME) -> None:
+        self._most = most
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -52,13 +57,13 @@ class Frames:
         """Kind and payload of the next frame; None if it is not there in full.
 
         Raises:
-            ProtocolError: it is longer than `MAX_FRAME`.
+            ProtocolError: it is too long.
         """
         buffer = self._buffer
         if len(buffer) < _HEADER.size:
             return None
         kind, size = _HEADER.unpack_from(buffer)
-        if size > MAX_FRAME:
+        if size > self._most:
             raise ProtocolError(f"a frame of {size} bytes")
         end = _HEADER.size + size
         if len(buffer) < end:

@@ -308,9 +308,9 @@ async def test_over_one_stream(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("frame", [b"N", b"G"])
 async def test_nobody_asked(frame: bytes) -> None:
-    from rlm.environments.worker import wire
+    from rlm.environments.worker import messages, wire
 
-    lie = wire.pack(frame, b'{"error": null, "id": 1, "context": 0}')
+    lie = wire.pack(frame, messages.dump({"error": None, "id": 1, "context": 0}))
     session = await Session.open(Liar(lie), SessionSpec(), nobody)
     assert "disturbed" in str((await session.execute("1")).error)
     await session.close()

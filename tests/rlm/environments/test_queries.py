@@ -57,6 +57,26 @@ async def test_messages_as_prompts(open_repl: OpenREPL) -> None:
     assert [query.prompts for query in asked] == [[[{"role": "user", "content": "hi"}]], [["a", 1]]]
 
 
+async def test_long_texts_arrive_where_they_were(open_repl: OpenREPL) -> None:
+    asked: list[Query] = []
+
+    async def answer(query: Query) -> list[QueryReply]:
+        asked.append(query)
+        return [QueryReply("ok") for _ in query.prompts]
+
+    repl = await open_repl(on_query=answer)
+    await repl.execute(
+        "t = '\\udc80é\\U0001f600' * 40\n"
+        "prompts = [t, ['a', {t: t, 'b': [t, 1, None, 2.5], 3: t, 'c': {}}, (t, [[t]])], [], True, SubcallError(t), 'x' * 64]\n"
+        "rlm_query_batched(prompts)"
+    )
+    t = "\udc80é\U0001f600" * 40
+    assert asked[0].prompts == [
+        t, ["a", {t: t, "b": [t, 1, None, 2.5], "3": t, "c": {}}, [t, [[t]]]], [], True, t, "x" * 64,
+    ]  # fmt: skip
+    assert type(asked[0].prompts[4]) is str
+
+
 async def test_a_failed_item_can_be_told_from_an_answer(repl: REPL) -> None:
     result = await repl.execute(
         "replies = llm_query_batched(['a', 'fail', 'b'])\n"
@@ -102,7 +122,25 @@ async def test_too_few_replies_are_failures(open_repl: OpenREPL, caplog: pytest.
         ("llm_query('a', model=3)", "TypeError: model must be a str or None, not int"),
         ("llm_query()", "TypeError: llm_query() missing 1 required positional argument: 'prompt'"),
         ("llm_query('a', temperature=1)", "TypeError: llm_query() got an unexpected keyword argument"),
-        ("llm_query_batched(['x' * 30_000_000] * 10)", "ValueError: the prompts of one call may have 256 MB"),
+        (
+            "llm_query_batched(['x' * 10_000_000] * 4)",
+            "ValueError: the prompts of one call may have 32 MB of text",
+        ),
+        (
+            "llm_query([[]] * 3_000_000)",
+            "ValueError: the prompts of one call may have 4 MB besides longer texts",
+        ),
+        (
+            "llm_query([['text']] * 500_000)",
+            "ValueError: the prompts of one call may have 4 MB besides longer",
+        ),
+        (
+            "llm_query_batched(['x'] * 10_001)",
+            "ValueError: one call may have 10,000 prompts, and these are 10,001",
+        ),
+        ("llm_query('x', model='m' * 1_000_000)", "ValueError: no model has a name of 1,000,000 characters"),
+        ("x = ['x' * 20_000]\nx.append(x)\nllm_query_batched(x)", "ValueError: it is nested too deep"),
+        ("x = []\nx.append(x)\nllm_query(x)", "ValueError: Circular reference detected"),
     ],
 )
 async def test_calls_that_cannot_work(repl: REPL, code: str, error: str) -> None:
@@ -185,8 +223,10 @@ async def test_a_thousand_prompts_and_large_ones(open_repl: OpenREPL) -> None:
         "llm_query_batched(['x' * n for n in range(1000)]) == list(map(str, range(1000)))"
     )
     assert many.stdout == "True\n"
-    large = await repl.execute("llm_query_batched(['é' * 5_000_000] * 4)")
-    assert large.stdout == "['5000000', '5000000', '5000000', '5000000']\n"
+    large = await repl.execute("llm_query_batched(['é' * 4_000_000] * 4)")
+    assert large.stdout == "['4000000', '4000000', '4000000', '4000000']\n"
+    most = await repl.execute("set(llm_query_batched(['\\0' * 64] * 10_000))")
+    assert most.stdout == "{'64'}\n"
 
 
 async def test_an_interrupt_cancels_the_query_and_keeps_the_session(open_repl: OpenREPL) -> None:

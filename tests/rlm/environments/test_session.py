@@ -16,7 +16,7 @@ from rlm.context import Context
 from rlm.environments import Query, QueryReply, SessionSpec, worker
 from rlm.environments.remote import Links, Relay
 from rlm.environments.session import Session
-from rlm.environments.worker import wire
+from rlm.environments.worker import messages, wire
 from rlm.errors import REPLError
 
 
@@ -147,31 +147,51 @@ def end(**changes: Any) -> bytes:
         "id": 1, "status": "ok", "error": None, "printed": ["", ""], "value": "", "traceback": "",
         "answer": ["", False, None], "locals": {},
     }  # fmt: skip
-    return wire.pack(b"D", wire.encode({**result, **changes}))
+    return wire.pack(b"D", messages.dump({**result, **changes}))
+
+
+def said(kind: bytes, text: bytes) -> bytes:
+    """A frame with a message that is this JSON."""
+    head = b"[" + text + b",[]]"
+    return wire.pack(kind, len(head).to_bytes(4, "big") + head)
 
 
 @pytest.mark.parametrize(
     "frame",
     [
         b"garbage" * 100,
-        wire.pack(b"D", b"no json"),
-        wire.pack(b"D", b"[]"),
-        wire.pack(b"D", b"{}"),
+        said(b"D", b"no json"),
+        said(b"D", b"[]"),
+        said(b"D", b"{}"),
         wire.pack(b"E", b"{}"),
         wire.pack(b"?", b"{}"),
-        wire.pack(b"Q", b'{"id": 1}'),
-        wire.pack(b"Q", b'{"id": "x", "kind": "llm", "prompts": [], "model": null, "batched": true}'),
-        wire.pack(b"Q", b'{"id": 1, "kind": "shell", "prompts": [], "model": null, "batched": true}'),
-        wire.pack(b"Q", b'{"id": 1, "kind": "llm", "prompts": 5, "model": null, "batched": true}'),
-        wire.pack(b"Q", b'{"id": 1, "kind": "llm", "prompts": [], "model": {}, "batched": true}'),
+        said(b"Q", b'{"id": 1}'),
+        said(b"Q", b'{"id": "x", "kind": "llm", "prompts": [], "model": null, "batched": true}'),
+        said(b"Q", b'{"id": 1, "kind": "shell", "prompts": [], "model": null, "batched": true}'),
+        said(b"Q", b'{"id": 1, "kind": "llm", "prompts": 5, "model": null, "batched": true}'),
+        said(b"Q", b'{"id": 1, "kind": "llm", "prompts": [], "model": {}, "batched": true}'),
         end(status="wonderful"),
         end(answer="short"),
         end(status="killed"),
         end(printed=[""]),
         end(locals=[]),
         end(id=2),
+        said(b"D", b"[" * 100_000),
+        said(b"D", b"[" + b"[]," * 200_000 + b"[]]"),
         b"D\xff\xff\xff\xff",
-        wire.pack(b"D", b"[" * 100_000),
+        b"Q" + (messages.MOST_MESSAGE + 1).to_bytes(4, "big"),
+        said(b"Q", b"[" + b"[]," * 1_500_000 + b"[]]"),
+        said(
+            b"Q",
+            b'{"id": 1, "kind": "llm", "prompts": [%s], "model": null, "batched": true}'
+            % (b"1," * 10_000 + b"1"),
+        ),
+        said(
+            b"Q", b'{"id": 1, "kind": "llm", "prompts": [1], "model": "%s", "batched": true}' % (b"m" * 201)
+        ),
+        wire.pack(b"Q", b""),
+        wire.pack(b"Q", b"\0\0\0\xff{}"),
+        wire.pack(b"Q", b"\xff\xff\xff\xff{}"),
     ],
 )
 async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: bytes) -> None:
@@ -234,7 +254,7 @@ async def test_lies_are_no_longer_than_the_truth() -> None:
         answer=["", False, long],
         value=long,
         traceback=long,
-        locals={f"{number}{long[:1000]}": long[:1000] for number in range(1000)},
+        locals={f"{number}{long[:200]}": long[:1000] for number in range(400)},
     )
     session = await Session.open(Liar(frame), SessionSpec(), answer)
     result = await session.execute("1")

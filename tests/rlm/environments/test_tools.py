@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm.environments import REPL
-from rlm.environments.worker import values, wire
+from rlm.environments.worker import messages, values
 from rlm.environments.worker.values import MOST_BYTES, MOST_LEVELS
 from rlm.tools import Toolbox, ToolCall
 
@@ -138,8 +138,8 @@ trees = st.recursive(
 @given(trees)
 @settings(max_examples=200, deadline=None)
 def test_what_is_sent_is_what_arrives(value: Any) -> None:
-    sent = wire.encode(values.to_json(value, "value"))
-    assert exact(values.from_json(wire.decode(sent))) == exact(value)
+    sent = messages.dump(values.to_json(value, "value"))
+    assert exact(values.from_json(messages.load(sent))) == exact(value)
 
 
 def exact(value: Any) -> Any:
@@ -203,7 +203,7 @@ async def test_numbers_of_numpy_arrive_as_numbers(open_repl: OpenREPL) -> None:
         ("x = []; x.append(x); echo(x)", "ValueError: argument 1 of echo()[0][0]"),
         (
             "echo('x' * 70_000_000)",
-            "ValueError: the arguments of echo() have 66 MB, and may have 64: send less",
+            "ValueError: the arguments of echo() may have 32 MB of text together, and these have more",
         ),
         ("echo()", "TypeError: echo(): missing a required argument: 'value'"),
         ("echo(1, 2)", "TypeError: echo(): too many positional arguments"),
@@ -503,7 +503,7 @@ async def test_what_the_code_chose_is_told_at_no_great_length(open_repl: OpenREP
         "try: size(**{'a' * 3_000_000: 1})\nexcept TypeError as error: print(len(str(error)))"
     )
     assert int(result.stdout) < 21_000
-    name = f'["{"n" * 50_000}", [], {{}}]'.encode()
+    name = messages.dump(["n" * 50_000, [], {}])
     await repl.execute(f"{FORGE}\nsend({(1).to_bytes(8, 'big') + name!r})\nsize('')")
     assert all(len(call.name) <= 200 and len(str(call.error)) < 21_000 for call in calls)
 
@@ -521,7 +521,11 @@ async def test_a_listener_that_fails_does_no_harm(
 
 async def test_large_values_and_many_calls(open_repl: OpenREPL) -> None:
     repl = await open_repl(tools=Toolbox.of({"echo": echo}))
-    assert (await repl.execute("v = ['é' * 5_000_000, b'x' * 10_000_000]\necho(v) == v")).stdout == "True\n"
+    assert (
+        await repl.execute(
+            "v = ['é' * 5_000_000, b'x' * 10_000_000, {'é' * 100: ['y' * 100]}, {1: 'z' * 100}]\necho(v) == v"
+        )
+    ).stdout == "True\n"
     rows = "[{'id': n, 'text': f'row {n}', 'tags': ('a', n)} for n in range(50_000)]"
     assert (await repl.execute(f"v = {rows}\necho(v) == v")).stdout == "True\n"
     assert (await repl.execute("sum(echo(n) for n in range(500))")).stdout == f"{sum(range(500))}\n"
@@ -566,7 +570,8 @@ def send(payload):
 async def test_calls_that_the_code_forges_call_nobody(open_repl: OpenREPL, call: bytes) -> None:
     called: list[Any] = []
     repl = await open_repl(tools=Toolbox.of({"echo": called.append}))
-    payload = (1 << 40).to_bytes(8, "big") + call
+    head = b"[" + call + b",[]]"
+    payload = (1 << 40).to_bytes(8, "big") + len(head).to_bytes(4, "big") + head
     await repl.execute(f"{FORGE}\nsend({payload!r})")
     assert (await repl.execute("echo('real')")).status == "ok"
     assert called == ["real"]
@@ -583,10 +588,11 @@ async def test_a_call_that_is_no_frame_ends_the_worker_alone(open_repl: OpenREPL
 
 def test_the_bounds_are_what_the_documents_say() -> None:
     assert (MOST_BYTES, MOST_LEVELS) == (64 << 20, 100)
+    assert (messages.MOST_TEXT, messages.MOST_HEAD) == (32 << 20, 4 << 20)
     deep: Any = 1
     for _ in range(MOST_LEVELS):
         deep = (deep,)
-    assert values.from_json(wire.decode(wire.encode(values.to_json(deep, "it")))) == deep
+    assert values.from_json(messages.load(messages.dump(values.to_json(deep, "it")))) == deep
     with pytest.raises(ValueError, match="nested too deep"):
         values.to_json([deep], "it")
 
@@ -601,9 +607,9 @@ async def test_the_loop_goes_on_while_large_arguments_are_read(open_repl: OpenRE
             ticks += 1
 
     repl = await open_repl(tools=Toolbox.of({"size": len}))
-    await repl.execute("rows = [(n, str(n)) for n in range(200_000)]")
+    await repl.execute("rows = [(n, str(n)) for n in range(100_000)]")
     ticker = asyncio.create_task(tick())
     started = time.monotonic()
-    assert (await repl.execute("size(rows)")).stdout == "200000\n"
+    assert (await repl.execute("size(rows)")).stdout == "100000\n"
     ticker.cancel()
     assert ticks > 10, time.monotonic() - started
