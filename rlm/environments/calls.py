@@ -15,18 +15,24 @@ from rlm.environments.worker.functions import MOST_MODEL_NAME, MOST_PROMPTS
 from rlm.environments.worker.messages import head_size, load
 from rlm.environments.worker.texts import cut
 from rlm.environments.worker.values import MOST_BYTES, from_json
-from rlm.environments.worker.wire import NUMBER, ProtocolError
+from rlm.environments.worker.wire import NUMBER
 from rlm.errors import REPLError
 from rlm.tools import Toolbox, ToolCall, ToolError, converting
 
 _log = logging.getLogger(__name__)
 
+MOST_CALLS = 256
+"""Queries and calls of tools that a REPL has on the way. It is not listened to until there are fewer."""
+_MOST_WEIGHT = 64 << 20
+"""Bytes that they have together, from which on it is not listened to either."""
+_HEAVY = 16
+"""Bytes that what is made of a byte of a head may take."""
 _MOST_NAME = 200
 """Characters of the name of a tool that is told to who listens."""
 _MOST_PROBLEM = 2000
 """Characters of what is said in place of each reply to a query that could not be answered."""
 
-_QUICK = 1 << 16
+_QUICK = 1 << 14
 """Bytes of a head that is parsed on the event loop rather than in a thread."""
 
 
@@ -39,7 +45,12 @@ class Calls:
         self._tools = tools
         self._on_query = on_query
         self._on_tool = on_tool
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        """All that are on the way, and what they weigh."""
+        self._weight = 0
+        self._reading = asyncio.Lock()
+        self._held: Remote | None = None
+        """Who has to wait until there are fewer."""
 
     def begin_query(self, remote: Remote, payload: bytes) -> None:
         """Answers a query. One that is no query disturbs the stream it came on.
@@ -50,16 +61,17 @@ class Calls:
         Raises:
             Exception: of any kind: this is no query.
         """
-        if head_size(payload) <= _QUICK:
-            self._begin(self._answer_query(remote, *_query(payload)))
+        head = head_size(payload)
+        if head <= _QUICK:
+            work = self._answer_query(remote, *_query(payload))
         else:
-            self._begin(self._read_query(remote, payload))
+            work = self._read_query(remote, payload)
+        self._begin(work, remote, len(payload) + _HEAVY * head)
 
     def begin_tool(self, remote: Remote, payload: bytes) -> None:
         """Calls a tool. See `begin_query`."""
-        if len(payload) < NUMBER.size:
-            raise ProtocolError("a malformed call of a tool")
-        self._begin(self._call_tool(remote, payload))
+        weight = len(payload) + _HEAVY * head_size(payload[NUMBER.size : 2 * NUMBER.size])
+        self._begin(self._call_tool(remote, payload), remote, weight)
 
     def cancel(self) -> None:
         """Cancels all of them: the worker does not wait for replies any more."""
@@ -71,20 +83,40 @@ class Calls:
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None], remote: Remote, weight: int) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = weight
+        self._weight += weight
+        task.add_done_callback(self._end)
+        if self._full:
+            self._held = remote
+            remote.work.hold("calls")
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._weight -= self._tasks.pop(task)
+        if self._held is not None and not self._full:
+            self._held.work.release("calls")
+            self._held = None
+
+    @property
+    def _full(self) -> bool:
+        return len(self._tasks) >= MOST_CALLS or self._weight >= _MOST_WEIGHT
+
+    async def _read(self, function: Callable[[], Any]) -> Any:
+        """Reads something in a thread: one thing after the other, so that other REPLs have their turns."""
+        async with self._reading:
+            return await converting(function)
 
     async def _read_query(self, remote: Remote, payload: bytes) -> None:
         try:
-            number, query = await converting(lambda: _query(payload))
+            number, query = await self._read(lambda: _query(payload))
         except Exception as error:
             remote.work.disturb(error)
         else:
             await self._answer_query(remote, number, query)
 
     async def _answer_query(self, remote: Remote, number: int, query: Query) -> None:
+        await remote.work.flows()
         try:
             replies = list(await self._on_query(query))
             if len(replies) != len(query.prompts):
@@ -98,13 +130,14 @@ class Calls:
         remote.tell(b"R", {"id": number, "replies": [[reply.text, reply.failed] for reply in replies]})
 
     async def _call_tool(self, remote: Remote, payload: bytes) -> None:
+        await remote.work.flows()
         started = time.monotonic()
         name, failure, reply = "?", None, b""
         try:
-            if len(payload) <= _QUICK:  # its texts may have to be read anew, as bytes are
+            if len(payload) <= _QUICK:  # and not the head alone: bytes are made of its texts
                 name, args, kwargs = _arguments(payload)
             else:
-                name, args, kwargs = await converting(lambda: _arguments(payload))
+                name, args, kwargs = await self._read(lambda: _arguments(payload))
             reply = _reply(name, await self._tools.call(name, args, kwargs))
         except ToolError as error:
             failure = error

@@ -19,6 +19,9 @@ _PATIENCE = 0.5
 """Seconds within which the two streams of a REPL end, once one did."""
 _MOST_HEAD = 1 << 19
 """Bytes of the head of a message that is parsed at once: all but queries and calls of tools, which may have more."""
+_TURN, _TURN_BYTES = 32, 1 << 16
+"""Frames of a stream that are taken in one turn of the event loop, and the bytes of theirs after which there is none but in the
+next, so that a flood does not keep others waiting."""
 _IMPOSSIBLE = b"E\xff\xff\xff\xff"
 """The begin of a frame that cannot be."""
 
@@ -28,6 +31,8 @@ class Link(Protocol):
 
     def write(self, data: bytes) -> None: ...
     def abort(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
 
 
 Resume = Callable[[asyncio.Protocol, asyncio.Protocol, int], Awaitable["Links"]]
@@ -76,7 +81,7 @@ class End:
 
 
 class _Stream(asyncio.Protocol):
-    """Cuts a stream into frames.
+    """Cuts a stream into frames, as long as nothing holds it.
 
     Args:
         most: bytes that one may have.
@@ -91,15 +96,77 @@ class _Stream(asyncio.Protocol):
     ) -> None:
         self._received, self._disturbed, self._lost = received, disturbed, lost
         self._frames = Frames(most)
+        self._loop = asyncio.get_running_loop()
+        self._holds: set[str] = set()
+        self._link: Link | None = None
+        self._flows = asyncio.Event()
+        self._flows.set()
         self.over = False
 
+    def attach(self, link: Link) -> None:
+        """Takes its other half."""
+        self._link = link
+        if self._holds:
+            link.pause_reading()
+
     def data_received(self, data: bytes) -> None:
-        self._frames.feed(data)
+        if not self.over:
+            self._frames.feed(data)
+            self._deliver()
+
+    def _deliver(self) -> None:
+        count = size = 0
         try:
-            while not self.over and (frame := self._frames.next()) is not None:
+            while count < _TURN and size < _TURN_BYTES:
+                frame = None if self.over or self._holds else self._frames.next()
+                if frame is None:
+                    return
+                count += 1
+                size += len(frame[1])
                 self._received(*frame)
         except Exception as error:
             self.disturb(error)
+            return
+        self.hold("turn")
+        self._loop.call_soon(self.release, "turn")
+
+    def hold(self, why: str) -> None:
+        """Takes nothing from it until that is released: who sends has to wait."""
+        if not self._holds and self._link is not None:
+            self._link.pause_reading()
+        self._holds.add(why)
+
+    def release(self, why: str) -> None:
+        """Ends a hold, if there is one for that reason."""
+        if why in self._holds:
+            self._holds.remove(why)
+            self._go_on()
+
+    def release_all(self) -> None:
+        """Ends all holds."""
+        if self._holds:
+            self._holds.clear()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._holds:
+            if self._link is not None:
+                self._link.resume_reading()
+            self._loop.call_soon(self._deliver)
+
+    def pause_writing(self) -> None:
+        """The other side does not read what it is told: it shall not be able to ask for more."""
+        self._flows.clear()
+        self.hold("writing")
+
+    def resume_writing(self) -> None:
+        self._flows.set()
+        self.release("writing")
+
+    async def flows(self) -> None:
+        """Waits until the other side has read what it was told, or will not do so any more."""
+        while not self._flows.is_set():
+            await self._flows.wait()
 
     def disturb(self, error: Exception) -> None:
         """Code that got hold of the stream wrote to it. What comes after that cannot be trusted."""
@@ -108,6 +175,7 @@ class _Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.over = True
+        self._flows.set()
         self._lost()
 
 
@@ -155,6 +223,8 @@ class Remote:
     def attach(self, links: Links) -> None:
         """Takes the streams."""
         self._links = links
+        self.control.attach(links.control)
+        self.work.attach(links.work)
         if self.condemned:
             self.abort()
 
@@ -210,8 +280,9 @@ class Remote:
         elif kind == b"D" or kind == b"G" or kind == b"N":
             self._received(self, kind, load(payload, _MOST_HEAD))
         elif kind == b"U":
-            if not self.up.done():
-                self.up.set_result(None)
+            if self.up.done():
+                raise ProtocolError("it is up already")
+            self.up.set_result(None)
         elif kind == b"F":
             self.fail(cut(str(load(payload, _MOST_HEAD)["error"]), MOST_LINE))
         else:
@@ -229,6 +300,7 @@ class Remote:
                 str(message["status"]), str(message["manner"]), (str(stdout), str(stderr)), checkpoint
             )
             self.condemned = True
+            self.work.release_all()
             self._look()
         elif kind == b"P":
             self._received(self, kind, [str(stdout), str(stderr)])
@@ -311,6 +383,12 @@ class Relay(asyncio.Protocol):
         except ProtocolError:
             self._control.data_received(_IMPOSSIBLE)
 
+    def pause_writing(self) -> None:
+        self._work.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._work.resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_work(exc)
         self._control.connection_lost(exc)
@@ -332,3 +410,11 @@ class _Within:
 
     def abort(self) -> None:
         self._link.abort()
+
+    # What the supervisor says waits too, as there is but one stream.
+
+    def pause_reading(self) -> None:
+        self._link.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._link.resume_reading()

@@ -156,6 +156,7 @@ class Session:
         cell.interrupted = reason
         cell.seconds = time.monotonic() - cell.started
         self._calls.cancel()
+        remote.work.release_all()  # it gets no replies any more, and the end of its cell is to be heard of
         remote.tell(b"A", {"id": cell.number})
         grace = self._stop_grace if reason else self._spec.interrupt_grace
         remote.order(b"I", {"grace": grace})

@@ -132,8 +132,8 @@ class Channel:
         """
         number = next(self._numbers)
         try:
-            text = sum(len(prompt) for prompt in query["prompts"] if type(prompt) is str)
-            payload = dump({"id": number, **query}, text)
+            size = sum(len(prompt) for prompt in query["prompts"] if isinstance(prompt, (str, list, dict)))
+            payload = dump({"id": number, **query}, size)
         except TypeError as error:
             raise TypeError(_unfit(error)) from None
         except TooLargeError as most:

@@ -15,18 +15,20 @@ MOST_TEXT = 32 << 20
 """Bytes of the texts of a message."""
 MOST_HEAD = 4 << 20
 """Bytes of a head: of all that is no longer text."""
+MOST_ITEMS = 500_000
+"""Commas, lists and dicts of a head: what it takes to parse it."""
 MOST_MESSAGE = MOST_TEXT + MOST_HEAD + 64
 """Bytes of the largest frame with a message in it."""
 
 _SHORT = 64
 """Characters of a text that stays in the head. As many prompts as a call may have fit in one."""
 _LITTLE, _PLAIN = 1 << 14, 1 << 18
-"""Characters of text, and bytes of a head, up to which it is not worth while to look for longer texts."""
+"""Characters and items, and bytes of a head, up to which it is not worth while to look for longer texts."""
 _MOST_LEVELS = 400
 _SCALARS = frozenset((int, float, bool, type(None)))
 _CONTAINERS = (list, tuple, dict)
 _TOO_LONG = f"{MOST_TEXT >> 20} MB of text"
-_TOO_MUCH = f"{MOST_HEAD >> 20} MB besides longer texts"
+_TOO_MUCH = f"{MOST_HEAD >> 20} MB and {MOST_ITEMS:,} items besides longer texts"
 _SIZE = struct.Struct(">I")
 
 
@@ -34,25 +36,25 @@ class TooLargeError(ValueError):
     """A message has more in it than it may have. Says how much of what it may."""
 
 
-def dump(message: Any, text: int = 0) -> bytes:
+def dump(message: Any, size: int = 0) -> bytes:
     """
     Args:
         message: a list or dict of what JSON can hold.
-        text: characters of text that are known to be in it.
+        size: characters and items that are known to be in it, at least.
 
     Raises:
         TooLargeError: there is too much in it.
         TypeError: JSON cannot hold it; in the words of `json`.
         ValueError: it is nested too deep, or contains itself.
     """
-    if text <= _LITTLE:
+    if size <= _LITTLE:
         head = encode([message, []])
         if len(head) <= _PLAIN:
             return _SIZE.pack(len(head)) + head
     texts = _Texts()
     rest = texts.lift(message)
     head = encode([rest, texts.places])
-    if len(head) > MOST_HEAD:
+    if len(head) > MOST_HEAD or _items(head) > MOST_ITEMS:
         raise TooLargeError(_TOO_MUCH)
     return b"".join([_SIZE.pack(len(head)), head, *texts.found])
 
@@ -67,9 +69,10 @@ def load(payload: bytes, most: int = MOST_HEAD) -> Any:
         Exception: of any kind: it did not.
     """
     start = _SIZE.size + head_size(payload)
-    if start > min(len(payload), _SIZE.size + most):
+    head = payload[_SIZE.size : start]
+    if start > len(payload) or len(head) > most or _items(head) > MOST_ITEMS:
         raise ProtocolError("no head of a message")
-    message, found = decode(payload[_SIZE.size : start])
+    message, found = decode(head)
     for way, places, sizes in found:
         holder = message
         for step in way:
@@ -95,6 +98,13 @@ def head_size(payload: bytes) -> int:
     return size
 
 
+def _items(head: bytes) -> int:
+    """How many there are; more, if short texts have commas and brackets in them."""
+    if len(head) <= MOST_ITEMS:
+        return 0
+    return sum(map(head.count, (b",", b"[", b"{")))
+
+
 class _Texts:
     """The longer texts of a message."""
 
@@ -104,7 +114,7 @@ class _Texts:
         """Of each list or dict with such texts: the way to it, where they are in it, and the bytes of each."""
         self._way: list[Any] = []
         self._room = MOST_TEXT
-        self._items = MOST_HEAD // 2  # each takes two bytes at least
+        self._items = MOST_ITEMS
 
     def lift(self, value: Any) -> Any:
         """Takes them out of a list or a dict.

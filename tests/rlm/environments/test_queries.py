@@ -128,11 +128,11 @@ async def test_too_few_replies_are_failures(open_repl: OpenREPL, caplog: pytest.
         ),
         (
             "llm_query([[]] * 3_000_000)",
-            "ValueError: the prompts of one call may have 4 MB besides longer texts",
+            "ValueError: the prompts of one call may have 4 MB and 500,000 items",
         ),
         (
             "llm_query([['text']] * 500_000)",
-            "ValueError: the prompts of one call may have 4 MB besides longer",
+            "ValueError: the prompts of one call may have 4 MB and 500,000 items",
         ),
         (
             "llm_query_batched(['x'] * 10_001)",

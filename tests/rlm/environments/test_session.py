@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 
 from rlm.context import Context
 from rlm.environments import Query, QueryReply, SessionSpec, worker
+from rlm.environments.calls import MOST_CALLS
 from rlm.environments.remote import Links, Relay
 from rlm.environments.session import Session
 from rlm.environments.worker import messages, wire
 from rlm.errors import REPLError
+from rlm.tools import Toolbox
 
 
 async def answer(query: Query) -> list[QueryReply]:
@@ -50,6 +53,18 @@ class Pipes(asyncio.SubprocessProtocol):
 
     def abort(self) -> None:
         self._transport.close()
+
+    def pause_reading(self) -> None:
+        self._output.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._output.resume_reading()
+
+    @property
+    def _output(self) -> asyncio.ReadTransport:
+        pipe = self._transport.get_pipe_transport(1)
+        assert isinstance(pipe, asyncio.ReadTransport)
+        return pipe
 
 
 class Program:
@@ -102,7 +117,7 @@ class Liar:
         self._lies = {b"X": work, b"T": control}
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
-        ends = [LyingLink(control, self._lies), LyingLink(work, self._lies)]
+        ends = self.ends = [LyingLink(control, self._lies), LyingLink(work, self._lies)]
         ends[0].other, ends[1].other = ends[1], ends[0]
         return Links(ends[0], ends[1])
 
@@ -116,11 +131,12 @@ class LyingLink:
     other: LyingLink
 
     def __init__(self, protocol: asyncio.Protocol, lies: dict[bytes, tuple[bytes, ...]]) -> None:
-        self._protocol = protocol
+        self.protocol = protocol
         self._lies = lies
         self._received = wire.Frames()
         self._loop = asyncio.get_running_loop()
         self._lost = False
+        self.paused = asyncio.Event()
 
     def write(self, data: bytes) -> None:
         self._received.feed(data)
@@ -134,12 +150,18 @@ class LyingLink:
                 self._say(lie)
 
     def _say(self, data: bytes) -> None:
-        self._loop.call_soon(self._protocol.data_received, data)
+        self._loop.call_soon(self.protocol.data_received, data)
+
+    def pause_reading(self) -> None:
+        self.paused.set()
+
+    def resume_reading(self) -> None:
+        self.paused.clear()
 
     def abort(self) -> None:
         if not self._lost:
             self._lost = True
-            self._loop.call_soon(self._protocol.connection_lost, None)
+            self._loop.call_soon(self.protocol.connection_lost, None)
 
 
 def end(**changes: Any) -> bytes:
@@ -189,6 +211,7 @@ def said(kind: bytes, text: bytes) -> bytes:
         said(
             b"Q", b'{"id": 1, "kind": "llm", "prompts": [1], "model": "%s", "batched": true}' % (b"m" * 201)
         ),
+        wire.pack(b"U", b"{}"),
         wire.pack(b"Q", b""),
         wire.pack(b"Q", b"\0\0\0\xff{}"),
         wire.pack(b"Q", b"\xff\xff\xff\xff{}"),
@@ -262,6 +285,83 @@ async def test_lies_are_no_longer_than_the_truth() -> None:
     assert len(result.stdout) + len(result.stderr) < 2 * 20_100
     assert len(result.locals) == 301
     assert {(len(name), len(text)) for name, text in result.locals.items()} == {(100, 200)}
+    await session.close()
+
+
+def query(number: int, prompt: str = "x") -> bytes:
+    asked = {"id": number, "kind": "llm", "prompts": [prompt], "model": None, "batched": False}
+    return wire.pack(b"Q", messages.dump(asked))
+
+
+async def turns(count: int) -> None:
+    """Lets the event loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_flood_leaves_the_loop_to_others() -> None:
+    turn = 0
+    asked: Counter[int] = Counter()
+
+    async def count(query: Query) -> list[QueryReply]:
+        asked[turn] += 1
+        return [QueryReply("")]
+
+    session = await Session.open(Liar(b"".join(map(query, range(5000))) + end()), SessionSpec(), count)
+    cell = asyncio.create_task(session.execute("1"))
+    while not cell.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert (await cell).status == "ok"
+    await turns(2)
+    assert asked.total() == 5000
+    assert max(asked.values()) <= 64
+    await session.close()
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, MOST_CALLS), (1 << 20, 64)])
+async def test_who_asks_too_much_at_once_has_to_wait(size: int, most: int) -> None:
+    asked, go = 0, asyncio.Event()
+
+    async def wait(query: Query) -> list[QueryReply]:
+        nonlocal asked
+        asked += 1
+        await go.wait()
+        return [QueryReply("")]
+
+    place = Liar(*(query(number, "x" * size) for number in range(600)), end())
+    session = await Session.open(place, SessionSpec(), wait)
+    cell = asyncio.create_task(session.execute("1"))
+    await turns(2000)
+    assert asked == most
+    assert place.ends[1].paused.is_set()
+    go.set()
+    assert (await cell).status == "ok"
+    await turns(10)
+    assert asked == 600
+    assert not place.ends[1].paused.is_set()
+    await session.close()
+
+
+async def test_who_does_not_read_gets_no_more_replies() -> None:
+    called = 0
+
+    async def tool() -> str:
+        nonlocal called
+        called += 1
+        place.ends[1].protocol.pause_writing()  # as the transport does when a reply stays with it
+        return "much"
+
+    call = wire.pack(b"C", wire.NUMBER.pack(1) + messages.dump(["tool", [], {}]))
+    place = Liar(*[call] * 10, end())
+    session = await Session.open(place, SessionSpec(tools=Toolbox.of({"tool": tool})), answer)
+    cell = asyncio.create_task(session.execute("1"))
+    for number in range(1, 11):
+        await turns(1000)
+        assert called == number
+        assert place.ends[1].paused.is_set()
+        place.ends[1].protocol.resume_writing()
+    assert (await cell).status == "ok"
     await session.close()
 
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlm.environments import REPL
+from rlm.environments.calls import MOST_CALLS
 from rlm.environments.worker import messages, values
 from rlm.environments.worker.values import MOST_BYTES, MOST_LEVELS
 from rlm.tools import Toolbox, ToolCall
@@ -575,6 +576,22 @@ async def test_calls_that_the_code_forges_call_nobody(open_repl: OpenREPL, call:
     await repl.execute(f"{FORGE}\nsend({payload!r})")
     assert (await repl.execute("echo('real')")).status == "ok"
     assert called == ["real"]
+
+
+async def test_calls_without_end_do_not_keep_a_cell_from_its_interrupt(open_repl: OpenREPL) -> None:
+    called = 0
+
+    async def never() -> None:
+        nonlocal called
+        called += 1
+        await asyncio.Event().wait()
+
+    repl = await open_repl(tools=Toolbox.of({"never": never, "echo": echo}), interrupt_grace=20.0)
+    payload = (1).to_bytes(8, "big") + messages.dump(["never", [], {}])
+    code = f"{FORGE}\nkept = 1\nfor _ in range(2 * {MOST_CALLS}): send({payload!r})\nnever()"
+    result = await repl.execute(code, timeout=1.0)
+    assert (result.status, called) == ("interrupted", MOST_CALLS)
+    assert (await repl.execute("kept, echo(2)")).stdout == "(1, 2)\n"
 
 
 @pytest.mark.parametrize("payload", [b"", b"short"])
