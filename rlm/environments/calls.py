@@ -187,7 +187,8 @@ def _arguments(payload: bytes) -> tuple[str, list[Any], dict[str, Any]]:
             {key: from_json(item) for key, item in kwargs.items()},
         )
     except Exception as error:
-        raise ToolError("ValueError", "the host does not understand this call of a tool") from error
+        problem = cut(f"the host does not understand this call of a tool: {error}", _MOST_PROBLEM)
+        raise ToolError("ValueError", problem) from error
 
 
 def _reply(name: str, result: Any) -> bytes:

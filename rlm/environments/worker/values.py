@@ -16,9 +16,13 @@ MOST_BYTES = 64 << 20
 MOST_LEVELS = 100
 """How deep values may be nested."""
 
+_MOST_ALIKE = 100
+"""Items of a set and keys of a dict that may have the same hash: of numbers and tuples the sender chooses it, and to make a set
+of n that share one takes n * n comparisons."""
+
 _SMALL = 1 << 63
 _SEQUENCES: tuple[tuple[Any, str], ...] = ((tuple, "t"), (set, "s"), (frozenset, "f"))
-_READERS: dict[str, Callable[[Any], Any]] = {"t": tuple, "s": set, "f": frozenset}
+_SETS: dict[str, Callable[[Any], Any]] = {"s": set, "f": frozenset}
 
 
 class _UnfitError(Exception):
@@ -127,7 +131,7 @@ def from_json(data: Any) -> Any:
     """The value of which `to_json` made this.
 
     Raises:
-        ValueError: it did not.
+        ValueError: it did not; or there is a set or dict with many items that have the same hash.
     """
     try:
         return _from_json(data, MOST_LEVELS)
@@ -146,12 +150,16 @@ def _from_json(data: Any, levels: int) -> Any:
     if len(data) != 1:
         raise ValueError(f"{len(data)} tags")
     ((tag, content),) = data.items()
-    if tag in _READERS:
-        return _READERS[tag](_from_json(item, levels - 1) for item in content)
+    if tag == "t":
+        return tuple([_from_json(item, levels - 1) for item in content])
+    if tag in _SETS:
+        return _SETS[tag](_unlike([_from_json(item, levels - 1) for item in content]))
     if tag == "d":
         return {key: _from_json(item, levels - 1) for key, item in content.items()}
     if tag == "p":
-        return {_from_json(key, levels - 1): _from_json(item, levels - 1) for key, item in content}
+        pairs = [(_from_json(key, levels - 1), _from_json(item, levels - 1)) for key, item in content]
+        _unlike([key for key, _ in pairs])
+        return dict(pairs)
     if tag == "b":
         return binascii.a2b_base64(content)
     if tag == "i":
@@ -159,3 +167,22 @@ def _from_json(data: Any, levels: int) -> Any:
     if tag == "c":
         return complex(*content)
     raise ValueError(f"an unknown tag {tag[:20]!r}")
+
+
+def _unlike(items: list[Any]) -> list[Any]:
+    """The items.
+
+    Raises:
+        ValueError: too many have the same hash.
+        TypeError: one has none.
+    """
+    if len(items) > _MOST_ALIKE:
+        counts: dict[int, int] = {}
+        for item in items:
+            key = hash(item)
+            counts[key] = counts.get(key, 0) + 1
+            if counts[key] > _MOST_ALIKE:
+                raise ValueError(
+                    f"more than {_MOST_ALIKE} items of a set or keys of a dict have the same hash"
+                )
+    return items

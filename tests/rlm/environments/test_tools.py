@@ -614,6 +614,33 @@ def test_the_bounds_are_what_the_documents_say() -> None:
         values.to_json([deep], "it")
 
 
+_PRIME = (1 << 61) - 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"s": [{"i": hex(number * _PRIME)} for number in range(1000)]},
+        {"f": [{"i": hex(number * _PRIME)} for number in range(1000)]},
+        {"p": [[{"i": hex(number * _PRIME)}, None] for number in range(1000)]},
+        [{"s": [{"t": [-1 - (number >> bit & 1) for bit in range(10)]} for number in range(1000)]}],
+    ],
+    ids=("set", "frozenset", "dict", "tuples"),
+)
+def test_no_set_of_many_with_one_hash_is_made(value: Any) -> None:
+    with pytest.raises(ValueError, match="have the same hash"):
+        values.from_json(value)
+
+
+async def test_numbers_with_one_hash_do_not_reach_a_tool(open_repl: OpenREPL) -> None:
+    repl = await open_repl(tools=Toolbox.of({"size": len}))
+    result = await repl.execute(
+        f"few = [number * {_PRIME} for number in range(1000)]\nsize(set(few[:100])), size(few)"
+    )
+    assert result.stdout == "(100, 1000)\n"
+    assert "have the same hash" in str((await repl.execute("size(set(few))")).error)
+
+
 async def test_the_loop_goes_on_while_large_arguments_are_read(open_repl: OpenREPL) -> None:
     ticks = 0
 
