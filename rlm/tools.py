@@ -8,6 +8,7 @@ import inspect
 import keyword
 import logging
 import re
+import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -285,6 +286,9 @@ def _cut(message: str) -> str:
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name.isidentifier():
         raise ConfigError(f"the name of a tool must be a Python identifier, and {name!r} is none")
+    normal = unicodedata.normalize("NFKC", name)
+    if name != normal:
+        raise ConfigError(f"no tool can be named {name!r}: Python reads that as {normal!r}, so call it that")
     if keyword.iskeyword(name):
         raise ConfigError(f"no tool can be named {name!r}: that is a keyword of Python")
     if name in RESERVED or re.fullmatch(r"context_\d+|__.*__", name):

@@ -132,7 +132,8 @@ class Calls:
     async def _call_tool(self, remote: Remote, payload: bytes) -> None:
         await remote.work.flows()
         started = time.monotonic()
-        name, failure, reply = "?", None, b""
+        name, reply = "?", b""
+        failure: ToolError | None = None
         try:
             if len(payload) <= _QUICK:  # and not the head alone: bytes are made of its texts
                 name, args, kwargs = _arguments(payload)
@@ -141,7 +142,11 @@ class Calls:
             reply = _reply(name, await self._tools.call(name, args, kwargs))
         except ToolError as error:
             failure = error
-            reply = marshal.dumps((error.kind, error.text), 2)
+        except Exception as error:  # no memory is left, for one; the code shall not wait for ever
+            _log.exception("a call of the tool %s failed", cut(name, _MOST_NAME))
+            failure = ToolError(type(error).__name__, "the host could not make this call")
+        if failure is not None:
+            reply = marshal.dumps((failure.kind, failure.text), 2)
         remote.reply(NUMBER.unpack_from(payload)[0], reply)
         if self._on_tool is not None:
             problem = None if failure is None else str(failure)

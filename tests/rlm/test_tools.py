@@ -106,6 +106,7 @@ def test_no_tools() -> None:
         ("", "must be a Python identifier"),
         ("1st", "must be a Python identifier"),
         (5, "must be a Python identifier, and 5 is none"),
+        ("\ufb01", "no tool can be named '\ufb01': Python reads that as 'fi', so call it that"),
         ("class", "no tool can be named 'class': that is a keyword"),
         ("None", "that is a keyword"),
         *[(name, "the REPL has something of its own") for name in sorted(RESERVED)],
@@ -179,6 +180,20 @@ async def test_calls_without_a_repl() -> None:
         await box.call("find", [], {})
     with pytest.raises(ToolError, match=r"TypeError: search\(\): missing a required argument: 'query'"):
         await box.call("search", [], {})
+
+
+async def test_results_do_not_wait_for_tools_that_block() -> None:
+    leave = threading.Event()
+
+    async def quick() -> list[int]:
+        return [1]
+
+    box = Toolbox.of({"block": leave.wait, "quick": quick})
+    blocked = [asyncio.create_task(box.call("block", [], {})) for _ in range(100)]
+    assert await box.call("quick", [], {}) == [1]
+    assert not any(task.done() for task in blocked)
+    leave.set()
+    assert await asyncio.gather(*blocked) == [True] * 100
 
 
 async def test_a_tool_that_is_cancelled_by_its_caller() -> None:

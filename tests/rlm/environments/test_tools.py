@@ -520,6 +520,20 @@ async def test_a_listener_that_fails_does_no_harm(
     assert "no disk" in caplog.text
 
 
+async def test_a_call_that_fails_in_the_host_has_a_reply(
+    open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def call(box: Toolbox, name: str, args: Any, kwargs: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(Toolbox, "call", call)
+    calls: list[ToolCall] = []
+    repl = await open_repl(tools=Toolbox.of({"echo": echo}), on_tool=calls.append)
+    result = await repl.execute("echo(1)")
+    assert result.error == "MemoryError: the host could not make this call"
+    assert [call.error for call in calls] == [result.error]
+
+
 async def test_large_values_and_many_calls(open_repl: OpenREPL) -> None:
     repl = await open_repl(tools=Toolbox.of({"echo": echo}))
     assert (
