@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _READ = 1 << 16
+_SIZED = frozenset((str, list, dict))
 
 
 class _Ticket:
@@ -132,7 +133,8 @@ class Channel:
         """
         number = next(self._numbers)
         try:
-            size = sum(len(prompt) for prompt in query["prompts"] if isinstance(prompt, (str, list, dict)))
+            prompts = query["prompts"]
+            size = sum(map(len, prompts)) if _SIZED.issuperset(map(type, prompts)) else 0
             payload = dump({"id": number, **query}, size)
         except TypeError as error:
             raise TypeError(_unfit(error)) from None
