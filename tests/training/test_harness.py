@@ -124,7 +124,7 @@ async def test_no_answer_keeps_a_trace_from_being_sent(run: Any) -> None:
     for answer, kept in [
         ("'3\\ud800'", "3\ufffd"),
         ("'\\ud83d\\ude00'", "\U0001f600"),
-        ("'9' * 5_000_000", "9" * 1_000_000),
+        ("'9' * 3_900_000", "9" * 1_000_000),
     ]:
         trace = await run(Script([f'```repl\nanswer["content"], answer["ready"] = {answer}, True\n```']))
         assert trace.info["rlm"]["answer"] == kept
@@ -183,11 +183,11 @@ async def test_a_bug_of_the_engine_is_data_with_its_traceback(
 
 async def test_the_agents_time_limit_leaves_a_scored_rollout(run: Any) -> None:
     trace = await run(
-        with_subcalls('```repl\nanswer["content"] = "3"\n```', Reply(ANSWER, delay=60)), timeout=2.0
+        with_subcalls('```repl\nanswer["content"] = "3"\n```', Reply(ANSWER, delay=60)), timeout=6.0
     )
     assert trace.ok
     assert trace.stop_condition == "agent_timeout"
-    assert trace.info["rlm"]["stop"] == "timeout"
+    assert trace.info["rlm"]["stop"] == "timeout", trace.info["rlm"]
     assert trace.reward == 1.0
 
 
