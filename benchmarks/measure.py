@@ -52,13 +52,18 @@ async def repeat(times: int, *actions: Callable[[], Awaitable[None]]) -> None:
             await action()
 
 
-def private_megabytes(pid: int) -> float:
+def private_megabytes(pid: int, *, shared: bool = False) -> float:
     """Private memory of all descendants of a process, in MB (USS: what its end would free). Processes that share theirs count
-    as one."""
+    as one.
+
+    Args:
+        shared: add what several share, once in all (PSS): what a process and its fork have both not changed.
+    """
     known: dict[int, list[int]] = {}
     for process in psutil.Process(pid).children(recursive=True):
         try:
-            memory = process.memory_full_info().uss
+            info = process.memory_full_info()
+            memory = info.pss if shared else info.uss
         except psutil.NoSuchProcess:
             continue
         alike = known.setdefault(memory, [])

@@ -140,8 +140,9 @@ async def _big_context(floor: Floor) -> list[Row]:
 
 
 async def _memory(floor: Floor) -> list[Row]:
-    plain = await _memory_of(SessionSpec(checkpoint_bytes=0))
-    kept = await _memory_of(SessionSpec(checkpoint_after=0.0))
+    none, kept = SessionSpec(checkpoint_bytes=0), SessionSpec(checkpoint_after=0.0)
+    plain = await _memory_of(none)
+    checkpoint = await _memory_of(kept, shared=True) - await _memory_of(none, shared=True)
     before = private_megabytes(floor.pid)
     bare = [await floor.open(_echo) for _ in range(_REPLS)]
     for child in bare:
@@ -151,19 +152,19 @@ async def _memory(floor: Floor) -> list[Row]:
         await child.close()
     return [
         Row("private memory per REPL", "MB", plain, least),
-        Row("private memory per REPL with a checkpoint", "MB", kept),
+        Row("memory of the checkpoint of an idle REPL", "MB", checkpoint),
     ]
 
 
-async def _memory_of(spec: SessionSpec) -> float:
+async def _memory_of(spec: SessionSpec, *, shared: bool = False) -> float:
     """Megabytes of a REPL."""
     place = make_environment("local")
-    before = private_megabytes(os.getpid())
+    before = private_megabytes(os.getpid(), shared=shared)
     repls = [await place.open(spec, _no_queries) for _ in range(_REPLS)]
     for repl in repls:
         for _ in range(2):  # the second cell begins when a checkpoint has been made
             await repl.execute("x = 1")
-    megabytes = (private_megabytes(os.getpid()) - before) / _REPLS
+    megabytes = (private_megabytes(os.getpid(), shared=shared) - before) / _REPLS
     for repl in repls:
         await repl.close()
     return megabytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from typing import NamedTuple
 from rlm.clients.base import Client
 from rlm.errors import ContextLengthError
 from rlm.types import Content, Message, text_of
+
+_log = logging.getLogger(__name__)
 
 # Byte-pair vocabularies of 100K to 200K entries hold most short words whole, split long ones about every six letters, capitals
 # about every two, and Qwen's and Llama's split numbers into single digits or groups of at most three. Of other alphabets (Greek
@@ -85,9 +88,14 @@ class Window:
         self._size: int | None = None
 
     async def size(self) -> int | None:
-        """The model's window in tokens, None where nobody says."""
+        """The model's window in tokens, None where nobody says, or the client of somebody's own cannot tell."""
         if self._size is None:
-            self._size = await self._client.context_length()
+            try:
+                self._size = await self._client.context_length()
+            except Exception:
+                _log.warning(
+                    "how large the window of %s is could not be had", self._client.model, exc_info=True
+                )
         return self._size
 
     def observe(self, messages: Sequence[Message], tokens: int) -> None:

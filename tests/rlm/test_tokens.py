@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from rlm import RLM
+from rlm import RLM, RLMLogger
 from rlm.errors import ContextLengthError
 from rlm.testing import ChatRequest, Reply, ScriptedClient
 from rlm.tokens import Counted, Window, estimate_tokens
@@ -96,6 +98,17 @@ async def test_a_prompt_that_a_server_counted_is_refused_by_its_count() -> None:
     await window.check(messages, Counted(2, 1000 - rest))
     with pytest.raises(ContextLengthError, match=r"window of scripted is 1,000 tokens"):
         await window.check(messages, Counted(2, 1001 - rest))
+
+
+@pytest.mark.parametrize("options", [{}, {"logger": RLMLogger()}, {"compaction": True}])
+async def test_a_client_that_cannot_tell_its_window_is_asked_all_the_same(options: dict[str, Any]) -> None:
+    class Client(ScriptedClient):
+        async def context_length(self, model: str | None = None) -> int | None:
+            raise OSError("no route")
+
+    client = Client(lambda request: "```repl\nanswer.update(content='ok', ready=True)\n```")
+    async with RLM(client=client, **options) as rlm:
+        assert (await rlm.acompletion("text", "What?")).response == "ok"
 
 
 async def test_a_text_of_ascii_that_fits_byte_for_byte_is_never_refused() -> None:
