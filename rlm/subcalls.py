@@ -115,10 +115,11 @@ class Subcalls:
                 return await self._all(batch, query.prompts)
         except RLMError as error:
             # The run is over. The cell that asked is being stopped, and learns of it besides.
-            return [self._failure(f"the run is over: {error}") for _ in query.prompts]
+            return [_failure(f"the run is over: {error}")] * len(query.prompts)
         finally:
             seconds = time.perf_counter() - started
             failed = len(query.prompts) - batch.answered
+            tree.ledger.subcall_failures += failed
             self._emitter.emit("batch_end", batch=batch.id, failed=failed, seconds=seconds)
 
     async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
@@ -161,7 +162,7 @@ class Subcalls:
                 if isinstance(error, RolloutStoppedError):
                     # No later call can succeed, so this is the end of the run and not one failed item.
                     ledger.trip(error)
-                return self._failure(record.error)
+                return _failure(record.error)
             finally:
                 place_of.reset(place)
                 record.seconds = time.perf_counter() - started
@@ -182,8 +183,7 @@ class Subcalls:
         ledger, models = self._tree.ledger, self._tree.models
         if batch.model is None:
             known = ", ".join(models.names)
-            asked = batch.name[:200]  # the code's choice, and in each reply
-            raise ModelNotFoundError(f"there is no model named {asked!r} in this run; it has: {known}")
+            raise ModelNotFoundError(f"there is no model named {batch.name!r} in this run; it has: {known}")
         if not ledger.count_subcall():
             raise LimitError("the run's max_subcalls are used up: answer with what you have")
         ledger.check()
@@ -247,9 +247,9 @@ class Subcalls:
             seconds=record.seconds,
         )
 
-    def _failure(self, problem: str) -> QueryReply:
-        self._tree.ledger.subcall_failures += 1
-        return QueryReply(f"Error: {problem}", failed=True)
+
+def _failure(problem: str) -> QueryReply:
+    return QueryReply(f"Error: {problem}", failed=True)
 
 
 def _id() -> str:

@@ -539,6 +539,22 @@ async def test_cancelling_a_run_stops_its_cell() -> None:
             await task
 
 
+async def test_what_a_limit_cuts_short_counts_as_failed_once() -> None:
+    async def policy(request: ChatRequest) -> str:
+        if request.messages[0]["role"] == "system":
+            return block("llm_query_batched(['quick'] * 3 + ['slow'] * 7)")
+        if request.text == "slow":
+            await asyncio.Event().wait()
+        return "ok"
+
+    async with RLM(client=ScriptedClient(policy), max_timeout=1.0) as rlm:
+        with pytest.raises(TimeoutExceededError) as caught:
+            await rlm.acompletion("text", "What?")
+    assert caught.value.completion is not None
+    stats = caught.value.completion.stats
+    assert (stats.subcalls, stats.subcall_failures) == (10, 7)
+
+
 @pytest.mark.parametrize("by", ["limit", "task"])
 async def test_what_stops_a_run_does_not_wait_for_c_code(by: str) -> None:
     """A cell whose own time is up may go on for that long; nothing comes after a run."""
