@@ -91,7 +91,7 @@ class Sandbox:
         """
         # The descriptor is the way back from each worker's namespace, and can be had nowhere but in a /proc.
         self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._holder = _Holder()
+        self._holder = _Holder(self._own)
         linux.set_hostname(b"repl")
         self._view.enter(root)
         linux.give_up_root()
@@ -185,13 +185,17 @@ class Sandbox:
 
 class _Holder:
     """A process that makes namespaces of processes, each with a first process that does nothing but hold it: its orphans
-    are reaped by the kernel. The first processes are children of ours, and share the memory of this one."""
+    are reaped by the kernel. The first processes are children of ours, and share the memory of this one.
 
-    def __init__(self) -> None:
+    Args:
+        own: a descriptor of our namespace, which is its too: by the time that it runs, the root may be another, without /proc.
+    """
+
+    def __init__(self, own: int) -> None:
         self._stream, theirs = socket.socketpair()
         if os.fork() == 0:
             try:
-                self._serve(theirs)
+                self._serve(theirs, own)
             finally:
                 os._exit(70)
         theirs.close()
@@ -217,8 +221,7 @@ class _Holder:
             raise OSError(-number, f"a namespace of processes: {os.strerror(-number)}")
         return number
 
-    def _serve(self, stream: socket.socket) -> None:
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    def _serve(self, stream: socket.socket, own: int) -> None:
         close_all_but([stream.fileno(), own])
         _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
         stack = ctypes.create_string_buffer(1 << 14)
