@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,24 +89,32 @@ ENDINGS: dict[str, tuple[Any, dict[str, Any], str]] = {
 }
 
 
+def forget(ending: str) -> None:
+    """From Python 3.12 on, the traceback of an error may be in a circle with its frames, which hold the input: so that is
+    collected. Its descriptor is closed before."""
+    if ending.endswith("Error") and sys.version_info >= (3, 12):
+        gc.collect()
+
+
 @pytest.mark.parametrize("case", ENDINGS)
 async def test_a_run_that_is_over_holds_nothing_of_its_input(case: str) -> None:
     policy, options, expected = ENDINGS[case]
     client = ScriptedClient(policy if callable(policy) else lambda request: policy, record=False)
     rlm = RLM(client=client, **options)
     before = open_contexts()
+    assert await failure(rlm, {"some": "text"}) == expected
+    assert open_contexts() == before
     context = Context(["some", "text"])
     watched = weakref.ref(context)
     assert await failure(rlm, context) == expected
     del context
+    forget(expected)
     assert watched() is None
-    assert await failure(rlm, {"some": "text"}) == expected
-    assert open_contexts() == before
 
 
 @pytest.mark.parametrize("case", ["answer", "model", "tokens", "errors"])
 def test_nor_does_one_for_a_caller_without_an_event_loop(case: str) -> None:
-    policy, options, _ = ENDINGS[case]
+    policy, options, expected = ENDINGS[case]
     rlm = RLM(client=ScriptedClient(lambda request: policy, record=False), **options)
     prompt = _Text("some text")
     watched = weakref.ref(prompt)
@@ -113,6 +122,7 @@ def test_nor_does_one_for_a_caller_without_an_event_loop(case: str) -> None:
         rlm.completion(prompt, "What?")
     del prompt
     background.run(_nothing)  # the loop is through with the completion when it has done this
+    forget(expected)
     assert watched() is None
 
 
