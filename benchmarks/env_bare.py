@@ -10,10 +10,10 @@ import aiohttp
 import verifiers.v1 as vf
 
 from benchmarks.policy import shape_of
-from rlm_train.collector import settle
+from rlm_train.garbage import settle
 
 if TYPE_CHECKING:
-    from rlm_train.credit import AnyTrace
+    from rlm_train.token_masks import AnyTrace
 
 __all__ = ["BareHarness"]
 

@@ -11,8 +11,8 @@ from benchmarks.floor import Floor, memfd
 from benchmarks.measure import Row, Samples, private_megabytes, repeat
 from rlm.context import Context
 from rlm.environments import make_environment
-from rlm.environments.base import Query, QueryReply, SessionSpec
 from rlm.environments.isolation import Isolation
+from rlm.repl.base import Query, QueryReply, SessionSpec
 
 _BATCH = 1000
 _CONTEXT_CHARS = 100_000_000

@@ -7,7 +7,7 @@ from typing import Any
 import verifiers.v1 as vf
 
 from rlm_train import ContextTaskData, RLMHarness, RLMTask, RLMTaskConfig
-from rlm_train.rewards import answer_of
+from rlm_train.rollout_info import answer_of
 
 MESSAGES = {
     "delivery": ["My parcel never came.", "Where is my order?", "The courier left it in the rain."],

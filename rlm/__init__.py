@@ -35,9 +35,8 @@ if TYPE_CHECKING:
         TokenLimitExceededError,
     )
     from rlm.logger import RLMLogger
-    from rlm.mapping import MapInput, MapItem, MapProgress
     from rlm.rlm import RLM
-    from rlm.types import RLMChatCompletion, StopReason, Usage, UsageSummary
+    from rlm.types import MapInput, MapItem, MapProgress, RLMChatCompletion, StopReason, Usage, UsageSummary
 
 __all__ = [
     "RLM",
@@ -103,9 +102,16 @@ _HOMES = {
     ),
     "rlm.environments.isolation": ("IsolationWarning",),
     "rlm.logger": ("RLMLogger",),
-    "rlm.mapping": ("MapInput", "MapItem", "MapProgress"),
     "rlm.rlm": ("RLM",),
-    "rlm.types": ("RLMChatCompletion", "StopReason", "Usage", "UsageSummary"),
+    "rlm.types": (
+        "MapInput",
+        "MapItem",
+        "MapProgress",
+        "RLMChatCompletion",
+        "StopReason",
+        "Usage",
+        "UsageSummary",
+    ),
 }
 """Where they are. Imported when they are asked for: `rlm --help` and a worker's tools need none of them."""
 

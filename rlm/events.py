@@ -74,7 +74,7 @@ class Reply(Event):
     """"turn", "answer" (the call after the last turn) or "compaction"."""
     model: str
     request: str
-    """`rlm.requests.request_key` of what was asked."""
+    """`rlm.engine.request_keys.request_key` of what was asked."""
     message: Message | None
     """The reply as it goes back into the chat; None if the call failed."""
     content: str
@@ -148,7 +148,7 @@ class Subcall(Event):
     kind: str
     model: str
     request: str | None
-    """`rlm.requests.request_key` of what was asked; None for a child run."""
+    """`rlm.engine.request_keys.request_key` of what was asked; None for a child run."""
     prompt_chars: int
     prompt_head: str
     response: str

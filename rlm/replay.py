@@ -23,12 +23,12 @@ from typing import Any
 
 from rlm import errors
 from rlm.clients.base import ModelReply
-from rlm.compaction import Compactor
+from rlm.engine.compaction import Compactor
+from rlm.engine.history import History
+from rlm.engine.request_keys import place, request_key
 from rlm.errors import LimitError, LogError, ReplayError, RLMError
 from rlm.events import BatchStart, Compaction, Event, Reply, RunStart, Subcall, Turn
-from rlm.history import History
 from rlm.logger import read_log
-from rlm.requests import place, request_key
 from rlm.types import Message, SamplingArgs, text_of
 
 _EXCERPT = 60
@@ -40,7 +40,7 @@ class _Recorded:
 
     event: Reply | Subcall
     place: tuple[int, ...]
-    """Where in its tree it was asked: `rlm.requests.place`."""
+    """Where in its tree it was asked: `rlm.engine.request_keys.place`."""
     messages: list[Message] | None
     """What was asked, as far as the log says it."""
 

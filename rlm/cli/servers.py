@@ -27,9 +27,9 @@ async def list_models(base_url: str, api_key: str | None = None) -> list[ServedM
     """
     from yarl import URL
 
-    from rlm.clients import pool, wire
+    from rlm.clients import chat_format, pool
+    from rlm.clients.arguments import checked_url, headers_of
     from rlm.clients.failures import redact
-    from rlm.clients.options import checked_url, headers_of
 
     base = URL(checked_url(base_url), encoded=True)
     headers, secrets = headers_of(api_key, None)
@@ -53,7 +53,7 @@ async def list_models(base_url: str, api_key: str | None = None) -> list[ServedM
         )
     if answer.status != 200:
         raise ModelUnavailableError(f"{base}/models: HTTP {answer.status}", status=answer.status)
-    entries = wire.decode_models(answer.body)
+    entries = chat_format.decode_models(answer.body)
     if entries is None:
         raise BadReplyError(f"{base}/models is no list of models", status=answer.status)
     return [ServedModel(str(entry.get("id")), _window(entry)) for entry in entries]

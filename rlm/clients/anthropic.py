@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from rlm.clients import wire
+from rlm.clients import chat_format
+from rlm.clients.arguments import key_or_environment
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure, failure_of
-from rlm.clients.options import key_or_environment
-from rlm.clients.parts import Link, Media, Text, parts_of
+from rlm.clients.message_parts import Link, Media, Text, parts_of
 from rlm.clients.sdk import Options, SDKClient, stop_sequences, token_limit
 from rlm.errors import BadReplyError, ConfigError
 from rlm.types import Content, Message, SamplingArgs, Usage
@@ -138,7 +138,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
     def _prepare(
         self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None
     ) -> dict[str, Any]:
-        fields = wire.merge_sampling(self._sampling, sampling)
+        fields = chat_format.merge_sampling(self._sampling, sampling)
         fields.pop("n", None)
         for ours in _OURS:
             if ours in fields:
@@ -290,7 +290,7 @@ def _usage(answer: Answer, request_bytes: int, text: str) -> Usage:
     """What the API counts, and what was read from and written to its cache apart from the other input; estimated where it
     does not."""
     numbers = (
-        wire.count(getattr(answer.usage, name, None))
+        chat_format.count(getattr(answer.usage, name, None))
         for name in (
             "input_tokens",
             "output_tokens",
@@ -299,7 +299,7 @@ def _usage(answer: Answer, request_bytes: int, text: str) -> Usage:
         )
     )
     fresh, output, read, written = numbers
-    guess = wire.estimated(request_bytes, text)
+    guess = chat_format.estimated(request_bytes, text)
     total = guess.input_tokens if fresh is None else fresh + (read or 0) + (written or 0)
     cached = min(read or 0, total)
     to_cache = min(written or 0, total - cached)

@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 
-from rlm.clients import wire
+from rlm.clients import chat_format
+from rlm.clients.arguments import checked_key, is_str, key_or_environment
 from rlm.clients.openai import OPENAI_URL, OpenAIClient
-from rlm.clients.options import checked_key, is_str, key_or_environment
 from rlm.errors import ConfigError
 from rlm.types import SamplingArgs
 
@@ -17,8 +17,8 @@ OPENROUTER_URL = "https://openrouter.ai/api/v1"
 VERCEL_URL = "https://ai-gateway.vercel.sh/v1"
 PORTKEY_URL = "https://api.portkey.ai/v1"
 
-_OPENAI = wire.Dialect(tokens_field="max_completion_tokens")
-_VLLM = wire.Dialect("vllm")
+_OPENAI = chat_format.Dialect(tokens_field="max_completion_tokens")
+_VLLM = chat_format.Dialect("vllm")
 
 
 class Options(TypedDict, total=False):
@@ -30,7 +30,7 @@ class Options(TypedDict, total=False):
     default_headers: Mapping[str, str] | None
     sampling_args: SamplingArgs | None
     echo_reasoning: bool
-    max_tokens_field: wire.TokensField | None
+    max_tokens_field: chat_format.TokensField | None
 
 
 def openai(
@@ -50,7 +50,7 @@ def openai(
         api_key, "OPENAI_API_KEY", "openai", " (for a server without keys use backend 'vllm')"
     )
     url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-    dialect = _OPENAI if url.rstrip("/") == OPENAI_URL else wire.PLAIN
+    dialect = _OPENAI if url.rstrip("/") == OPENAI_URL else chat_format.PLAIN
     return OpenAIClient(model_name, base_url=url, api_key=key, dialect=dialect, **options)
 
 
@@ -90,7 +90,7 @@ def openrouter(
     """
     key = key_or_environment(api_key, "OPENROUTER_API_KEY", "openrouter")
     headers = {"HTTP-Referer": app_url, "X-OpenRouter-Title": app_title}
-    dialect = wire.Dialect(
+    dialect = chat_format.Dialect(
         "openrouter",
         extra_body={"usage": {"include": True}},
         reasoning_details=True,
@@ -114,7 +114,7 @@ def vercel(
         ConfigError: there is no key, or an argument does not fit.
     """
     key = key_or_environment(api_key, "AI_GATEWAY_API_KEY", "vercel")
-    dialect = wire.Dialect("vercel", reasoning_details=True)
+    dialect = chat_format.Dialect("vercel", reasoning_details=True)
     return OpenAIClient(model_name, base_url=base_url, api_key=key, dialect=dialect, **options)
 
 
@@ -149,7 +149,7 @@ def portkey(
         "x-portkey-config": config if config is None or isinstance(config, str) else json.dumps(dict(config)),
         "Authorization": provider_api_key and f"Bearer {checked_key(provider_api_key)}",
     }
-    dialect = wire.Dialect("portkey", key_header="x-portkey-api-key")
+    dialect = chat_format.Dialect("portkey", key_header="x-portkey-api-key")
     return OpenAIClient(
         model_name, base_url=base_url, api_key=key, dialect=dialect, **_with_headers(options, headers)
     )
@@ -206,7 +206,7 @@ def azure_openai(
     if version and not all(c.isalnum() or c in "-." for c in version):
         raise ConfigError(f"api_version must be a date like '2024-10-21', not {version!r}")
     dated = f"/deployments/{{model}}/chat/completions?api-version={version}"
-    dialect = wire.Dialect(
+    dialect = chat_format.Dialect(
         "azure_openai",
         tokens_field="max_completion_tokens",
         key_header="api-key",

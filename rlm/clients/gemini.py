@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from rlm.clients import wire
+from rlm.clients import chat_format
+from rlm.clients.arguments import key_or_environment
 from rlm.clients.base import ModelReply
-from rlm.clients.options import key_or_environment
-from rlm.clients.parts import Link, Media, Text, parts_of
+from rlm.clients.message_parts import Link, Media, Text, parts_of
 from rlm.clients.sdk import Options, SDKClient, stop_sequences, token_limit
 from rlm.errors import ConfigError
 from rlm.types import Message, SamplingArgs, Usage
@@ -101,7 +101,7 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
         )
 
     def _prepare(self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None) -> _Request:
-        fields = wire.merge_sampling(self._sampling, sampling)
+        fields = chat_format.merge_sampling(self._sampling, sampling)
         fields.pop("n", None)
         for ours in _OURS:
             if ours in fields:
@@ -238,8 +238,8 @@ def _refusal(answer: types.GenerateContentResponse, reason: str | None) -> str |
 def _usage(usage: types.GenerateContentResponseUsageMetadata | None, request_bytes: int, text: str) -> Usage:
     """What the API counts; estimated where it does not. Thoughts are output that is paid for."""
     if usage is None:
-        return wire.estimated(request_bytes, text)
-    count = wire.count
+        return chat_format.estimated(request_bytes, text)
+    count = chat_format.count
     read = (count(usage.prompt_token_count) or 0) + (count(usage.tool_use_prompt_token_count) or 0)
     written = (count(usage.candidates_token_count) or 0) + (count(usage.thoughts_token_count) or 0)
     return Usage(read, written, None, min(count(usage.cached_content_token_count) or 0, read))

@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from rlm.clients import wire
+from rlm._redaction import protect
+from rlm.clients import chat_format
+from rlm.clients.arguments import checked_url, headers_of, is_str
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure, failure_of, failure_without_answer, redact
-from rlm.clients.options import checked_url, headers_of, is_str
 from rlm.clients.retry import Retry
 from rlm.errors import BadReplyError, ConfigError, ModelError, ModelNotFoundError
-from rlm.logger.redaction import protect
 from rlm.types import Message, SamplingArgs
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OPENAI_URL = "https://api.openai.com/v1"
 
 _LIST_TIMEOUT = 10.0
-_OTHER_FIELD: dict[wire.TokensField, wire.TokensField] = {
+_OTHER_FIELD: dict[chat_format.TokensField, chat_format.TokensField] = {
     "max_tokens": "max_completion_tokens",
     "max_completion_tokens": "max_tokens",
 }
@@ -64,8 +64,8 @@ class OpenAIClient:
         default_headers: Mapping[str, str] | None = None,
         sampling_args: SamplingArgs | None = None,
         echo_reasoning: bool = False,
-        max_tokens_field: wire.TokensField | None = None,
-        dialect: wire.Dialect = wire.PLAIN,
+        max_tokens_field: chat_format.TokensField | None = None,
+        dialect: chat_format.Dialect = chat_format.PLAIN,
     ) -> None:
         """
         Args:
@@ -108,10 +108,10 @@ class OpenAIClient:
         self._retry = Retry(timeout=timeout, max_retries=max_retries, retry_delay=retry_delay)
         self._echo_reasoning = bool(echo_reasoning)
         self._sampling = dict(sampling_args or {})
-        wire.check_sampling(self._sampling)
+        chat_format.check_sampling(self._sampling)
         self._tokens_field = max_tokens_field or dialect.tokens_field
         self._tokens_field_is_fixed = max_tokens_field is not None
-        self._learned_fields: dict[str, wire.TokensField] = {}
+        self._learned_fields: dict[str, chat_format.TokensField] = {}
         self._headers, self._secrets = headers_of(api_key, default_headers, dialect.key_header)
         protect(self, self._secrets)
         self._transport = pool
@@ -194,11 +194,11 @@ class OpenAIClient:
         path = self._dialect.chat_path.replace("{model}", quote(self._dialect.name_of(name), safe=""))
         return type(self._base)(f"{self._base}{path}", encoded=True)
 
-    def _encode(self, call: _Call, field: wire.TokensField) -> None:
+    def _encode(self, call: _Call, field: chat_format.TokensField) -> None:
         call.field = field
-        sampling = wire.merge_sampling(self._sampling, call.sampling, field)
+        sampling = chat_format.merge_sampling(self._sampling, call.sampling, field)
         call.has_field = field in sampling
-        call.body = wire.encode_request(call.name, call.messages, sampling, self._dialect)
+        call.body = chat_format.encode_request(call.name, call.messages, sampling, self._dialect)
 
     async def _attempt(self, pool: Pool, call: _Call, failed: int) -> ModelReply | Failure:
         if failed:
@@ -233,12 +233,12 @@ class OpenAIClient:
         if not 200 <= answer.status < 300:
             failure = failure_of(answer.status, answer.headers, answer.body)
             if failure.refusal is not None:
-                return wire.refused(
+                return chat_format.refused(
                     failure, model=call.name, request_bytes=sent, retries=failed, dialect=self._dialect
                 )
             return failure
         try:
-            return wire.decode_reply(
+            return chat_format.decode_reply(
                 answer.body,
                 model=call.name,
                 request_bytes=sent,
@@ -303,7 +303,7 @@ class OpenAIClient:
         except self._transport.TransportError as exc:
             logger.info("no model list at %s: %s", self._base, self._clean(exc))
             return None
-        return wire.decode_models(answer.body) if answer.status == 200 else None
+        return chat_format.decode_models(answer.body) if answer.status == 200 else None
 
 
 @dataclass(slots=True)
@@ -314,7 +314,7 @@ class _Call:
     messages: Sequence[Message]
     sampling: SamplingArgs | None
     headers: dict[str, str]
-    field: wire.TokensField = "max_tokens"
+    field: chat_format.TokensField = "max_tokens"
     has_field: bool = False
     body: bytes = b""
     reworded: bool = False

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from rlm._registry import Registry
 from rlm.clients.base import Client
 from rlm.errors import ConfigError
-from rlm.registry import Registry
 
 Factory = Callable[..., Client]
 """Makes a client from the entries of `backend_kwargs`, which are its keyword arguments. Raises ConfigError where they do

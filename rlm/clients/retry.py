@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure
+from rlm.context.plain_values import is_number
 from rlm.errors import ConfigError
-from rlm.plain import is_number
 
 _LONGEST_BACKOFF = 30.0
 _RETRY_WINDOW = 120.0

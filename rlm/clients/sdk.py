@@ -7,13 +7,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypedDict, TypeVar
 
-from rlm.clients import wire
+from rlm._redaction import protect
+from rlm.clients import chat_format
+from rlm.clients.arguments import checked_key, checked_url, headers_of, is_str
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure, redact
-from rlm.clients.options import checked_key, checked_url, headers_of, is_str
 from rlm.clients.retry import Retry
 from rlm.errors import BadReplyError, ConfigError
-from rlm.logger.redaction import protect
 from rlm.types import Message, SamplingArgs
 
 logger = logging.getLogger("rlm.clients")
@@ -168,7 +168,9 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
             if noted.failure.refusal is None:
                 failure: Failure = noted.failure
                 return failure
-            return wire.refused(noted.failure, model=name, request_bytes=noted.request_bytes, retries=failed)
+            return chat_format.refused(
+                noted.failure, model=name, request_bytes=noted.request_bytes, retries=failed
+            )
         if noted.answered:
             return Failure(BadReplyError(f"the reply cannot be read: {problem}", status=200), retry=False)
         raise ConfigError(self._clean(f"the SDK could not send the request: {problem}"))

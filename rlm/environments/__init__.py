@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rlm.environments.base import (
+from rlm._registry import Registry
+from rlm.errors import ConfigError
+from rlm.repl.base import (
     REPL,
     AnswerState,
     CellResult,
@@ -16,8 +18,6 @@ from rlm.environments.base import (
     QueryReply,
     SessionSpec,
 )
-from rlm.errors import ConfigError
-from rlm.registry import Registry
 
 __all__ = [
     "REPL",

@@ -15,11 +15,11 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
-from rlm.environments.worker.cells import Worker
-from rlm.environments.worker.channel import Channel
-from rlm.environments.worker.output import Output
-from rlm.environments.worker.setup import seed_random
-from rlm.environments.worker.wire import Frames, decode, encode, pack
+from rlm.repl.worker.process.cells import Worker
+from rlm.repl.worker.process.channel import Channel
+from rlm.repl.worker.process.output import Output
+from rlm.repl.worker.process.resources import seed_random
+from rlm.repl.worker.protocol.frames import Frames, decode, encode, pack
 
 _MOST_OUTPUT = 1 << 20
 """Characters of each stream: what is printed is part of a worker's message."""

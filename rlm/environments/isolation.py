@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from rlm.environments.packages import hidden_paths
+from rlm.environments.hidden_packages import hidden_paths
 from rlm.errors import ConfigError
 
 Isolation = Literal["sandbox", "sandbox!", "process", "none"]
@@ -165,15 +165,15 @@ def variables() -> dict[str, str]:
 
 
 def worker_command(call: str, *arguments: str) -> list[str]:
-    """A fresh interpreter that calls a function of `rlm.environments.worker` with arguments of text.
+    """A fresh interpreter that calls a function of `rlm.repl.worker` with arguments of text.
 
     Args:
-        call: module and function, "supervisor.main".
+        call: module and function, "control.supervisor:main".
     """
-    module = call.partition(".")[0]
-    boot = f"import sys; sys.path.append(sys.argv[1]); from worker import {module}; {call}(*sys.argv[2:])"
-    here = str(Path(__file__).parent)
-    return [_executable(), "-S", "-s", "-P", "-X", "utf8", "-c", boot, here, *arguments]
+    module, _, function = call.partition(":")
+    boot = f"import sys; sys.path.append(sys.argv[1]); from worker.{module} import {function}; {function}(*sys.argv[2:])"
+    folder = str(Path(__file__).parent.parent / "repl")
+    return [_executable(), "-S", "-s", "-P", "-X", "utf8", "-c", boot, folder, *arguments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ def probe() -> Probe:
     with tempfile.TemporaryDirectory(prefix="rlm-probe-") as folder:
         try:
             done = subprocess.run(
-                worker_command("examine.main", json.dumps(SandboxSettings().plan()), folder),
+                worker_command("sandbox.probe:main", json.dumps(SandboxSettings().plan()), folder),
                 env=variables(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rlm.context import Context
-from rlm.environments import limits
-from rlm.environments.base import QueryHandler, SessionSpec
 from rlm.environments.isolation import (
     PROCESSES,
     SCRATCH_BYTES,
@@ -22,13 +20,15 @@ from rlm.environments.isolation import (
     SandboxSettings,
     probe,
 )
-from rlm.environments.remote import Links, Resume
-from rlm.environments.session import Session
 from rlm.errors import ConfigError, REPLError
+from rlm.repl import resource_limits
+from rlm.repl.base import QueryHandler, SessionSpec
+from rlm.repl.processes import Links, Resume
+from rlm.repl.session import Session
 
 if TYPE_CHECKING:
+    from rlm.environments.fork_server import WarmParent
     from rlm.environments.inline import Inline
-    from rlm.environments.warm import WarmParent
 
 _QUICK = 1 << 20
 """Bytes that are encoded on the event loop rather than in a thread."""
@@ -110,13 +110,13 @@ class LocalEnvironment:
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
         """See `remote.Place.connect`."""
-        settings = limits.of_all(spec)
+        settings = resource_limits.of_all(spec)
 
         async def start(ends: list[int]) -> None:
             await self._start([*ends, *[await _file(context) for context in spec.contexts]], settings)
 
         async def resume(control: asyncio.Protocol, work: asyncio.Protocol, checkpoint: int) -> Links:
-            from rlm.environments.warm import warm_parent
+            from rlm.environments.fork_server import warm_parent
 
             parent = warm_parent(self._sandbox)
 
@@ -132,12 +132,12 @@ class LocalEnvironment:
             from rlm.environments.inline import Inline
 
             return Inline()
-        from rlm.environments.warm import warm_parent
+        from rlm.environments.fork_server import warm_parent
 
         return warm_parent(self._sandbox)
 
     async def _start(self, fds: Sequence[int], settings: Mapping[str, int]) -> None:
-        from rlm.environments.warm import NoSandboxError
+        from rlm.environments.fork_server import NoSandboxError
 
         parent = self._parent()
         try:

@@ -1,7 +1,7 @@
 """What is written down of a run, and shown of it."""
 
-from rlm.logger.log import RLMLogger, read_log
-from rlm.logger.redaction import protect
+from rlm._redaction import protect
+from rlm.logger.event_log import RLMLogger, read_log
 from rlm.logger.trajectory import Trajectory
 
 __all__ = ["RLMLogger", "Trajectory", "protect", "read_log"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from rlm.events import EVENTS, Event
-from rlm.logger.log import FORMAT_VERSION
+from rlm.logger.event_log import FORMAT_VERSION
 
 SCHEMA_FILE = Path(__file__).with_name(f"events.v{FORMAT_VERSION}.schema.json")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlm._redaction import Redactor
 from rlm.events import BatchStart, Cell, Event, Reply, RunEnd, RunStart, Subcall, Turn, TurnStart
-from rlm.logger.redaction import Redactor
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlm.clients import wire
+from rlm.clients import chat_format
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import failure_of
 from rlm.errors import ModelUnavailableError
@@ -42,7 +42,7 @@ class ScriptedClient:
             policy, models=None, max_model_len=max_model_len, latency=latency, record=record
         )
         self._sampling = dict(sampling_args or {})
-        wire.check_sampling(self._sampling)
+        chat_format.check_sampling(self._sampling)
 
     @property
     def model(self) -> str:
@@ -63,7 +63,7 @@ class ScriptedClient:
     ) -> ModelReply:
         """See `rlm.clients.base.Client.complete`."""
         name = model or self._model
-        merged = wire.merge_sampling(self._sampling, sampling)
+        merged = chat_format.merge_sampling(self._sampling, sampling)
         copies: list[dict[str, Any]] = [{**message} for message in messages]
         answer = await self._scripted.answer(ChatRequest(copies, name, merged))
         if isinstance(answer, Fault):
@@ -88,13 +88,13 @@ def _raise(fault: Fault, model: str) -> ModelReply:
         raise ModelUnavailableError("the connection was lost: the script dropped it")
     body = body_bytes(fault)
     if 200 <= fault.status < 300:
-        outcome = wire.decode_reply(body, model=model, request_bytes=0, retries=0)
+        outcome = chat_format.decode_reply(body, model=model, request_bytes=0, retries=0)
         if isinstance(outcome, ModelReply):
             return outcome
     else:
         outcome = failure_of(fault.status, {k.lower(): v for k, v in fault.headers.items()}, body)
     if outcome.refusal is not None:
-        return wire.refused(outcome, model=model, request_bytes=0, retries=0)
+        return chat_format.refused(outcome, model=model, request_bytes=0, retries=0)
     error = outcome.error
     try:
         raise error

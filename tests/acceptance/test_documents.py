@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oolong.reference import ReferencePolicy
+from oolong.policies.reference import ReferencePolicy
 from rlm.testing import ChatRequest, serve
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from oolong.reference import ReferencePolicy, is_root
+from oolong.policies.reference import ReferencePolicy, is_root
 from rlm.testing import ChatRequest, Reply, serve
 from rlm_train import report
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from oolong.examples import Example
+from oolong.example import Example
 from rlm.testing import ChatRequest, ModelServer, Policy
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from oolong import scoring
-from oolong.blind import BlindPolicy
-from oolong.reference import ReferencePolicy, is_root, text_of
+from oolong.policies.blind import BlindPolicy
+from oolong.policies.reference import ReferencePolicy, is_root, text_of
+from oolong.scoring.official import official
 from oolong.taskset import OolongConfig, OolongTaskset
 from rlm.environments.isolation import probe
 from rlm.testing import ChatRequest
@@ -94,7 +94,7 @@ for path in glob.glob(sys.prefix + "/lib/python*/site-packages/*.pth"):
     with open(path) as file:
         sys.path += [line.strip() for line in file if line.startswith("/")]
 try:
-    from oolong.examples import generate
+    from oolong.generator import generate
 except ImportError as error:
     print(error)
 else:
@@ -242,9 +242,9 @@ def check(expected: list[str], traces: list[list[Any]]) -> None:
         trace.ok and trace.model_dump_json() for trace in flat
     )  # none has withdrawn itself from its group
     answers = [(trace.info["rlm"]["answer"], trace.task.data) for trace in flat]
-    strict = sum(trace.reward for trace in flat) / len(flat)
-    official = sum(scoring.official(answer, data) for answer, data in answers) / len(flat)
-    assert expected == [f"{strict:.2f}", f"{official:.2f}"]
+    ours = sum(trace.reward for trace in flat) / len(flat)
+    theirs = sum(official(answer, data) for answer, data in answers) / len(flat)
+    assert expected == [f"{ours:.2f}", f"{theirs:.2f}"]
 
 
 @pytest.mark.parametrize("name", ROWS)

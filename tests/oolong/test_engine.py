@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 
-from oolong.examples import Example, generate
+from oolong.example import Example
+from oolong.generator import generate
+from oolong.policies.reference import ReferencePolicy
 from oolong.questions import CELLS
-from oolong.reference import ReferencePolicy
-from oolong.scoring import score
+from oolong.scoring.scorers import score
 from rlm import RLM
 from rlm.testing import ModelServer, serve
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from oolong.bruteforce import GoldError, verify
-from oolong.examples import Example, generate
-from oolong.official_tasks import Compat, kept_questions, window_questions
+from oolong.example import Example
+from oolong.generator import generate
+from oolong.gold_check import GoldError, verify
+from oolong.official_questions import Compat, kept_questions, window_questions
+from oolong.policies.reading import read
 from oolong.questions import Question
-from oolong.reading import read
 from oolong.window import Window, WindowSpec, build
 
 ALL_DEFECTS = Compat()

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from oolong.examples import Example, generate
-from oolong.published import PublishedRow, labels_in, load_published, parse_answer
-from oolong.scoring import score
-from oolong.sources import SourceError
+from oolong.example import Example
+from oolong.generator import generate
+from oolong.published import labels_in, load_published, parse_answer
+from oolong.published_rows import PublishedRow
+from oolong.scoring.scorers import score
+from oolong.sources.base import SourceError
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +50,7 @@ def published_answer(example: Example) -> str:
 @pytest.fixture
 def synth(tmp_path: Path) -> tuple[Path, list[Example]]:
     """A file of the published form, and the examples that it was made of."""
-    from oolong.official_tasks import Compat
+    from oolong.official_questions import Compat
 
     examples = generate(
         25, sizes=(120,), unit="rows", mode="official", split="all", seed=1, compat=Compat.of(())

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from oolong.bruteforce import GoldError, answers, parse, verify
-from oolong.examples import Example, generate
+from oolong.example import Example
+from oolong.generator import generate
+from oolong.gold_check import GoldError, answers, parse, verify
+from oolong.policies.reading import read
 from oolong.questions import ANSWER_TYPES, CELLS
-from oolong.reading import read
 
 
 def make_csv(tmp_path: Path, labels: tuple[str, ...], n: int = 300) -> str:

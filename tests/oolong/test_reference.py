@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from oolong.blind import BlindPolicy, Strategy
-from oolong.examples import Example, generate
-from oolong.labeller import Labeller
-from oolong.official_tasks import Compat, window_questions
+from oolong.example import Example
+from oolong.generator import generate
+from oolong.official_questions import Compat, window_questions
+from oolong.policies.blind import BlindPolicy, Strategy
+from oolong.policies.labeller import Labeller
+from oolong.policies.reading import KINDS, labels_in_header, read
+from oolong.policies.reference import ReferencePolicy, is_root, policy
 from oolong.questions import ANSWER_TYPES, CELLS
-from oolong.reading import KINDS, labels_in_header, read
-from oolong.reference import ReferencePolicy, is_root, policy
-from oolong.scoring import score
-from oolong.sources import open_source
+from oolong.scoring.scorers import score
+from oolong.sources.catalog import open_source
 from oolong.window import Layout, WindowSpec, build
 from rlm.testing import ChatRequest, ScriptedClient
 

@@ -15,8 +15,9 @@ import pytest
 import verifiers.v1 as vf
 from pydantic import ValidationError
 
-from oolong.examples import generate
-from oolong.scoring import nearness, score
+from oolong.generator import generate
+from oolong.scoring.scorers import score
+from oolong.scoring.strict import nearness
 from oolong.taskset import OolongConfig, OolongTask, OolongTaskset
 from rlm.testing import ChatRequest
 from rlm_train.group import CostsConfig

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oolong.scoring import MAX_ANSWER_CHARS, official, official_parse, score, strict
+from oolong.scoring.official import official, official_parse
+from oolong.scoring.scored import MAX_ANSWER_CHARS
+from oolong.scoring.scorers import score
+from oolong.scoring.strict import strict
 
 LABELS = ("ham", "spam", "human being", "description and abstract concept")
 

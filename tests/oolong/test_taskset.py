@@ -14,8 +14,8 @@ import verifiers.v1 as vf
 from pydantic import ValidationError
 
 import oolong
-from oolong import examples
-from oolong.official_tasks import Compat
+from oolong.generator import generate
+from oolong.official_questions import Compat
 from oolong.taskset import CompatConfig, OolongConfig, OolongData, OolongTask, OolongTaskset
 
 
@@ -197,7 +197,7 @@ def test_text_of_ones_own(labelled: Path) -> None:
 
 
 def test_the_published_rows(tmp_path: Path) -> None:
-    example = examples.generate(1, answer_types=["NUMERIC"], mode="official")[0]
+    example = generate(1, answer_types=["NUMERIC"], mode="official")[0]
     row = {
         "id": 7,
         "context_len": 4096,

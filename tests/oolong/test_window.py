@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 import pytest
 
-from oolong import official
-from oolong.examples import ContextChangedError, Example, generate, materialise, text_sha256
-from oolong.sources import SourceError, open_source
+from oolong import official_wording
+from oolong.example import ContextChangedError, Example, materialise, text_sha256
+from oolong.generator import generate
+from oolong.sources.base import SourceError
+from oolong.sources.catalog import open_source
 from oolong.window import WindowSpec, build, resolve
 
 LINE = re.compile(r"Date: [A-Z][a-z]{2} \d\d, \d{4} \|\| User: \d{5} \|\| Instance: .+")
@@ -56,16 +58,16 @@ def test_the_official_layout_is_the_published_one(tmp_path: Path) -> None:
 
 
 def test_published_descriptions_and_budgets() -> None:
-    described = official.SPECIFIC_TEXT["trec_coarse"].format(k=2, labels="'a', 'b'")
+    described = official_wording.SPECIFIC_TEXT["trec_coarse"].format(k=2, labels="'a', 'b'")
     assert described == (
         "general-knowledge questions, one per line. Each question has an answer that can be described as one of 2 categories: "
         "'a', 'b'."
     )
     powers = {10: 14, 13: 188, 15: 787, 16: 1_585, 17: 3_182, 20: 25_531, 22: 102_158}
-    assert {power: official.rows_for_tokens("trec_coarse", 2**power) for power in powers} == powers
+    assert {power: official_wording.rows_for_tokens("trec_coarse", 2**power) for power in powers} == powers
     powers = {10: 10, 13: 129, 15: 539, 16: 1_085, 17: 2_177, 20: 17_469, 22: 69_898}
-    assert {power: official.rows_for_tokens("spam", 2**power) for power in powers} == powers
-    assert official.rows_for_tokens("wordnet", 1024) is None
+    assert {power: official_wording.rows_for_tokens("spam", 2**power) for power in powers} == powers
+    assert official_wording.rows_for_tokens("wordnet", 1024) is None
 
 
 def test_the_labelled_text_is_the_text_with_the_right_labels() -> None:
@@ -163,7 +165,7 @@ GOLDEN = "0343fba5"
 
 DESCRIBE = """
 import hashlib, json
-from oolong.examples import generate
+from oolong.generator import generate
 digest = hashlib.sha256()
 for arguments in ({"n": 24, "sizes": (4000, 20000), "seed": 3}, {"n": 30, "mode": "official", "sizes": (3000,), "seed": 5}):
     for example in generate(**arguments):
@@ -187,7 +189,7 @@ def test_an_example_goes_through_json_and_comes_out_in_another_process(tmp_path:
     assert len(described) < 3_000
     assert Example.from_dict(json.loads(described)) == example
     code = (
-        "import json, sys, hashlib; from oolong.examples import materialise\n"
+        "import json, sys, hashlib; from oolong.example import materialise\n"
         "text = materialise(json.load(sys.stdin)['context'])\n"
         "print(len(text), hashlib.sha256(text.encode()).hexdigest())"
     )

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 
 from rlm import RLM
-from rlm.background import background
+from rlm.aio.background import background
 from rlm.context import Context
 from rlm.errors import ContextError, RLMError
 from rlm.logger import RLMLogger
-from rlm.mapping import MapInput
 from rlm.testing import ChatRequest, Fault, Reply, ScriptedClient
+from rlm.types import MapInput
 
 
 def block(code: str) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rlm.aio.threads import Threads
 from rlm.environments import Query, QueryReply, SessionSpec, make_environment
 from rlm.errors import ConfigError
-from rlm.threads import Threads
-from rlm.tools import RESERVED, Toolbox, ToolError
+from rlm.repl.tools import RESERVED, Toolbox, ToolError
 
 
 def search(query: str, limit: int = 10) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rlm_train import ContextTaskData
-from rlm_train.cache import ContextCache, shared_cache
-from rlm_train.task import ContextMismatchError
+from rlm_train.context_cache import ContextCache, shared_cache
+from rlm_train.context_task import ContextMismatchError
 
 
 class Letters(ContextTaskData):

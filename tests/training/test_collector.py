@@ -9,7 +9,7 @@ from typing import Any
 
 _CHILD = """
 import gc, json, weakref
-from rlm_train.collector import settle
+from rlm_train.garbage import settle
 
 class Loop:
     pass

@@ -11,7 +11,7 @@ import verifiers.v1 as vf
 
 from rlm.clients.pool import open_pools
 from rlm.testing import ChatRequest, Fault, ModelServer, Reply
-from rlm_train.direct import DirectClient
+from rlm_train.direct_client import DirectClient
 from rlm_train.testing import InferenceServer
 
 ASK = '```repl\nreplies = llm_query_batched(["one", "two", "one"])\nprint(replies)\n```'

@@ -15,7 +15,8 @@ import pytest
 import verifiers.v1 as vf
 from pydantic import ValidationError
 
-from rlm import RLM, prompts
+from rlm import RLM
+from rlm.engine import prompts
 from rlm.errors import REPLError
 from rlm.testing import ChatRequest, Fault, ModelServer, Reply, Script
 from rlm_train import RLMHarnessConfig

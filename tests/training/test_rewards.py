@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rlm.testing import ChatRequest, Fault, Reply, Script
 from rlm_train import RLMTask, RLMTaskConfig
-from rlm_train.rewards import answer_of
+from rlm_train.rollout_info import answer_of
 
 ANSWER = '```repl\nanswer["content"] = str(len(context.split()))\nanswer["ready"] = True\n```'
 WRONG = '```repl\nanswer["content"], answer["ready"] = "17", True\n```'

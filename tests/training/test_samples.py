@@ -20,7 +20,7 @@ import verifiers.v1 as vf
 from verifiers.v1.serve import EnvClient, EnvServer
 from verifiers.v1.utils.loaders import resolve_env_config
 
-from oolong.reference import ReferencePolicy, is_root
+from oolong.policies.reference import ReferencePolicy, is_root
 from rlm_train.testing import InferenceServer, generations_of
 
 TASKSET = {"id": "oolong", "sizes": [6_000], "num_tasks": 3}

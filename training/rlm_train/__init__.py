@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlm_train.context_task import ContextTaskData as ContextTaskData
     from rlm_train.group import RLMGroup as RLMGroup
     from rlm_train.group import RLMGroupConfig as RLMGroupConfig
     from rlm_train.harness import RLMHarness as RLMHarness
-    from rlm_train.harness import RLMHarnessConfig as RLMHarnessConfig
+    from rlm_train.harness_config import RLMHarnessConfig as RLMHarnessConfig
     from rlm_train.rewards import RLMTask as RLMTask
     from rlm_train.rewards import RLMTaskConfig as RLMTaskConfig
-    from rlm_train.task import ContextTaskData as ContextTaskData
 
 __all__ = [
     "ContextTaskData",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ContextTaskData": "rlm_train.task",
+    "ContextTaskData": "rlm_train.context_task",
     "RLMGroup": "rlm_train.group",
     "RLMGroupConfig": "rlm_train.group",
     "RLMHarness": "rlm_train.harness",

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import verifiers.v1 as vf
 from pydantic import Field, model_validator
 
-from rlm_train.rewards import CORRECT, stats_of
+from rlm_train.rewards import CORRECT
+from rlm_train.rollout_info import stats_of
 
 if TYPE_CHECKING:
-    from rlm_train.credit import AnyTrace
+    from rlm_train.token_masks import AnyTrace
 
     AnyTask: TypeAlias = vf.Task[Any, Any, Any]
     AnyEpisode: TypeAlias = vf.Episode[Any, Any, Any]

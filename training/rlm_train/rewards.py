@@ -7,7 +7,7 @@ nothing but a right answer earns anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 import verifiers.v1 as vf
@@ -15,10 +15,10 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypeVar
 
 from rlm.types import StopReason
-from rlm_train.harness import INFO_KEY
+from rlm_train.rollout_info import answer_of, info_of, stats_of
 
 if TYPE_CHECKING:
-    from rlm_train.credit import AnyTrace
+    from rlm_train.token_masks import AnyTrace
 
 CORRECT = "correct"
 """Name of the reward for a right answer."""
@@ -152,22 +152,6 @@ class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
 
 def _weight(hook: Callable[..., Any]) -> float:
     return float(getattr(hook, "_vf_weight", 1.0))
-
-
-def info_of(trace: AnyTrace) -> Mapping[str, Any]:
-    """What the harness wrote of a rollout, see `rlm_train.RLMHarness`; empty if another harness ran."""
-    return trace.info.get(INFO_KEY) or {}
-
-
-def stats_of(trace: AnyTrace) -> Mapping[str, float]:
-    """`rlm.types.RunStats` of a rollout by name; empty if another harness ran."""
-    return info_of(trace).get("stats") or {}
-
-
-def answer_of(trace: AnyTrace) -> str:
-    """The answer that the RLM set: the only text that a reward should read. Empty if there is none."""
-    answer = info_of(trace).get("answer")
-    return answer if isinstance(answer, str) else ""
 
 
 def apply_gates(gates: GatesConfig, trace: AnyTrace) -> None:

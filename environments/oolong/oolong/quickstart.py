@@ -101,7 +101,7 @@ def model_server(environment: Mapping[str, str]) -> Iterator[Server]:
             base_url, environment.get("RLM_MODEL") or None, environment.get("RLM_API_KEY") or None
         )
         return
-    from oolong.reference import ReferencePolicy
+    from oolong.policies.reference import ReferencePolicy
     from rlm.testing import serve
 
     policy = ReferencePolicy(accuracy=ACCURACY, sources=["wordnet"])

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import verifiers.v1 as vf
 from pydantic import Field, model_validator
 
-from oolong import bruteforce, examples, local, scoring, sources
-from oolong.official_tasks import Compat
+from oolong import example as examples
+from oolong import generator, gold_check
+from oolong.official_questions import Compat
 from oolong.questions import ANSWER_TYPES, GROUPS
-from rlm_train.rewards import RLMTask, RLMTaskConfig, answer_of
-from rlm_train.task import ContextTaskData
+from oolong.scoring import scorers, strict
+from oolong.sources import catalog, files
+from oolong.sources.base import Split
+from rlm_train.context_task import ContextTaskData
+from rlm_train.rewards import RLMTask, RLMTaskConfig
+from rlm_train.rollout_info import answer_of
 
 if TYPE_CHECKING:
-    from rlm_train.credit import AnyTrace
+    from rlm_train.token_masks import AnyTrace
 
 TaskGroup = Literal["counting", "user", "timeline"]
 AnswerType = Literal["LABEL", "NUMERIC", "COMPARISON", "USER", "DATE", "MONTH_YEAR", "LIST", "TEXT"]
@@ -56,7 +61,7 @@ class PublishedConfig(vf.BaseConfig):
 
 class CompatConfig(vf.BaseConfig):
     """Known defects of the published generator, in mode "official": true does as it does, false corrects it.
-    `oolong.official_tasks.Compat` describes each."""
+    `oolong.official_questions.Compat` describes each."""
 
     month_year_bug: bool = True
     """Months are asked for only where the first one is the answer."""
@@ -114,7 +119,7 @@ class OolongConfig(vf.TasksetConfig):
     """Another seed, other contexts and questions."""
     questions_per_window: int = Field(default=1, ge=1)
     """Questions that share a context, in mode "fixed"."""
-    scorer: scoring.Scorer = "strict"
+    scorer: scorers.Scorer = "strict"
     """"strict" takes the whole answer and cannot be talked into points; "official" is the published rule."""
     task: OolongTaskConfig = OolongTaskConfig()
     """Weights of rewards, and gates."""
@@ -143,17 +148,17 @@ class OolongConfig(vf.TasksetConfig):
         if not published:
             if extra := set(self.answer_types) - set(ANSWER_TYPES):
                 raise ValueError(f'answer type {min(extra)} is for mode "published"')
-            if self.file != FileConfig() and not local.looks_like_file(self.source or ""):
+            if self.file != FileConfig() and not files.looks_like_file(self.source or ""):
                 raise ValueError(f"file is for a source that is a file, and {self.source!r} is none")
             # Opened now, so that what is missing is said before anything runs. It stays open for the process.
-            sources.open_source(self.source_ref)
+            catalog.open_source(self.source_ref)
         return self
 
     @property
     def source_ref(self) -> str | dict[str, Any]:
-        """The labelled text as `oolong.sources.open_source` takes it."""
-        if self.source is not None and local.looks_like_file(self.source):
-            return local.file_ref(self.source, **self.file.model_dump())
+        """The labelled text as `oolong.sources.catalog.open_source` takes it."""
+        if self.source is not None and files.looks_like_file(self.source):
+            return files.file_ref(self.source, **self.file.model_dump())
         return self.source or "wordnet"
 
 
@@ -172,7 +177,7 @@ class OolongData(ContextTaskData):
     split: str
     mode: Literal["fixed", "official", "published"]
     seed: int
-    scorer: scoring.Scorer
+    scorer: scorers.Scorer
     labels: tuple[str, ...]
     num_labels: int
     """Labels of the context; 0 where they are not known."""
@@ -183,10 +188,10 @@ class OolongData(ContextTaskData):
     compat: tuple[str, ...] = ()
     """Defects of the published procedure that were switched on."""
     context: dict[str, Any]
-    """What the context is made from: see `oolong.examples.context_from_dict`."""
+    """What the context is made from: see `oolong.generator.context_from_dict`."""
 
     @classmethod
-    def of(cls, example: examples.Example, scorer: scoring.Scorer) -> OolongData:
+    def of(cls, example: examples.Example, scorer: scorers.Scorer) -> OolongData:
         data = json.loads(json.dumps(example.to_dict()))
         return cls(
             id=example.id,
@@ -247,19 +252,19 @@ class OolongTask(RLMTask[OolongData, OolongTaskConfig]):
 
     @vf.reward
     async def correct(self, task: OolongData, trace: AnyTrace) -> float:
-        """From 0 to 1, by the task's scorer; see `oolong.scoring`."""
-        return scoring.score(answer_of(trace), task, task.scorer)
+        """From 0 to 1, by the task's scorer; see `oolong.scoring.scorers`."""
+        return scorers.score(answer_of(trace), task, task.scorer)
 
     @vf.reward(weight=0.0)
     async def numeric(self, task: OolongData, trace: AnyTrace) -> float:
-        """What `oolong.scoring.nearness` gives to a number beyond what `correct` gives."""
-        near = scoring.nearness(answer_of(trace), task, self.config.numeric_tolerance)
-        return max(0.0, near - scoring.score(answer_of(trace), task, task.scorer))
+        """What `oolong.scoring.scorers.nearness` gives to a number beyond what `correct` gives."""
+        near = strict.nearness(answer_of(trace), task, self.config.numeric_tolerance)
+        return max(0.0, near - scorers.score(answer_of(trace), task, task.scorer))
 
     @vf.metric
     async def exact(self, task: OolongData, trace: AnyTrace) -> float:
         """1 if the score is full; a number that is near scores a part."""
-        return float(scoring.score(answer_of(trace), task, task.scorer) == 1.0)
+        return float(scorers.score(answer_of(trace), task, task.scorer) == 1.0)
 
     @vf.metric
     async def curriculum(self, task: OolongData) -> dict[str, float]:
@@ -279,8 +284,8 @@ class OolongTask(RLMTask[OolongData, OolongTaskConfig]):
         """
         if self.data.mode == "published":
             return None
-        await asyncio.to_thread(bruteforce.verify, self.data.to_example())
-        return scoring.score(self.data.answer[0], self.data, self.data.scorer) == 1.0
+        await asyncio.to_thread(gold_check.verify, self.data.to_example())
+        return scorers.score(self.data.answer[0], self.data, self.data.scorer) == 1.0
 
 
 class OolongTaskset(vf.Taskset[OolongTask, OolongConfig]):
@@ -311,10 +316,10 @@ class OolongTaskset(vf.Taskset[OolongTask, OolongConfig]):
                 limit=config.num_tasks,
                 **options,
             )
-        return examples.generate(
+        return generator.generate(
             config.num_tasks,
             source=config.source_ref,
-            split=cast(sources.Split, config.split),
+            split=cast(Split, config.split),
             sizes=config.sizes,
             unit=config.unit,
             seed=config.seed,

@@ -14,7 +14,8 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from oolong.draws import Draws
-from oolong.sources import LabelledSource, Row, SourceError, Split, open_source
+from oolong.sources.base import LabelledSource, Row, SourceError, Split
+from oolong.sources.catalog import open_source
 
 Layout = Literal["own", "official"]
 
@@ -164,7 +165,7 @@ def quoted_list(labels: Sequence[str]) -> str:
 
 def _frame(spec: WindowSpec, source: LabelledSource, labels: Sequence[str], n: int) -> tuple[str, str]:
     if spec.layout == "official":
-        from oolong.official import frame
+        from oolong.official_wording import frame
 
         return frame(source, labels, n)
     about = (
@@ -191,7 +192,7 @@ def resolve(spec: WindowSpec) -> WindowSpec:
         return spec
     if spec.tokens is not None:
         if spec.layout == "official":
-            from oolong.official import rows_for_tokens
+            from oolong.official_wording import rows_for_tokens
 
             if (rows := rows_for_tokens(source.id, spec.tokens)) is not None:
                 return replace(spec, rows=max(rows, 1), tokens=None)

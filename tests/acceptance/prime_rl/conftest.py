@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from oolong.reference import ReferencePolicy, is_root
+from oolong.policies.reference import ReferencePolicy, is_root
 from rlm.testing import ChatRequest, in_background
 from rlm_train.testing import Generation, InferenceServer, build_tokenizer, generations_of
 

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from oolong.local import FETCHED_SHA256, data_folder
-from oolong.reference import ReferencePolicy
+from oolong.policies.reference import ReferencePolicy
+from oolong.sources.fetched import FETCHED_SHA256, data_folder
 from rlm import RLM
 from rlm.testing import Script, ScriptedClient, serve
 from rlm_train.testing import build_tokenizer

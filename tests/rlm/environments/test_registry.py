@@ -8,10 +8,10 @@ import pytest
 
 from rlm import RLM
 from rlm.environments import make_environment, names, register_environment
-from rlm.environments.base import QueryHandler, SessionSpec
 from rlm.environments.local import LocalEnvironment
-from rlm.environments.session import Session
 from rlm.errors import ConfigError
+from rlm.repl.base import QueryHandler, SessionSpec
+from rlm.repl.session import Session
 from rlm.testing import ScriptedClient
 
 

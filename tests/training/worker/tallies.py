@@ -11,7 +11,7 @@ import verifiers.v1 as vf
 from rlm_train import ContextTaskData, RLMHarness
 
 if TYPE_CHECKING:
-    from rlm_train.credit import AnyTrace
+    from rlm_train.token_masks import AnyTrace
 
 __all__ = ["RLMHarness", "TallyTaskset"]
 

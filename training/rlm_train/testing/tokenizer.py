@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlm import prompts
+from rlm.engine import prompts
 
 # The tokens of Qwen3's chat template that its renderer looks up.
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -1,0 +1,1 @@
+"""Scorers of answers: the official rule, the strict one, and what a reward is made of."""

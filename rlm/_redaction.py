@@ -1,0 +1,125 @@
+"""What may not be written down, and how it is taken out.
+
+The rule. Replaced by `[redacted]` are, at any nesting:
+
+1. the keys and secret headers of every client of this process, and the values of environment variables whose name ends in
+   API_KEY, ACCESS_KEY, SECRET_KEY, PRIVATE_KEY, TOKEN, SECRET or PASSWORD: wherever they occur in a text, as long as they
+   have 8 characters or more;
+2. whatever stands under a name that says so: authorization, auth, password, passphrase, secret, credentials, cookie, jwt,
+   api key, access key, private key, token, in any spelling (`X-Api-Key`, `apiKey`, `access_token`). Tokens that are counted
+   (`max_tokens`) and markers (`eos_token`) are none;
+3. in texts, what follows `Bearer` or `Basic`, if it looks like a key: 16 characters or more, with a digit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from functools import lru_cache
+from typing import Any
+
+REDACTED = "[redacted]"
+
+_SHORTEST = 8
+_VARIABLE = re.compile(
+    r"(?:API_?KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|TOKEN|SECRET|PASSWORD)\Z", re.IGNORECASE
+)
+_BEARER = re.compile(r"(?i)\b(bearer|basic)(\s+)(?=[^\s\d]*\d)[\w.~+/=-]{16,}")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_SECRET_WORDS = frozenset(
+    [
+        *("authorization", "auth", "bearer", "cookie", "cookies", "credential", "credentials", "jwt"),
+        *("passphrase", "passwd", "password", "secret", "secrets"),
+    ]
+)
+_SECRET_ENDS = ("apikey", "apikeys", "accesskey", "privatekey", "secretkey")
+_MARKERS = frozenset(("bos", "cls", "eos", "mask", "pad", "sep", "special", "stop", "unk"))
+
+_lock = threading.Lock()
+_protected: weakref.WeakKeyDictionary[object, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+def protect(owner: object, secrets: Iterable[str]) -> None:
+    """Keeps secrets out of all that is written down from now on, as long as `owner` lives.
+
+    Args:
+        owner: a client, usually.
+        secrets: its keys. Those below 8 characters are words, and are left alone.
+    """
+    with _lock:
+        _protected[owner] = tuple(secrets)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under this name is to be kept out of sight."""
+    return _is_secret_name(name) if len(name) <= 100 else False
+
+
+@lru_cache(maxsize=4096)
+def _is_secret_name(name: str) -> bool:
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if not words:
+        return False
+    if not _SECRET_WORDS.isdisjoint(words) or "".join(words).endswith(_SECRET_ENDS):
+        return True
+    return words[-1] == "token" and (len(words) == 1 or words[-2] not in _MARKERS)
+
+
+def _may_have_bearer(text: str) -> bool:
+    """Whether it is worth looking: the search takes its time."""
+    return "earer" in text or "asic" in text or "EARER" in text or "ASIC" in text
+
+
+class Redactor:
+    """Takes out what may not be written down. Knows the secrets that there are when it is made."""
+
+    def __init__(self) -> None:
+        with _lock:
+            known = {secret for secrets in _protected.values() for secret in secrets}
+        known.update(value for name, value in os.environ.items() if _VARIABLE.search(name))
+        # Longer ones first: one may be the beginning of another.
+        self._secrets = sorted((s for s in known if len(s) >= _SHORTEST), key=len, reverse=True)
+        self._escaped = [json.dumps(secret)[1:-1] for secret in self._secrets]
+
+    def text(self, text: str) -> str:
+        """The text without secrets."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, REDACTED)
+        if _may_have_bearer(text):
+            text = _BEARER.sub(rf"\1\2{REDACTED}", text)
+        return text
+
+    def may_be_in(self, line: str) -> bool:
+        """Whether a secret may stand in the texts of a line of JSON. Says nothing of names."""
+        return any(secret in line for secret in self._escaped) or _may_have_bearer(line)
+
+    def data(self, value: Any) -> Any:
+        """Plain data without secrets, as `rlm.logger.line_file.plain` makes it of what is none."""
+        if isinstance(value, str):
+            return self.text(value)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, Mapping):
+            return {self.text(str(name)): self.field(str(name), item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.data(item) for item in value]
+        return self.data(plain(value))
+
+    def field(self, name: str, value: Any) -> Any:
+        """The value that stands under a name."""
+        if is_secret_name(name) and not (value is None or value == "" or isinstance(value, bool)):
+            return REDACTED
+        return self.data(value)
+
+
+def plain(value: Any) -> Any:
+    """What JSON makes of a value that it does not know: a dict of a dataclass, or the repr."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return repr(value)

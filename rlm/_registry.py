@@ -1,0 +1,112 @@
+"""What is made by name: providers and places, those that come with the package and those that a program adds."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from rlm._wording import nearest
+from rlm.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Factories by name.
+
+    Args:
+        what: what they make, in a word: "backend".
+        built_in: where those of the package are, by name: module and attribute. They are imported when they are asked for.
+    """
+
+    def __init__(self, what: str, built_in: Mapping[str, tuple[str, str]]) -> None:
+        self._what = what
+        self._built_in = built_in
+        self._added: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str, factory: Callable[..., T], *, replace: bool) -> None:
+        """Adds a factory.
+
+        Args:
+            replace: the name may be taken.
+
+        Raises:
+            ConfigError: the name is taken, or the arguments are not a name and a function.
+        """
+        if not (name and isinstance(name, str)):
+            raise ConfigError(f"the name of {a(self._what)} must be a str, not {name!r}")
+        if not callable(factory):
+            raise ConfigError(f"the factory of {self._what} {name!r} must be a function that makes one")
+        if name in self.names() and not replace:
+            raise ConfigError(
+                f"there is {a(self._what)} {name!r} already; give replace=True to take its place"
+            )
+        self._added[name] = factory
+
+    def names(self) -> list[str]:
+        """All names, those of the package first."""
+        return [*self._built_in, *(name for name in self._added if name not in self._built_in)]
+
+    def factory(self, name: str) -> Callable[..., T]:
+        """
+        Raises:
+            ConfigError: there is none of that name; the message names the nearest.
+        """
+        if name in self._added:
+            return self._added[name]
+        if name not in self._built_in:
+            raise ConfigError(f"there is no {self._what} {name!r}{nearest(name, self.names())}")
+        module, attribute = self._built_in[name]
+        factory: Callable[..., T] = getattr(importlib.import_module(module), attribute)
+        return factory
+
+    def make(
+        self, name: str, options: Mapping[str, Any], hint: Callable[[str, list[str]], str] | None = None
+    ) -> T:
+        """Makes one.
+
+        Args:
+            options: keyword arguments of the factory.
+            hint: says more of an option that there is not, given its name and those that there are.
+
+        Raises:
+            ConfigError: there is no such name or option (the message names the nearest), or an option does not fit.
+        """
+        self.check(name, options, hint)
+        return self.factory(name)(**options)
+
+    def check(
+        self, name: str, options: Mapping[str, Any], hint: Callable[[str, list[str]], str] | None = None
+    ) -> None:
+        """
+        Raises:
+            ConfigError: there is no such name or option.
+        """
+        known = options_of(self.factory(name))
+        for option in options:
+            if known is not None and option not in known:
+                more = (hint(option, known) if hint is not None else "") or nearest(option, known)
+                raise ConfigError(f"{self._what} {name!r} takes no {option!r}{more}")
+
+
+def options_of(factory: Callable[..., Any]) -> list[str] | None:
+    """The keyword arguments that a factory takes; None if it takes any."""
+    known: list[str] = []
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            known.append(parameter.name)
+            continue
+        # `**options: Unpack[SomeTypedDict]` names them; a plain `**kwargs` does not.
+        unpacked = typing.get_type_hints(factory).get(parameter.name)
+        if typing.get_origin(unpacked) is not typing.Unpack:
+            return None
+        known += typing.get_args(unpacked)[0].__annotations__
+    return known
+
+
+def a(word: str) -> str:
+    """The word with its article."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

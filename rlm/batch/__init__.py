@@ -1,0 +1,1 @@
+"""Many inputs: the map over them, its reader, its file of results."""

@@ -1,0 +1,303 @@
+"""The OpenAI-compatible chat format: requests out, replies in. No input, no output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from rlm.clients.base import MOST_TOKENS, ModelReply
+from rlm.clients.failures import Failure, excerpt, failure_of
+from rlm.clients.message_parts import check_parts, sendable
+from rlm.errors import BadReplyError, ConfigError
+from rlm.types import Message, SamplingArgs, Usage
+
+BYTES_PER_TOKEN = 4
+"""For servers that report no usage."""
+
+_MOST_DOLLARS = 1e9  # more than any call costs
+
+TokensField = Literal["max_tokens", "max_completion_tokens"]
+"""The names under which servers take the token limit of a reply."""
+
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+_OWN_FIELDS = {
+    "model": "give `model_name`",
+    "messages": "the engine writes the messages",
+    "stream": "replies are never streamed",
+    "stream_options": "replies are never streamed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where an OpenAI-compatible server differs from the others."""
+
+    provider: str = "openai"
+    tokens_field: TokensField = "max_tokens"
+    """The field for the token limit of a reply. OpenAI's newer models and Azure refuse the old name, others do not know
+    the new one; a server that refuses the one gets the other."""
+    key_header: str = "Authorization"
+    """Carries the key; "Authorization" as a bearer token."""
+    chat_path: str = "/chat/completions"
+    """After the base URL. `{model}` in it is replaced by the model's name at the server."""
+    deployments: Mapping[str, str] = field(default_factory=dict)
+    """Names of models under which the server has them, where they differ."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of every request."""
+    lists_models: bool = True
+    """`GET /models` names the models that one can ask for."""
+    reasoning_details: bool = False
+    """Thinking comes, and goes back, as `reasoning_details`, with its signatures."""
+    reports_cost: bool = False
+    """Usage has the cost of a call in USD."""
+
+    def name_of(self, model: str) -> str:
+        return self.deployments.get(model, model)
+
+
+PLAIN = Dialect()
+
+
+def encode_request(
+    model: str, messages: Sequence[Message], sampling: SamplingArgs, dialect: Dialect = PLAIN
+) -> bytes:
+    """The body of a chat completion request.
+
+    Strings travel as UTF-8; see `rlm.clients.message_parts.sendable` for those that cannot.
+
+    Args:
+        sampling: the other fields of the body, from `merge_sampling`.
+
+    Raises:
+        ConfigError: a value cannot be sent.
+    """
+    check_parts(messages)
+    if any("native" in message for message in messages):
+        messages = [_outgoing(message, model, dialect) for message in messages]
+    try:
+        name = dialect.name_of(model)
+        text = _JSON.encode({"model": name, "messages": messages, **dialect.extra_body, **sampling})
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ConfigError(f"the request cannot be sent as JSON: {exc}") from exc
+    return sendable(text).encode()
+
+
+def _outgoing(message: Message, model: str, dialect: Dialect) -> Any:
+    """The message without what only its own provider understands."""
+    sent: dict[str, Any] = {**message}
+    native = sent.pop("native", None)
+    if native and (native["provider"], native["model"]) == (dialect.provider, model):
+        sent["reasoning_details"] = native["content"]
+    return sent
+
+
+def merge_sampling(
+    defaults: SamplingArgs, sampling: SamplingArgs | None, tokens_field: TokensField | None = None
+) -> SamplingArgs:
+    """The sampling arguments of one call: its own win over the defaults. None means "the server's default" and is left
+    out; `extra_body` is merged in, as in OpenAI's SDK.
+
+    Args:
+        tokens_field: the name under which `max_tokens` is sent. Where both names were given, the smaller limit holds.
+
+    Raises:
+        ConfigError: an argument is not for the caller to set.
+    """
+    merged = {name: value for name, value in {**defaults, **(sampling or {})}.items() if value is not None}
+    extra = merged.pop("extra_body", {})
+    if not isinstance(extra, Mapping):
+        raise ConfigError(f"extra_body must be a dict, not {type(extra).__name__}")
+    merged |= extra
+    check_sampling(merged)
+    if tokens_field is not None and "max_tokens" in merged:
+        given = [merged.pop(name) for name in ("max_tokens", "max_completion_tokens") if name in merged]
+        merged[tokens_field] = min(given) if all(type(value) is int for value in given) else given[0]
+    return merged
+
+
+def check_sampling(fields: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the sampling arguments hold something that is not theirs."""
+    for name in fields:
+        if name in _OWN_FIELDS:
+            raise ConfigError(f"{name!r} is no sampling argument: {_OWN_FIELDS[name]}")
+    if fields.get("n") not in (None, 1):
+        raise ConfigError("sampling argument n must be 1: one call gives one reply")
+
+
+def decode_reply(
+    body: bytes,
+    *,
+    model: str,
+    request_bytes: int,
+    retries: int,
+    echo_reasoning: bool = False,
+    dialect: Dialect = PLAIN,
+) -> ModelReply | Failure:
+    """Reads the body of a 200. A gateway's error inside it (`{"error": {"code": 429, ...}}`) is a Failure.
+
+    Usage that the server does not report is estimated at `BYTES_PER_TOKEN`, so that token limits hold.
+
+    Args:
+        model: the name that was asked for, under which the usage is booked: what a server reports is often a path or
+            an alias.
+        request_bytes: the size of the request, for the estimate.
+        echo_reasoning: makes `echo` hold the reasoning, if there is any.
+
+    Raises:
+        BadReplyError: the body is no chat completion.
+    """
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadReplyError(f"the server sent no JSON: {excerpt(body)}", status=200) from None
+    if not isinstance(data, dict):
+        raise BadReplyError(f"the server sent no chat completion: {excerpt(body)}", status=200)
+    choices = data.get("choices")
+    if not choices and isinstance(data.get("error"), Mapping):
+        return _error_inside(data["error"], body)
+    try:
+        choice = choices[0]  # type: ignore[index]
+        if isinstance(choice.get("error"), Mapping):  # OpenRouter, when the provider failed on the way
+            return _error_inside(choice["error"], json.dumps({"error": choice["error"]}).encode())
+        message = choice["message"]
+        content, refusal = _text_of(message.get("content"))
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise BadReplyError(f"the reply has no message: {excerpt(body)}", status=200) from None
+    reasoning = _reasoning_of(message)
+    finish = choice.get("finish_reason")
+    return ModelReply(
+        content=content,
+        model=model,
+        usage=_usage_of(data.get("usage"), request_bytes, content, reasoning),
+        finish_reason=finish if isinstance(finish, str) else None,
+        reasoning=reasoning,
+        echo=_echo(content, reasoning, message, model, dialect) if echo_reasoning else None,
+        refusal=_str_or_none(message.get("refusal")) or refusal,
+        retries=retries,
+    )
+
+
+def refused(
+    failure: Failure, *, model: str, request_bytes: int, retries: int, dialect: Dialect = PLAIN
+) -> ModelReply:
+    """The reply that a refused prompt amounts to. Where the server says what calls cost, this one was free."""
+    usage = estimated(request_bytes, "")
+    return ModelReply(
+        content="",
+        model=model,
+        usage=replace(usage, cost=0.0) if dialect.reports_cost else usage,
+        finish_reason="content_filter",
+        refusal=failure.refusal,
+        retries=retries,
+    )
+
+
+def decode_models(body: bytes) -> list[dict[str, Any]] | None:
+    """The entries of a `/models` answer, None if it is none."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    entries = data.get("data") if isinstance(data, Mapping) else None
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else None
+
+
+def _error_inside(error: Mapping[str, Any], body: bytes) -> Failure:
+    code = error.get("code")
+    return failure_of(code if type(code) is int and 400 <= code < 600 else 502, {}, body)
+
+
+def _text_of(content: Any) -> tuple[str, str | None]:
+    """Text and refusal of a message's content: None, a str, or a list of parts."""
+    if content is None:
+        return "", None
+    if isinstance(content, str):
+        return content, None
+    if not isinstance(content, list):
+        raise TypeError
+    texts: list[str] = []
+    refusals: list[str] = []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, Mapping):
+            if isinstance(part.get("text"), str):
+                texts.append(part["text"])
+            elif isinstance(part.get("refusal"), str):
+                refusals.append(part["refusal"])
+    return "".join(texts), "".join(refusals) or None
+
+
+def _reasoning_of(message: Mapping[str, Any]) -> str | None:
+    for name in ("reasoning_content", "reasoning"):
+        if text := _str_or_none(message.get(name)):
+            return text
+    return None
+
+
+def _echo(
+    content: str, reasoning: str | None, message: Mapping[str, Any], model: str, dialect: Dialect
+) -> Message | None:
+    details = message.get("reasoning_details")
+    if dialect.reasoning_details and isinstance(details, list) and details:
+        native = [detail for detail in details if isinstance(detail, dict)]
+        return {
+            "role": "assistant",
+            "content": content,
+            "native": {"provider": dialect.provider, "model": model, "content": native},
+        }
+    if reasoning is None:
+        return None
+    return {"role": "assistant", "content": content, "reasoning_content": reasoning}
+
+
+def _str_or_none(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def estimated(request_bytes: int, text: str) -> Usage:
+    """What a call took about, where nobody counted.
+
+    Args:
+        text: of the reply, thinking included.
+    """
+    written = len(text.encode(errors="replace"))
+    return Usage(-(-request_bytes // BYTES_PER_TOKEN), -(-written // BYTES_PER_TOKEN))
+
+
+def _usage_of(usage: Any, request_bytes: int, content: str, reasoning: str | None) -> Usage:
+    if not isinstance(usage, Mapping):
+        usage = {}
+    prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    if prompt is None or completion is None:
+        guess = estimated(request_bytes, content + (reasoning or ""))
+        prompt = guess.input_tokens if prompt is None else prompt
+        completion = guess.output_tokens if completion is None else completion
+    details = usage.get("prompt_tokens_details")
+    if not isinstance(details, Mapping):
+        details = {}
+    cached = min(count(details.get("cached_tokens")) or 0, prompt)
+    written_to_cache = min(count(details.get("cache_write_tokens")) or 0, prompt - cached)
+    return Usage(prompt, completion, _cost_of(usage), cached, written_to_cache)
+
+
+def _cost_of(usage: Mapping[str, Any]) -> float | None:
+    cost = _dollars(usage.get("cost"))
+    details = usage.get("cost_details")
+    if cost is not None and usage.get("is_byok") is True and isinstance(details, Mapping):
+        # With a key of one's own OpenRouter charges its fee only, and the provider the rest.
+        cost += _dollars(details.get("upstream_inference_cost")) or 0.0
+    return cost
+
+
+def _dollars(value: Any) -> float | None:
+    priced = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_DOLLARS
+    return float(value) if priced else None
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens; None if it cannot be one."""
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

@@ -1,0 +1,235 @@
+"""The input of a run, encoded once.
+
+The encoded form is UTF-8 for a str (lone surrogates as the three bytes that they would have), the bytes themselves
+for bytes, and version 2 of Python's marshal format for containers: it carries plain values exactly, has no
+references between values, sorts sets, and is read back at C speed without importing or running anything. Tables have
+forms of their own (`rlm.context.tables`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import marshal
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from rlm._wording import a
+from rlm.context import files, tables
+from rlm.context.plain_values import advice, plain
+from rlm.errors import ContextError
+
+MARSHAL_VERSION: Final = 2
+_KINDS: Final = ((str, "str"), (bytes | bytearray, "bytes"), (list, "list"), (tuple, "tuple"), (dict, "dict"))
+_UNITS: Final = {"str": "character", "bytes": "byte", "dataframe": "row", "series": "row", "table": "row"}
+
+
+class Context:
+    """An input. Hashed and encoded once, and shared by every REPL that gets it. Immutable: later changes of the value
+    that was given, or of a file, do not show. These can be one:
+
+    - `str`, `bytes`, and `list`, `tuple`, `dict` of plain values at any depth: str, bytes, int, float, complex, bool and
+      None, and lists, tuples, dicts, sets and frozensets of such. Instances of subclasses (Counter, namedtuple,
+      IntEnum, bytearray for bytes, ...) go over as the plain value that they are equal to.
+    - `pathlib.Path` of a file: the code sees its text if it is UTF-8, else its bytes. A list of paths: a list of dicts
+      with "path" and "text" ("data", bytes, if it is not UTF-8). A dict of names and paths: a dict of names and texts.
+    - documents as libraries have them, alone or among plain values: objects with a text (`page_content`, `text` or
+      `content`) and a mapping `metadata` (or `meta`). The code sees dicts with "text" and "metadata".
+    - a pandas DataFrame or Series and a pyarrow Table: the code sees a copy.
+
+    Raises:
+        ContextError: the value is of another type, or holds something that cannot be sent, or a file cannot be read; the
+            message says where.
+    """
+
+    kind: str
+    """What the code sees: "str", "bytes", "list", "tuple", "dict", "dataframe", "series" or "table"."""
+    size: int
+    """Characters of a str, bytes of bytes, rows of tables, items of the rest."""
+    summary: str
+    """What it is, in a line without a full stop: "a str of 1,234 characters"."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._lock = threading.Lock()
+        self._plain: str | bytes = b""
+        self._encoded_size: int | None = None
+        self._file: int | None = None
+        self._close_file: Callable[[], object] | None = None
+        self._closed = False
+        self._sha256: str | None = None
+        table = tables.encode(value)
+        if table is not None:
+            self.kind, self.size, self.summary = table.kind, table.rows, table.summary
+            self._keep(table.file)
+        elif isinstance(value, Path):
+            file, characters = files.copy(value)
+            self._keep(file)
+            self.kind = "bytes" if characters is None else "str"
+            self.size = self.encoded_size if characters is None else characters
+            self.summary = f"the file {value.name}: {self._count()}"
+        else:
+            self._encode(value)
+
+    def _encode(self, value: Any) -> None:
+        value = files.document(files.documents(value))
+        self._value = value
+        for types, kind in _KINDS:
+            if isinstance(value, types):
+                self.kind = kind
+                break
+        else:
+            raise ContextError(
+                "a context must be a str, bytes, list, tuple or dict, a file's path, documents or a table of pandas or "
+                f"pyarrow, and this is {a(value)}{advice(value)}"
+            )
+        sent = plain(value, "context", files.document)
+        self._plain = sent if isinstance(sent, str | bytes) else _marshal(sent)
+        self.size = len(sent)
+        self.summary = self._count()
+        if isinstance(self._plain, bytes):
+            self._encoded_size = len(self._plain)
+
+    def _keep(self, file: int) -> None:
+        self._file = file
+        self._encoded_size = os.fstat(file).st_size
+        self._close_file = weakref.finalize(self, os.close, file)
+
+    def _count(self) -> str:
+        return f"a {self.kind} of {self.size:,} {self.unit}"
+
+    @classmethod
+    def of(cls, value: Any) -> Context:
+        """`value` itself if it is a Context already.
+
+        Raises:
+            ContextError: the value is of another type, or holds something that cannot be sent.
+        """
+        return value if isinstance(value, cls) else cls(value)
+
+    @classmethod
+    async def made(cls, value: Any) -> Context:
+        """`of`, in a thread where it may take a while: a file is read, or much is copied."""
+        if isinstance(value, str | bytes | cls):
+            return cls.of(value)
+        return await asyncio.to_thread(cls.of, value)
+
+    def close(self) -> None:
+        """Lets go of the value and closes the file, before this object is collected: when no run uses it any more. What it
+        is can still be said; it cannot be sent."""
+        if not self._lock.acquire(blocking=False):
+            return  # a thread that nobody waits for any more is at it, and holds this object no longer than it takes
+        try:
+            self._closed = True
+            self._value, self._plain, self._file = None, b"", None
+            if self._close_file is not None:
+                self._close_file()
+        finally:
+            self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("this context is closed")
+
+    @property
+    def value(self) -> Any:
+        """The value as the code sees it: the object that was given, or what was read of files and documents. The text of a
+        single file is decoded anew each time.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        self._check_open()
+        if not isinstance(self._value, Path):
+            return self._value
+        data = b"".join(self.chunks())
+        return data.decode() if self.kind == "str" else data
+
+    @property
+    def unit(self) -> str:
+        """What `size` counts: "characters", "bytes", "rows" or "items"; "item" if there is one."""
+        unit = _UNITS.get(self.kind, "item")
+        return unit if self.size == 1 else unit + "s"
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the encoded form; of tables that of names, types and values. Equal for equal values on every
+        machine, except that the order of a dict counts, as it can be seen by the code."""
+        with self._lock:
+            if self._sha256 is None:
+                if self.kind in tables.NAMES and self._file is not None:
+                    self._sha256 = tables.digest(self.kind, self._file)
+                else:
+                    digest = hashlib.sha256()
+                    for chunk in self.chunks():
+                        digest.update(chunk)
+                    self._sha256 = digest.hexdigest()
+            return self._sha256
+
+    @property
+    def encoded_size(self) -> int:
+        """Bytes of the encoded form."""
+        if self._encoded_size is None:
+            self._check_open()
+            text = self._plain
+            assert isinstance(text, str)
+            self._encoded_size = len(text) if text.isascii() else sum(map(len, self.chunks()))
+        return self._encoded_size
+
+    def describe(self) -> dict[str, Any]:
+        """kind, size and sha256: what logs hold of a context."""
+        return {"kind": self.kind, "size": self.size, "sha256": self.sha256}
+
+    def __repr__(self) -> str:
+        return f"<Context: {self.kind} of {self.size:,}>"
+
+    def chunks(self) -> Iterator[bytes]:
+        """The encoded form in pieces of about 1 MB.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        self._check_open()
+        if self._file is not None:
+            yield from files.pieces(self._file)
+            return
+        data = self._plain
+        for start in range(0, len(data), files.CHUNK):
+            piece = data[start : start + files.CHUNK]
+            yield piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
+
+    def file(self) -> int:
+        """A descriptor of a nameless file in memory with the encoded form; on Linux it is sealed, so that nobody can
+        change it. Made at the first call, which takes about a second per GB; belongs to this object, which closes it
+        when it is collected.
+
+        Raises:
+            OSError: there is no memory or no descriptor left.
+            ValueError: it is closed.
+        """
+        with self._lock:
+            self._check_open()
+            if self._file is None:
+                self._keep(files.memory_file(self._write))
+            assert self._file is not None
+            return self._file
+
+    def _write(self, fd: int) -> None:
+        for chunk in self.chunks():
+            files.write_all(fd, chunk)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether `file` returns at once."""
+        return self._file is not None
+
+
+def _marshal(plain: Any) -> bytes:
+    try:
+        return marshal.dumps(plain, MARSHAL_VERSION)
+    except ValueError as error:
+        raise ContextError(f"the context cannot be sent: {error} (a single item may have 2 GiB)") from error

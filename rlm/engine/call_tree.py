@@ -1,0 +1,77 @@
+"""What the runs of one call tree share, and how a run ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rlm.engine.ledger import Ledger
+from rlm.engine.models import Models
+from rlm.engine.settings import Settings
+from rlm.errors import (
+    AnswerFormatError,
+    BudgetExceededError,
+    CancellationError,
+    ContextLengthError,
+    ErrorThresholdExceededError,
+    RLMError,
+    RolloutStoppedError,
+    TimeoutExceededError,
+    TokenLimitExceededError,
+)
+from rlm.repl.base import Environment
+from rlm.types import Iteration, Message, RunStats, StopReason
+
+if TYPE_CHECKING:
+    from rlm.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What the runs of one call tree share."""
+
+    settings: Settings
+    models: Models
+    environment: Environment
+    ledger: Ledger
+    listeners: tuple[Callable[[Event], None], ...] = ()
+    queries: asyncio.Semaphore = field(init=False)
+    """Slots of the plain sub-calls. One that holds a slot waits for no other, so one bound serves the tree."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "queries", asyncio.Semaphore(self.settings.max_concurrent_queries))
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended."""
+
+    response: str
+    """The answer, or the best that there was; may be empty."""
+    stop: StopReason
+    error: RLMError | None
+    """What ended the run early; None if it ended by itself."""
+    stats: RunStats
+    messages: list[Message]
+    iterations: list[Iteration]
+    parsed: Any = None
+    """The answer as the object that `response_format` asks for."""
+
+
+def stop_reason(error: RLMError) -> StopReason:
+    """The reason that an error stands for."""
+    for kind, reason in (
+        (TimeoutExceededError, StopReason.TIMEOUT),
+        (TokenLimitExceededError, StopReason.TOKEN_LIMIT),
+        (BudgetExceededError, StopReason.BUDGET),
+        (CancellationError, StopReason.CANCELLED),
+        (ContextLengthError, StopReason.CONTEXT_LENGTH),
+        (RolloutStoppedError, StopReason.STOPPED),
+        (ErrorThresholdExceededError, StopReason.ERROR_THRESHOLD),
+        (AnswerFormatError, StopReason.MAX_ITERATIONS),
+    ):
+        if isinstance(error, kind):
+            return reason
+    return StopReason.ERROR

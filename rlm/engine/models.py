@@ -1,0 +1,204 @@
+"""The models of a run, by name."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rlm._wording import a
+from rlm.clients.base import MOST_TOKENS, Client, ModelReply
+from rlm.clients.prices import Price
+from rlm.engine.ledger import Ledger
+from rlm.engine.window import UNCOUNTED, Counted, Window
+from rlm.errors import BadReplyError, ConfigError, ModelError, RLMError
+from rlm.types import Message, SamplingArgs
+
+_ASKED_OF_ANY_MODEL = 16_384
+"""Output tokens: no more than current models allow a call to ask for, where nobody says how large the window is."""
+
+_CAPS = ("max_tokens", "max_completion_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model and how this run asks it."""
+
+    name: str
+    """What the code calls it."""
+    client: Client
+    sampling: SamplingArgs
+    window: Window
+    price: Price | None = None
+
+    async def ask(
+        self, messages: Sequence[Message], ledger: Ledger, *, root: bool, counted: Counted = UNCOUNTED
+    ) -> ModelReply:
+        """One call, refused before it is sent if the prompt cannot fit, and booked once.
+
+        Args:
+            counted: the beginning of the messages, where they were asked before.
+
+        Raises:
+            ModelError: the call failed for good. Also in place of an exception of a client that is none of ours, which is
+                its cause.
+            LimitError: less is left of a limit than the prompt takes.
+        """
+        with self._failing():
+            await self.window.check(messages, counted)
+        if not ledger.bounded:
+            reply = await self._complete(messages, self.sampling)
+            ledger.book(self.client.model, reply.usage, root=root)
+        else:
+            size = self.window.bound(messages, counted)
+            async with ledger.claim(size, self.price, self._own_cap()) as cap:
+                sampling = await self._capped(cap, size)
+                reply = await self._complete(messages, sampling)
+                ledger.book(self.client.model, reply.usage, root=root)
+        self.window.observe(messages, reply.usage.input_tokens)
+        return reply
+
+    async def _complete(self, messages: Sequence[Message], sampling: SamplingArgs) -> ModelReply:
+        with self._failing():
+            reply = await self.client.complete(messages, sampling=sampling)
+            _check(reply)
+            return self._priced(reply)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Makes a ModelError of what a client raises that is none of ours, so that it ends one call and not a batch."""
+        try:
+            yield
+        except RLMError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"the client of {self.client.model!r} failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def _priced(self, reply: ModelReply) -> ModelReply:
+        """With the cost that the provider says, or else that of its prices."""
+        if reply.usage.cost is not None or self.price is None:
+            return reply
+        return replace(reply, usage=replace(reply.usage, cost=self.price.cost(reply.usage)))
+
+    def _own_cap(self) -> int | None:
+        """Output tokens that the caller limits a call to."""
+        for sampling in (self.sampling, getattr(self.client, "sampling_args", None) or {}):
+            for name in _CAPS:
+                if isinstance(sampling.get(name), int):
+                    return int(sampling[name])
+        return None
+
+    async def _capped(self, cap: int | None, prompt_tokens: int) -> SamplingArgs:
+        """The sampling arguments with that cap, where it is less than what a reply could have anyway."""
+        if cap is None or cap == self._own_cap():
+            return self.sampling
+        window = await self.window.size()
+        most = _ASKED_OF_ANY_MODEL if window is None else window - prompt_tokens * 9 // 8 - 64
+        if self._own_cap() is None and cap >= most:
+            return self.sampling  # servers refuse to be asked for more than they have
+        name = next((name for name in _CAPS if name in self.sampling), _CAPS[0])
+        return {**self.sampling, name: cap}
+
+
+class Models:
+    """The root's model, the sub-models, and which one answers what."""
+
+    def __init__(
+        self,
+        root: Client,
+        others: Mapping[str, Client],
+        sampling: SamplingArgs,
+        sub_sampling: SamplingArgs,
+        *,
+        depth_models: Sequence[str] = (),
+        price: Callable[[Client], Price | None] = lambda _: None,
+    ) -> None:
+        """
+        Args:
+            root: answers the root's turns.
+            others: sub-models by name. The first answers sub-calls that name no model, and drives child runs; without
+                any, the root's model does.
+            sampling: arguments of the root's calls.
+            sub_sampling: arguments of all calls below the root.
+            depth_models: names of the models that answer at depth 1, 2, ... in place of the first of `others`; the last
+                one below that too.
+            price: of a client's model.
+
+        Raises:
+            ConfigError: there is no model of a name in `depth_models`.
+        """
+        self.sub_sampling = sub_sampling
+        self.root = Model(root.model, root, sampling, Window(root), price(root))
+        subs = {
+            name: Model(name, client, sub_sampling, Window(client), price(client))
+            for name, client in others.items()
+        }
+        subs.setdefault(root.model, replace(self.root, sampling=sub_sampling))
+        self._by_name = subs
+        for name in depth_models:
+            if name not in subs:
+                raise ConfigError(
+                    f"depth_models names {name!r}, and the models of this run are {', '.join(self.names)}"
+                )
+        default = next(iter(subs))
+        self._by_depth = list(depth_models) or [default]
+
+    @property
+    def by_depth(self) -> list[str]:
+        """The names of those that answer where the code names none, at depth 1, 2, ...; the last one below that too."""
+        return list(self._by_depth)
+
+    def named(self, name: str | None, depth: int) -> Model | None:
+        """The model of that name; None if this run has no such model.
+
+        Args:
+            name: None: the default of the depth.
+            depth: of who answers: 1 below the root.
+        """
+        if name is None:
+            name = self._by_depth[min(depth, len(self._by_depth)) - 1]
+        return self._by_name.get(name)
+
+    def describe(self) -> dict[str, dict[str, str]]:
+        """What each is, by name, the default first."""
+        return {
+            model.name: {"model": model.client.model, "provider": provider_of(model.client)} for model in self
+        }
+
+    def __iter__(self) -> Iterator[Model]:
+        """Those that the code can name, the default first."""
+        first = self._by_depth[0]
+        return iter(sorted(self._by_name.values(), key=lambda model: model.name != first))
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._by_name)
+
+
+def _check(reply: ModelReply) -> None:
+    """
+    Raises:
+        BadReplyError: a client of the caller's own gave something that is no reply.
+    """
+    if not isinstance(reply, ModelReply):
+        raise BadReplyError(f"the client must return a ModelReply, and returned {a(reply)}")
+    if not isinstance(reply.content, str):
+        raise BadReplyError(
+            f"the content of the client's reply must be a str, empty if there is none, and is {a(reply.content)}"
+        )
+    usage = reply.usage
+    counts = usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens
+    if not all(0 <= count <= MOST_TOKENS for count in counts):
+        raise BadReplyError(
+            "the client's reply has a usage that cannot be: a number of tokens is negative or absurd"
+        )
+    if usage.cost is not None and not 0 <= usage.cost < math.inf:
+        raise BadReplyError(f"the client's reply has a usage that cannot be: it cost {usage.cost} USD")
+
+
+def provider_of(client: Client) -> str:
+    """A word for who serves a client's model."""
+    return str(getattr(client, "provider", type(client).__name__))

@@ -1,0 +1,266 @@
+"""Answers what the code asks: plain calls of sub-models, batches of them, and child runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlm.clients.base import ModelReply
+from rlm.context import Context
+from rlm.engine.models import Model
+from rlm.engine.query_prompts import as_messages
+from rlm.engine.request_keys import place as place_of
+from rlm.engine.request_keys import request_key
+from rlm.errors import (
+    CancellationError,
+    LimitError,
+    ModelError,
+    ModelNotFoundError,
+    RLMError,
+    RolloutStoppedError,
+)
+from rlm.repl.base import Query, QueryReply
+from rlm.types import SubcallRecord, Usage, text_of
+
+if TYPE_CHECKING:
+    from rlm.engine.call_tree import Tree
+    from rlm.engine.rollout import Rollout
+
+_EXCERPT = 200
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One query of the code."""
+
+    id: str
+    number: int
+    """Among those of its run, from 0."""
+    kind: str
+    model: Model | None
+    """None: the run has none of that name."""
+    name: str
+    """What the code calls it."""
+    children: bool
+    """Its prompts become child runs."""
+    slots: asyncio.Semaphore
+    most: int
+    """Slots that there are."""
+    answered: int = 0
+
+
+@dataclass(slots=True)
+class _Item:
+    """One prompt, on its way."""
+
+    record: SubcallRecord
+    call: str
+    begun: bool = False
+    """Who listens has been told."""
+    request: str | None = None
+    reply: ModelReply | None = None
+    error: RLMError | None = None
+
+
+class Subcalls:
+    """The queries of one run. Child runs are bounded for each run, so that a parent that waits cannot starve its children;
+    plain calls are bounded for the tree."""
+
+    def __init__(self, tree: Tree, parent: Rollout) -> None:
+        self._tree = tree
+        self._emitter = parent.emitter
+        self._depth = parent.depth + 1  # of who answers
+        # The run has these, and the REPL has them longer: that must not hold the run's input in memory.
+        self._parent = weakref.ref(parent)
+        self._children = asyncio.Semaphore(tree.settings.max_concurrent_subcalls)
+        self._records: list[SubcallRecord] = []
+        self._batches = 0
+
+    def take_records(self) -> list[SubcallRecord]:
+        """The sub-calls since the last take, in the order in which they ended."""
+        records, self._records = self._records, []
+        return records
+
+    async def answer(self, query: Query) -> Sequence[QueryReply]:
+        """Answers one query of the code; each item fails alone."""
+        tree = self._tree
+        model = tree.models.named(query.model, self._depth)
+        children = query.kind == "rlm" and self._depth < tree.settings.max_depth
+        settings = tree.settings
+        slots = self._children if children else tree.queries
+        most = settings.max_concurrent_subcalls if children else settings.max_concurrent_queries
+        name = str(query.model)[:_EXCERPT] if model is None else model.name
+        batch = _Batch(_id(), self._batches, query.kind, model, name, children, slots, most)
+        self._batches += 1
+        started = time.perf_counter()
+        self._emitter.emit(
+            "batch_start",
+            batch=batch.id,
+            kind=query.kind,
+            model=name,
+            size=len(query.prompts),
+            children=children,
+        )
+        try:
+            async with tree.ledger.guard():
+                if len(query.prompts) == 1:
+                    return [await self._item(batch, 0, query.prompts[0])]
+                return await self._all(batch, query.prompts)
+        except RLMError as error:
+            # The run is over. The cell that asked is being stopped, and learns of it besides.
+            return [_failure(f"the run is over: {error}")] * len(query.prompts)
+        finally:
+            seconds = time.perf_counter() - started
+            failed = len(query.prompts) - batch.answered
+            tree.ledger.subcall_failures += failed
+            self._emitter.emit("batch_end", batch=batch.id, failed=failed, seconds=seconds)
+
+    async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
+        """Answers the items of a batch, several at once. Tasks take one item after the other, and are started in waves that
+        double: where models answer at once, few are needed."""
+        replies: dict[int, QueryReply] = {}
+        todo = deque(enumerate(prompts))
+
+        async def work() -> None:
+            while todo:
+                index, prompt = todo.popleft()
+                replies[index] = await self._item(batch, index, prompt)
+
+        missing, wave = min(len(prompts), batch.most), 1
+        async with asyncio.TaskGroup() as group:
+            while missing and todo:
+                wave = min(wave, missing)
+                for _ in range(wave):
+                    group.create_task(work())
+                missing, wave = missing - wave, 2 * wave
+                await asyncio.sleep(0)
+        return [replies[index] for index in range(len(prompts))]
+
+    async def _item(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
+        async with batch.slots:
+            ledger, callbacks = self._tree.ledger, self._tree.settings.callbacks
+            item = _Item(SubcallRecord(batch.kind, batch.name), _id() if batch.children else "")
+            record = item.record
+            started = time.perf_counter()
+            place = place_of.set((*place_of.get(), batch.number, index))
+            try:
+                model = self._admit(batch)
+                ask = self._child_run if batch.children else self._plain_call
+                record.response = await ask(model, prompt, item)
+                batch.answered += 1
+                return QueryReply(record.response)
+            except RLMError as error:
+                item.error = error
+                record.error = str(error)
+                if isinstance(error, RolloutStoppedError):
+                    # No later call can succeed, so this is the end of the run and not one failed item.
+                    ledger.trip(error)
+                return _failure(record.error)
+            finally:
+                place_of.reset(place)
+                record.seconds = time.perf_counter() - started
+                self._records.append(record)
+                if not item.begun:
+                    text = prompt if isinstance(prompt, str) else ""
+                    self._begin(item, len(text), text)
+                callbacks.subcall_complete(self._depth, record.model, record.seconds, record.error)
+                if self._emitter.active:
+                    self._tell(batch, index, item)
+
+    def _admit(self, batch: _Batch) -> Model:
+        """The model that is to be asked one thing more.
+
+        Raises:
+            RLMError: it must not be, or there is none.
+        """
+        ledger, models = self._tree.ledger, self._tree.models
+        if batch.model is None:
+            known = ", ".join(models.names)
+            raise ModelNotFoundError(f"there is no model named {batch.name!r} in this run; it has: {known}")
+        if not ledger.count_subcall():
+            raise LimitError("the run's max_subcalls are used up: answer with what you have")
+        ledger.check()
+        return batch.model
+
+    def _begin(self, item: _Item, size: int, head: str) -> None:
+        item.begun = True
+        item.record.prompt_chars, item.record.prompt_head = size, head[:_EXCERPT]
+        callbacks = self._tree.settings.callbacks
+        callbacks.subcall_start(self._depth, item.record.model, item.record.prompt_head)
+
+    async def _plain_call(self, model: Model, prompt: Any, item: _Item) -> str:
+        messages = as_messages(prompt)
+        texts = [text_of(message["content"]) for message in messages]
+        self._begin(item, sum(map(len, texts)), texts[-1])
+        if self._emitter.active:
+            item.request = request_key(model.client.model, messages, model.sampling)
+        reply = item.reply = await model.ask(messages, self._tree.ledger, root=False)
+        record = item.record
+        record.input_tokens = reply.usage.input_tokens
+        record.output_tokens = reply.usage.output_tokens
+        record.cost = reply.usage.cost
+        if not reply.content:
+            raise ModelError(_why_empty(reply.finish_reason, reply.refusal))
+        return reply.content
+
+    async def _child_run(self, model: Model, prompt: Any, item: _Item) -> str:
+        parent = self._parent()
+        if parent is None:
+            raise CancellationError("the run is over")
+        context = await Context.made(prompt)
+        with contextlib.closing(context):
+            self._begin(item, context.size, prompt if isinstance(prompt, str) else context.kind)
+            outcome = await parent.child(model, context, item.call).run()
+        if isinstance(outcome.error, RolloutStoppedError):
+            raise outcome.error
+        if not outcome.response:
+            raise ModelError(f"the child run ended without an answer: {outcome.error or outcome.stop}")
+        return outcome.response
+
+    def _tell(self, batch: _Batch, index: int, item: _Item) -> None:
+        record, reply, error = item.record, item.reply, item.error
+        self._emitter.emit(
+            "subcall",
+            batch=batch.id,
+            index=index,
+            call=item.call or f"{batch.id}.{index}",
+            kind=batch.kind,
+            model=record.model,
+            request=item.request,
+            prompt_chars=record.prompt_chars,
+            prompt_head=record.prompt_head,
+            response=record.response,
+            message=None if reply is None else reply.message,
+            refusal=None if reply is None else reply.refusal,
+            finish_reason=None if reply is None else reply.finish_reason,
+            usage=Usage() if reply is None else reply.usage,
+            retries=0 if reply is None else reply.retries,
+            error=record.error,
+            error_type=None if error is None else type(error).__name__,
+            seconds=record.seconds,
+        )
+
+
+def _failure(problem: str) -> QueryReply:
+    return QueryReply(f"Error: {problem}", failed=True)
+
+
+def _id() -> str:
+    return os.urandom(6).hex()
+
+
+def _why_empty(finish_reason: str | None, refusal: str | None) -> str:
+    if refusal:
+        return f"the model refused: {refusal}"
+    if finish_reason == "length":
+        return (
+            "the model used up its token limit before it wrote anything: ask for less, or give a shorter text"
+        )
+    return f"the model's reply was empty (finish reason: {finish_reason})"

@@ -1,0 +1,206 @@
+"""What the code of a REPL asks the host for: answers of sub-models, and tools."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import marshal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from rlm.errors import REPLError
+from rlm.repl.base import Query, QueryHandler, QueryReply
+from rlm.repl.processes import Remote
+from rlm.repl.tools import Toolbox, ToolCall, ToolError, converting
+from rlm.repl.worker.process.descriptions import cut
+from rlm.repl.worker.process.namespace import MOST_MODEL_NAME, MOST_PROMPTS
+from rlm.repl.worker.protocol.frames import NUMBER
+from rlm.repl.worker.protocol.messages import head_size, load
+from rlm.repl.worker.protocol.tool_values import MOST_BYTES, from_json
+
+_log = logging.getLogger(__name__)
+
+MOST_CALLS = 256
+"""Queries and calls of tools that a REPL has on the way. It is not listened to until there are fewer."""
+_MOST_WEIGHT = 64 << 20
+"""Bytes that they have together, from which on it is not listened to either."""
+_HEAVY = 16
+"""Bytes that what is made of a byte of a head may take."""
+_MOST_NAME = 200
+"""Characters of the name of a tool that is told to who listens."""
+_MOST_PROBLEM = 2000
+"""Characters of what is said in place of each reply to a query that could not be answered."""
+
+_QUICK = 1 << 14
+"""Bytes of a head that is parsed on the event loop rather than in a thread."""
+
+
+class Calls:
+    """The queries and calls of tools that one REPL has on the way."""
+
+    def __init__(
+        self, tools: Toolbox, on_query: QueryHandler, on_tool: Callable[[ToolCall], None] | None
+    ) -> None:
+        self._tools = tools
+        self._on_query = on_query
+        self._on_tool = on_tool
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        """All that are on the way, and what they weigh."""
+        self._weight = 0
+        self._reading = asyncio.Lock()
+        self._held: Remote | None = None
+        """Who has to wait until there are fewer."""
+
+    def begin_query(self, remote: Remote, payload: bytes) -> None:
+        """Answers a query. One that is no query disturbs the stream it came on.
+
+        Args:
+            remote: where it comes from.
+
+        Raises:
+            Exception: of any kind: this is no query.
+        """
+        head = head_size(payload)
+        if head <= _QUICK:
+            work = self._answer_query(remote, *_query(payload))
+        else:
+            work = self._read_query(remote, payload)
+        self._begin(work, remote, len(payload) + _HEAVY * head)
+
+    def begin_tool(self, remote: Remote, payload: bytes) -> None:
+        """Calls a tool. See `begin_query`."""
+        weight = len(payload) + _HEAVY * head_size(payload[NUMBER.size : 2 * NUMBER.size])
+        self._begin(self._call_tool(remote, payload), remote, weight)
+
+    def cancel(self) -> None:
+        """Cancels all of them: the worker does not wait for replies any more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def end(self) -> None:
+        """Cancels all of them, and waits for their ends."""
+        self.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, None], remote: Remote, weight: int) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = weight
+        self._weight += weight
+        task.add_done_callback(self._end)
+        if self._full:
+            self._held = remote
+            remote.work.hold("calls")
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._weight -= self._tasks.pop(task)
+        if self._held is not None and not self._full:
+            self._held.work.release("calls")
+            self._held = None
+
+    @property
+    def _full(self) -> bool:
+        return len(self._tasks) >= MOST_CALLS or self._weight >= _MOST_WEIGHT
+
+    async def _read(self, function: Callable[[], Any]) -> Any:
+        """Reads something in a thread: one thing after the other, so that other REPLs have their turns."""
+        async with self._reading:
+            return await converting(function)
+
+    async def _read_query(self, remote: Remote, payload: bytes) -> None:
+        try:
+            number, query = await self._read(lambda: _query(payload))
+        except Exception as error:
+            remote.work.disturb(error)
+        else:
+            await self._answer_query(remote, number, query)
+
+    async def _answer_query(self, remote: Remote, number: int, query: Query) -> None:
+        await remote.work.flows()
+        try:
+            replies = list(await self._on_query(query))
+            if len(replies) != len(query.prompts):
+                raise REPLError(f"{len(replies)} replies to {len(query.prompts)} prompts")
+        except Exception as error:
+            _log.exception("a query of the code could not be answered")
+            text = cut(
+                f"Error: the query could not be answered: {type(error).__name__}: {error}", _MOST_PROBLEM
+            )
+            replies = [QueryReply(text, failed=True)] * len(query.prompts)
+        remote.tell(b"R", {"id": number, "replies": [[reply.text, reply.failed] for reply in replies]})
+
+    async def _call_tool(self, remote: Remote, payload: bytes) -> None:
+        await remote.work.flows()
+        started = time.monotonic()
+        name, reply = "?", b""
+        failure: ToolError | None = None
+        try:
+            if len(payload) <= _QUICK:  # and not the head alone: bytes are made of its texts
+                name, args, kwargs = _arguments(payload)
+            else:
+                name, args, kwargs = await self._read(lambda: _arguments(payload))
+            reply = _reply(name, await self._tools.call(name, args, kwargs))
+        except ToolError as error:
+            failure = error
+        except Exception as error:  # no memory is left, for one; the code shall not wait for ever
+            _log.exception("a call of the tool %s failed", cut(name, _MOST_NAME))
+            failure = ToolError(type(error).__name__, "the host could not make this call")
+        if failure is not None:
+            reply = marshal.dumps((failure.kind, failure.text), 2)
+        remote.reply(NUMBER.unpack_from(payload)[0], reply)
+        if self._on_tool is not None:
+            problem = None if failure is None else str(failure)
+            try:
+                self._on_tool(ToolCall(cut(name, _MOST_NAME), time.monotonic() - started, problem))
+            except Exception:  # nothing flows back from who only listens
+                _log.exception("a call of the tool %s was not noted", name)
+
+
+def _query(payload: bytes) -> tuple[int, Query]:
+    """Reads a query.
+
+    Returns:
+        Its number, and the query.
+
+    Raises:
+        Exception: of any kind: it is none.
+    """
+    message = load(payload)
+    number, kind = message["id"], message["kind"]
+    prompts, model = message["prompts"], message["model"]
+    if (
+        not isinstance(number, int)
+        or not isinstance(prompts, list)
+        or len(prompts) > MOST_PROMPTS
+        or not isinstance(model, str | None)
+        or len(model or "") > MOST_MODEL_NAME
+        or kind not in ("llm", "rlm")
+    ):
+        raise ValueError("a malformed query")
+    return number, Query(kind, prompts, model, bool(message["batched"]))
+
+
+def _arguments(payload: bytes) -> tuple[str, list[Any], dict[str, Any]]:
+    """Reads a call, whatever the worker sent."""
+    try:
+        name, args, kwargs = load(payload[NUMBER.size :])
+        if type(name) is not str or type(args) is not list or type(kwargs) is not dict:
+            raise ValueError("no call")
+        return (
+            name,
+            [from_json(item) for item in args],
+            {key: from_json(item) for key, item in kwargs.items()},
+        )
+    except Exception as error:
+        problem = cut(f"the host does not understand this call of a tool: {error}", _MOST_PROBLEM)
+        raise ToolError("ValueError", problem) from error
+
+
+def _reply(name: str, result: Any) -> bytes:
+    reply = marshal.dumps((None, result), 2)
+    if len(reply) > MOST_BYTES:
+        raise ToolError(
+            "ValueError",
+            f"the result of {name}() has {len(reply) >> 20} MB, and may have {MOST_BYTES >> 20}: ask for less",
+        )
+    return reply

@@ -1,0 +1,93 @@
+"""A cell, as the host follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from rlm.repl.base import AnswerState, CellResult, CellStatus
+from rlm.repl.worker.process.descriptions import bounded, cut
+
+_STATUSES: tuple[CellStatus, ...] = ("ok", "error", "exit")
+"""How a worker may say that a cell ended."""
+
+MOST_LINE = 500
+"""Characters of a line that a worker says, which goes to the log and into the next prompt: more than `one_line_error` makes of
+an error."""
+_MOST_OUTPUT = 2 << 20
+"""Characters of a value and of a traceback: more than a worker sends."""
+_MOST_NAMES = 301
+"""Names that are told of a cell. A worker sends no more, nor longer ones."""
+_MOST_NAME, _MOST_DESCRIPTION = 100, 200
+
+
+class Cell:
+    """The cell that runs."""
+
+    def __init__(self, number: int, timeout: float | None) -> None:
+        self.number = number
+        self.timeout = timeout
+        self.result: asyncio.Future[CellResult] = asyncio.get_running_loop().create_future()
+        self.started = time.monotonic()
+        self.interrupted: str | None = None
+        """Why it was interrupted; empty for its time limit."""
+        self.seconds = 0.0
+        """When that was, from its start."""
+        self.ending: Ending | None = None
+        """What the worker said of its end, while the supervisor is asked for the rest."""
+
+    def interruption(self) -> str:
+        """Says that it was interrupted, when and why."""
+        if self.interrupted:
+            return f"interrupted after {self.seconds:.1f} s: {self.interrupted}"
+        return f"interrupted after {self.timeout:g} s, the time limit of a cell"
+
+    def kill(self) -> str:
+        """Says that it was killed, when and why."""
+        seconds = time.monotonic() - self.started
+        why = self.interrupted or f"its time limit is {self.timeout:g} s"
+        return f"killed after {seconds:.1f} s: the cell did not stop when it was interrupted ({why})"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a worker says of the end of a cell. Everything in it may be the code's invention, so it becomes nothing but
+    text, and no more of it than a worker would say."""
+
+    status: CellStatus
+    error: str | None
+    printed: list[str | None]
+    """Stdout and stderr; None if the supervisor has it."""
+    lines: list[str]
+    """What stands after it: the value of a last expression, a traceback."""
+    answer: AnswerState
+    locals: dict[str, str]
+
+    @classmethod
+    def of(cls, message: Any) -> Ending:
+        """
+        Raises:
+            Exception: of any kind: this is no such message.
+        """
+        status = message["status"]
+        if status not in _STATUSES:
+            raise ValueError(f"unknown status {status!r}")
+        error = message["error"]
+        content, ready, note = message["answer"]
+        stdout, stderr = message["printed"]
+        return cls(
+            status=status,
+            error=None if error is None else cut(str(error), MOST_LINE),
+            printed=[None if text is None else str(text) for text in (stdout, stderr)],
+            lines=[bounded(str(message[part]), _MOST_OUTPUT) for part in ("value", "traceback")],
+            answer=AnswerState(
+                str(content), ready is True, None if note is None else cut(str(note), MOST_LINE)
+            ),
+            locals={
+                cut(str(name), _MOST_NAME): cut(str(text), _MOST_DESCRIPTION)
+                for name, text in islice(message["locals"].items(), _MOST_NAMES)
+            },
+        )

@@ -1,0 +1,59 @@
+"""Cells that are run before the first fork.
+
+What they import, make and adapt in the interpreter is then shared by all forks, in place of costing each of them time
+and memory.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import builtins
+import gc
+import linecache
+import marshal
+import mmap
+import os
+import socket
+
+from ..process import streams
+from ..process.cells import Worker
+from ..protocol.frames import pack, write_all
+
+_CELLS = (
+    "x = [1]\nprint(len(history), x)",
+    "def f(a):\n    return a / 0\nx",
+    "f(1)",
+    "class A: pass\nanswer['content'] = A()",
+)
+_ROUNDS = 64
+"""The interpreter adapts code that has run some 50 times."""
+
+
+def rehearse() -> None:
+    """Runs some cells in this process, which is to fork and to do nothing else."""
+    host, end = socket.socketpair()
+    streams.STREAMS.watch()
+    pipes = os.pipe(), os.pipe()
+    with mmap.mmap(-1, streams.SHARED) as memory:
+        worker = Worker(pipes[0][1], pipes[1][1], memory)
+        worker.connect(end.detach())
+        write_all(
+            host.fileno(), pack(b"O", marshal.dumps({"history": [], "answer": ["", False], "tools": []}))
+        )
+        spec = worker.receive()
+        worker.begin(spec["history"], spec["answer"], spec["tools"])
+        for number in range(1, _ROUNDS + 1):
+            cell = {"id": number, "code": _CELLS[number % len(_CELLS)]}
+            write_all(host.fileno(), pack(b"X", marshal.dumps(cell)))
+            worker.step()
+            host.recv(1 << 16)
+            linecache.cache.clear()
+        worker.end()
+    host.close()
+    for fd in (*pipes[0], *pipes[1]):
+        os.close(fd)
+    vars(builtins).pop("_", None)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    gc.disable()

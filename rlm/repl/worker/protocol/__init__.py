@@ -1,0 +1,1 @@
+"""What goes over a stream: kinds of frames, frames, messages, values of tools."""

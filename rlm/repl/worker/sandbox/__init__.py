@@ -1,0 +1,1 @@
+"""What a sandbox takes away from the code, by system calls."""

@@ -1,0 +1,76 @@
+"""Says what this machine can do for a sandbox, by trying. What `rlm.environments.isolation.probe` runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from ..process import processes
+from . import seccomp, syscalls
+from .sandbox import fork_into
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_NAMESPACES = {
+    "mount namespaces": syscalls.NEW_MOUNTS,
+    "process namespaces": syscalls.NEW_PID,
+    "network namespaces": syscalls.NEW_NET,
+    "IPC namespaces": syscalls.NEW_IPC,
+    "UTS namespaces": syscalls.NEW_UTS,
+}
+
+
+def main(settings: str, folder: str) -> None:
+    """Prints a reason why there can be no sandbox, empty if there can be one, and features, as JSON.
+
+    Args:
+        settings: of the sandbox to try, as JSON.
+        folder: an empty directory.
+    """
+    print(json.dumps(examine(json.loads(settings), folder)))
+
+
+def examine(settings: dict[str, Any], folder: str) -> dict[str, Any]:
+    features: dict[str, Any] = {}
+    if processes.libc is not None and syscalls.machine() is not None:
+        syscalls.prepare()
+        user = syscalls.NEW_USER
+        features["user namespaces"] = _works(lambda: syscalls.unshare(user, ""))
+        for name, flag in _NAMESPACES.items():
+            features[name] = _works(lambda flag=flag: syscalls.unshare(user | flag, ""))  # type: ignore[misc]
+        features["seccomp"] = _works(_filter)
+        features["Landlock"] = syscalls.landlock_version()
+    processes.become_subreaper()
+    news, theirs = os.pipe()
+    reason = fork_into(settings, folder, lambda box: _tell(theirs, box.features))
+    os.close(theirs)
+    with open(news, "rb") as stream:  # noqa: PTH123 (a descriptor)
+        features.update(json.loads(stream.read() or "{}"))
+    processes.end_children()
+    return {"reason": reason, "features": features}
+
+
+def _tell(fd: int, features: dict[str, Any]) -> None:
+    os.write(fd, json.dumps(features).encode())
+
+
+def _filter() -> None:
+    syscalls.gain_no_privileges()
+    syscalls.filter_calls(seccomp.program())
+
+
+def _works(action: Callable[[], None]) -> bool:
+    """Whether an action succeeds, in a process of its own."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0

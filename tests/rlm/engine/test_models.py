@@ -1,0 +1,250 @@
+"""Which model answers what, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from rlm import RLM
+from rlm.clients.base import ModelReply
+from rlm.clients.prices import Price
+from rlm.engine.ledger import Ledger
+from rlm.errors import BudgetExceededError, ConfigError, ModelError
+from rlm.testing import ChatRequest, Reply, ScriptedClient
+from rlm.types import Message, SamplingArgs, StopReason, Usage
+
+
+def block(code: str) -> str:
+    return f"```repl\n{code}\n```"
+
+
+def finish(expression: str) -> str:
+    return block(f"answer.update(content=str({expression}), ready=True)")
+
+
+class Named(ScriptedClient):
+    """Says its name to a plain call; as a run, asks below itself and answers with its name and what it heard."""
+
+    def __init__(self, name: str, model: str = "", **options: Any) -> None:
+        self.name = name
+        super().__init__(self._answer, model=model or name, **options)
+
+    def _answer(self, request: ChatRequest) -> str:
+        if request.messages[0]["role"] == "system":
+            return finish(f"'{self.name}(' + rlm_query(context) + ')'")
+        return self.name
+
+
+async def ask(code: str, root: Any = None, **options: Any) -> Any:
+    root = root or ScriptedClient(lambda _: finish(code), model="root")
+    async with RLM(client=root, **options) as rlm:
+        return await rlm.acompletion("text", "Which?")
+
+
+async def test_depths_have_models_of_their_own() -> None:
+    others = [Named("a"), Named("b"), Named("c")]
+    completion = await ask("rlm_query('x')", other_clients=others, depth_models=["b", "c"], max_depth=4)
+    assert completion.response == "b(c(c(c)))"
+    flat = await ask("[llm_query('x'), llm_query('x', model='a')]", other_clients=others, depth_models=["b"])
+    assert flat.response == "['b', 'a']"
+
+
+async def test_without_depths_the_first_of_the_others_answers_below() -> None:
+    completion = await ask("rlm_query('x')", other_clients=[Named("a"), Named("b")], max_depth=3)
+    assert completion.response == "a(a(a))"
+
+
+async def test_a_mapping_names_models_also_where_two_servers_have_the_same() -> None:
+    others = {"near": Named("near", "llama"), "far": Named("far", "llama")}
+    code = "[llm_query('x'), llm_query('x', model='far'), llm_query('x', model='llama')]"
+    completion = await ask(code, other_clients=others)
+    heard = completion.response
+    assert (
+        heard.startswith("['near', 'far', \"Error: there is no model named 'llama'") or "far, near" in heard
+    )
+    assert completion.usage_summary.model_usage_summaries["llama"].total_calls == 2
+    with pytest.raises(ConfigError, match="two sub-models named 'llama'"):
+        RLM(client=Named("root"), other_clients=list(others.values()))
+
+
+async def test_the_price_table_or_the_provider_says_what_a_call_costs() -> None:
+    def sub(request: ChatRequest) -> Reply:
+        cost = 0.5 if request.text == "dear" else None
+        return Reply("ok", usage=Usage(1_000, 1_000, cost))
+
+    def root(request: ChatRequest) -> Reply:
+        return Reply(finish("llm_query_batched(['dear', 'cheap'])"), usage=Usage(1_000_000, 0))
+
+    completion = await ask(
+        "",
+        ScriptedClient(root, model="root"),
+        other_clients=[ScriptedClient(sub, model="sub")],
+        prices={"root": {"input": 3, "output": 15}, "sub": Price(1, 9)},
+    )
+    summaries = completion.usage_summary.model_usage_summaries
+    assert summaries["root"].total_cost == pytest.approx(3.0)
+    assert summaries["sub"].total_cost == pytest.approx(0.5 + 0.01)
+    records = completion.iterations[0].code_blocks[0].rlm_calls
+    assert sorted(record.cost for record in records) == pytest.approx([0.01, 0.5])
+
+
+async def test_a_budget_ends_the_run_and_keeps_what_it_has() -> None:
+    code = block("answer['content'] = 'so far'\nfor i in range(100): llm_query('x' * 400)")
+    client = ScriptedClient(
+        lambda r: code if r.messages[0]["role"] == "system" else Reply("ok", usage=Usage(100, 100)), model="m"
+    )
+    async with RLM(client=client, max_budget=0.1, prices={"m": Price(10, 50)}) as rlm:
+        with pytest.raises(BudgetExceededError) as caught:
+            await rlm.acompletion("text", "Which?")
+    assert caught.value.partial_answer == "so far"
+    completion = caught.value.completion
+    assert completion is not None
+    assert completion.stop is StopReason.BUDGET
+    assert (completion.usage_summary.total_cost or 0) <= 0.1 + 0.006  # and one call
+    assert 5 <= completion.stats.subcalls <= 20
+
+
+class Reporting(ScriptedClient):
+    """Says that its replies have a cost."""
+
+    reports_cost = True
+
+
+async def test_a_budget_that_cannot_be_kept_ends_the_run() -> None:
+    code = block("answer['content'] = 'so far'\nfor i in range(100): llm_query('x')")
+
+    def policy(request: ChatRequest) -> Reply:
+        root = request.messages[0]["role"] == "system"
+        return Reply(code if root else "ok", usage=Usage(10, 10, 0.001 if root else None))
+
+    client = Reporting(policy, model="m")
+    async with RLM(client=client, max_budget=1.0) as rlm:
+        with pytest.raises(ConfigError, match=r"max_budget cannot be kept: .*prices=\{'m'") as caught:
+            await rlm.acompletion("text", "Which?")
+    assert caught.value.partial_answer == "so far"
+    assert caught.value.completion is not None
+    assert caught.value.completion.usage_summary.total_calls == 2
+    async with RLM(client=client, max_budget=0.0025, prices={"m": Price(0, 50)}) as rlm:
+        with pytest.raises(BudgetExceededError):
+            await rlm.acompletion("text", "Which?")
+
+
+async def test_sub_calls_over_their_number_fail_and_the_run_goes_on() -> None:
+    completion = await ask("[str(r)[:5] for r in llm_query_batched(['x'] * 4)]", max_subcalls=3)
+    assert completion.response.count("Error") == 1
+    assert completion.stats.subcalls == 3
+    assert completion.stats.subcall_failures == 1
+
+
+class Broken:
+    """A client that does what it is told by the plain prompt, and is told by the root's code."""
+
+    model = "m"
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        self.sampling_args: SamplingArgs | None = {}
+
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> Any:
+        said = str(messages[-1]["content"])
+        if messages[0]["role"] == "system" and self.code:
+            code, self.code = self.code, ""
+            return ModelReply(code, "m", Usage(1, 1))
+        match said:
+            case "raise":
+                raise ValueError("not today")
+            case "str":
+                return "no reply"
+            case "none":
+                return ModelReply(None, "m")  # type: ignore[arg-type]
+            case "many":
+                return ModelReply("x", "m", Usage(10**400, 1))
+            case "negative":
+                return ModelReply("x", "m", Usage(1, -1))
+            case "dear":
+                return ModelReply("x", "m", Usage(1, 1, float("nan")))
+            case "fine":
+                return ModelReply("fine", "m", Usage(1, 1))
+        raise ValueError("not today")
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        return None
+
+
+async def test_what_a_client_raises_or_gives_ends_one_call() -> None:
+    prompts = ["fine", "raise", "str", "none", "many", "negative", "dear", "fine"]
+    code = finish(f"'|'.join(llm_query_batched({prompts}))")
+    completion = await ask("", Broken(code), prices={"m": Price(1, 1)})
+    first, raised, text, none, many, negative, dear, last = completion.response.split("|")
+    assert first == last == "fine"
+    assert raised == "Error: the client of 'm' failed: ValueError: not today"
+    assert "returned a str" in text
+    assert "is None" in none
+    assert "negative or absurd" in many
+    assert "negative or absurd" in negative
+    assert "nan USD" in dear
+    assert completion.stats.subcall_failures == 6
+
+
+async def test_a_client_may_say_that_it_has_no_sampling_arguments() -> None:
+    client = Broken(finish("llm_query('fine')"))
+    client.sampling_args = None
+    completion = await ask("", client, max_tokens=100_000)
+    assert completion.response == "fine"
+
+
+async def test_what_the_roots_client_raises_leaves_what_there_is() -> None:
+    async with RLM(client=Broken(block("answer['content'] = 'so far'"))) as rlm:
+        with pytest.raises(ModelError, match="ValueError: not today") as caught:
+            await rlm.acompletion("text", "Which?")
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert caught.value.partial_answer == "so far"
+    assert caught.value.completion is not None
+    assert caught.value.completion.usage_summary.total_calls == 1
+
+
+class TestClaims:
+    """Of a ledger."""
+
+    async def test_a_call_gets_what_is_left(self) -> None:
+        ledger = Ledger(max_tokens=1_000)
+        async with ledger.claim(300, None, None) as cap:
+            assert cap == 700
+        async with ledger.claim(300, None, 100) as cap:
+            assert cap == 100
+        ledger.book("m", Usage(600, 50), root=True)
+        async with ledger.claim(300, None, 100) as cap:
+            assert cap == 50
+
+    async def test_calls_wait_for_those_in_flight(self) -> None:
+        ledger = Ledger(max_tokens=1_000)
+        order: list[str] = []
+        release = asyncio.Event()
+
+        async def call(name: str, size: int) -> None:
+            async with ledger.claim(size, None, 100):
+                order.append(name)
+                if name == "first":
+                    await release.wait()
+                ledger.book("m", Usage(size, 10), root=False)
+
+        tasks = [asyncio.create_task(call("first", 500)), asyncio.create_task(call("second", 450))]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert order == ["first"]
+        release.set()
+        await asyncio.gather(*tasks)
+        assert order == ["first", "second"]
+        assert ledger.total_tokens == 970
+
+    async def test_money_is_divided_by_what_tokens_cost(self) -> None:
+        ledger = Ledger(max_budget=1.0)
+        async with ledger.claim(100_000, Price(5.0, 10.0), None) as cap:
+            assert cap in (49_999, 50_000)
+        async with ledger.claim(10, Price(0.0, 0.0), None) as cap:
+            assert cap is None

@@ -1,0 +1,402 @@
+"""The host's side against supervisors that are elsewhere, or lie."""
+
+# ruff: noqa: ASYNC240 (looking at a file blocks a loop on which nothing else runs)
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlm.context import Context
+from rlm.environments import Query, QueryReply, SessionSpec
+from rlm.errors import REPLError
+from rlm.repl import worker
+from rlm.repl.calls import MOST_CALLS
+from rlm.repl.processes import Links
+from rlm.repl.relay import Relay
+from rlm.repl.session import Session
+from rlm.repl.tools import Toolbox
+from rlm.repl.worker.protocol import frames, messages
+
+
+async def answer(query: Query) -> list[QueryReply]:
+    return [QueryReply(f"{query.kind}:{prompt}") for prompt in query.prompts]
+
+
+class Pipes(asyncio.SubprocessProtocol):
+    """Makes the two pipes of a process look like one stream."""
+
+    def __init__(self, inner: asyncio.Protocol) -> None:
+        self._inner = inner
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def process_exited(self) -> None:
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def write(self, data: bytes) -> None:
+        pipe = self._transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        pipe.write(data)
+
+    def abort(self) -> None:
+        self._transport.close()
+
+    def pause_reading(self) -> None:
+        self._output.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._output.resume_reading()
+
+    @property
+    def _output(self) -> asyncio.ReadTransport:
+        pipe = self._transport.get_pipe_transport(1)
+        assert isinstance(pipe, asyncio.ReadTransport)
+        return pipe
+
+
+class Program:
+    """A place that starts the worker from one file and speaks over its stdin and stdout, as a container would."""
+
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        self._python = python
+        self._archive = folder / "worker.pyz"
+        with zipfile.ZipFile(self._archive, "w") as archive:
+            archive.writestr("__main__.py", "from worker.__main__ import main\n\nmain()\n")
+            folder = Path(worker.__file__).parent
+            for file in folder.rglob("*.py"):
+                archive.write(file, f"worker/{file.relative_to(folder)}")
+
+    async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
+        relay = self.relay = Relay(control, work)
+        _, pipes = await asyncio.get_running_loop().subprocess_exec(
+            lambda: Pipes(relay), self._python, "-S", str(self._archive), stderr=None
+        )
+        return relay.open(pipes, spec)
+
+    def kill(self) -> None:
+        raise AssertionError("nothing here should need that")
+
+
+async def test_the_same_worker_over_stdin_and_stdout(tmp_path: Path) -> None:
+    contexts = ["first " * 500_000, {"a": [1, ("\udc80", None)]}, "", "last"]
+    spec = SessionSpec(contexts=[Context(value) for value in contexts], interrupt_grace=0.2)
+    session = await Session.open(Program(tmp_path), spec, answer)
+    try:
+        result = await session.execute("print(len(context_0), context_2 == '', context)\nascii(context_1)")
+        assert result.stdout == f"3000000 True last\n{ascii(contexts[1])!a}\n"
+        asked = await session.execute(
+            "import os\nos.system('echo shell; cat')\nprint(llm_query_batched(['a', 'b']))"
+        )
+        assert asked.stdout == "shell\n['llm:a', 'llm:b']\n"
+        assert (await session.execute("while True: pass", timeout=0.1)).status == "interrupted"
+        assert (await session.execute("sum(range(10**12))", timeout=0.1)).status == "killed"
+        assert (await session.execute("len(context_0)")).stdout == "3000000\n"
+        folder = Path((await session.execute("import os; print(os.getcwd())")).stdout.strip())
+        assert folder.is_dir()
+    finally:
+        await session.close()
+    assert not folder.exists()
+
+
+class Liar:
+    """A place whose workers, and supervisors, answer the first cell with these bytes."""
+
+    def __init__(self, *work: bytes, control: tuple[bytes, ...] = ()) -> None:
+        self._lies = {b"X": work, b"T": control}
+
+    async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
+        ends = self.ends = [LyingLink(control, self._lies), LyingLink(work, self._lies)]
+        ends[0].other, ends[1].other = ends[1], ends[0]
+        return Links(ends[0], ends[1])
+
+    def kill(self) -> None:
+        raise AssertionError("nothing here should need that")
+
+
+class LyingLink:
+    """Says that it is up, then lies; does end when it is told to."""
+
+    other: LyingLink
+
+    def __init__(self, protocol: asyncio.Protocol, lies: dict[bytes, tuple[bytes, ...]]) -> None:
+        self.protocol = protocol
+        self._lies = lies
+        self._received = frames.Frames()
+        self._loop = asyncio.get_running_loop()
+        self._lost = False
+        self.paused = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        self._received.feed(data)
+        while (frame := self._received.next()) is not None:
+            if frame[0] == b"O":
+                self._say(frames.pack(b"U", b'{"supervisor": 1}'))
+            elif frame[0] == b"Z":
+                self.abort()
+                self.other.abort()
+            for lie in self._lies.get(frame[0], ()):
+                self._say(lie)
+
+    def _say(self, data: bytes) -> None:
+        self._loop.call_soon(self.protocol.data_received, data)
+
+    def pause_reading(self) -> None:
+        self.paused.set()
+
+    def resume_reading(self) -> None:
+        self.paused.clear()
+
+    def abort(self) -> None:
+        if not self._lost:
+            self._lost = True
+            self._loop.call_soon(self.protocol.connection_lost, None)
+
+
+def end(**changes: Any) -> bytes:
+    result = {
+        "id": 1, "status": "ok", "error": None, "printed": ["", ""], "value": "", "traceback": "",
+        "answer": ["", False, None], "locals": {},
+    }  # fmt: skip
+    return frames.pack(b"D", messages.dump({**result, **changes}))
+
+
+def said(kind: bytes, text: bytes) -> bytes:
+    """A frame with a message that is this JSON."""
+    head = b"[" + text + b",[]]"
+    return frames.pack(kind, len(head).to_bytes(4, "big") + head)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"garbage" * 100,
+        said(b"D", b"no json"),
+        said(b"D", b"[]"),
+        said(b"D", b"{}"),
+        frames.pack(b"E", b"{}"),
+        frames.pack(b"?", b"{}"),
+        said(b"Q", b'{"id": 1}'),
+        said(b"Q", b'{"id": "x", "kind": "llm", "prompts": [], "model": null, "batched": true}'),
+        said(b"Q", b'{"id": 1, "kind": "shell", "prompts": [], "model": null, "batched": true}'),
+        said(b"Q", b'{"id": 1, "kind": "llm", "prompts": 5, "model": null, "batched": true}'),
+        said(b"Q", b'{"id": 1, "kind": "llm", "prompts": [], "model": {}, "batched": true}'),
+        end(status="wonderful"),
+        end(answer="short"),
+        end(status="killed"),
+        end(printed=[""]),
+        end(locals=[]),
+        end(id=2),
+        said(b"D", b"[" * 100_000),
+        said(b"D", b"[" + b"[]," * 200_000 + b"[]]"),
+        b"D\xff\xff\xff\xff",
+        b"Q" + (messages.MOST_MESSAGE + 1).to_bytes(4, "big"),
+        said(b"Q", b"[" + b"[]," * 1_500_000 + b"[]]"),
+        said(
+            b"Q",
+            b'{"id": 1, "kind": "llm", "prompts": [%s], "model": null, "batched": true}'
+            % (b"1," * 10_000 + b"1"),
+        ),
+        said(
+            b"Q", b'{"id": 1, "kind": "llm", "prompts": [1], "model": "%s", "batched": true}' % (b"m" * 201)
+        ),
+        frames.pack(b"U", b"{}"),
+        frames.pack(b"Q", b""),
+        frames.pack(b"Q", b"\0\0\0\xff{}"),
+        frames.pack(b"Q", b"\xff\xff\xff\xff{}"),
+    ],
+)
+async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: bytes) -> None:
+    session = await Session.open(Liar(frame), SessionSpec(), answer)
+    result = await session.execute("1")
+    assert result.status == "died"
+    assert result.error is not None
+    assert "disturbed" in result.error
+    await session.close()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"garbage" * 100,
+        frames.pack(b"P", b"{}"),
+        frames.pack(b"P", b'{"printed": 5}'),
+        frames.pack(b"?", b'{"printed": ["", ""]}'),
+        frames.pack(b"E", b'{"printed": ["", ""]}'),
+        b"E\xff\xff\xff\xff",
+    ],
+)
+async def test_a_supervisor_that_lies(frame: bytes) -> None:
+    session = await Session.open(Liar(end(printed=[None, ""]), control=(frame,)), SessionSpec(), answer)
+    result = await session.execute("1")
+    assert result.status == "died"
+    assert "disturbed" in str(result.error)
+    await session.close()
+
+
+async def test_one_stream_that_is_disturbed(tmp_path: Path) -> None:
+    class Noise(Program):
+        async def connect(
+            self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec
+        ) -> Links:
+            links = await super().connect(control, work, spec)
+            self.relay.data_received(b"L\xff\xff\xff\xff")
+            return links
+
+    with pytest.raises(REPLError, match="disturbed"):
+        await Session.open(Noise(tmp_path), SessionSpec(), answer)
+
+
+async def test_lies_of_the_right_form_are_only_text() -> None:
+    frame = end(
+        printed=[5, {}], value=[1], traceback=None, error={"a": 1}, answer=[[1], 1, {}], locals={"x": [1]}
+    )
+    session = await Session.open(Liar(frame), SessionSpec(), answer)
+    result = await session.execute("1")
+    assert (result.stdout, result.stderr, result.error) == ("5\n[1]", "{}\nNone", "{'a': 1}")
+    assert (result.answer.content, result.answer.ready, result.answer.note) == ("[1]", False, "{}")
+    assert result.locals == {"x": "[1]"}
+    await session.close()
+
+
+async def test_lies_are_no_longer_than_the_truth() -> None:
+    long = "A" * 3_000_000
+    frame = end(
+        error=long,
+        answer=["", False, long],
+        value=long,
+        traceback=long,
+        locals={f"{number}{long[:200]}": long[:1000] for number in range(400)},
+    )
+    session = await Session.open(Liar(frame), SessionSpec(), answer)
+    result = await session.execute("1")
+    assert (len(str(result.error)), len(str(result.answer.note))) == (500, 500)
+    assert len(result.stdout) + len(result.stderr) < 2 * 20_100
+    assert len(result.locals) == 301
+    assert {(len(name), len(text)) for name, text in result.locals.items()} == {(100, 200)}
+    await session.close()
+
+
+def query(number: int, prompt: str = "x") -> bytes:
+    asked = {"id": number, "kind": "llm", "prompts": [prompt], "model": None, "batched": False}
+    return frames.pack(b"Q", messages.dump(asked))
+
+
+async def turns(count: int) -> None:
+    """Lets the event loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_flood_leaves_the_loop_to_others() -> None:
+    turn = 0
+    asked: Counter[int] = Counter()
+
+    async def count(query: Query) -> list[QueryReply]:
+        asked[turn] += 1
+        return [QueryReply("")]
+
+    session = await Session.open(Liar(b"".join(map(query, range(5000))) + end()), SessionSpec(), count)
+    cell = asyncio.create_task(session.execute("1"))
+    while not cell.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert (await cell).status == "ok"
+    await turns(2)
+    assert asked.total() == 5000
+    assert max(asked.values()) <= 64
+    await session.close()
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, MOST_CALLS), (1 << 20, 64)])
+async def test_who_asks_too_much_at_once_has_to_wait(size: int, most: int) -> None:
+    asked, go = 0, asyncio.Event()
+
+    async def wait(query: Query) -> list[QueryReply]:
+        nonlocal asked
+        asked += 1
+        await go.wait()
+        return [QueryReply("")]
+
+    place = Liar(*(query(number, "x" * size) for number in range(600)), end())
+    session = await Session.open(place, SessionSpec(), wait)
+    cell = asyncio.create_task(session.execute("1"))
+    await turns(2000)
+    assert asked == most
+    assert place.ends[1].paused.is_set()
+    go.set()
+    assert (await cell).status == "ok"
+    await turns(10)
+    assert asked == 600
+    assert not place.ends[1].paused.is_set()
+    await session.close()
+
+
+async def test_who_does_not_read_gets_no_more_replies() -> None:
+    called = 0
+
+    async def tool() -> str:
+        nonlocal called
+        called += 1
+        place.ends[1].protocol.pause_writing()  # as the transport does when a reply stays with it
+        return "much"
+
+    call = frames.pack(b"C", frames.NUMBER.pack(1) + messages.dump(["tool", [], {}]))
+    place = Liar(*[call] * 10, end())
+    session = await Session.open(place, SessionSpec(tools=Toolbox.of({"tool": tool})), answer)
+    cell = asyncio.create_task(session.execute("1"))
+    for number in range(1, 11):
+        await turns(1000)
+        assert called == number
+        assert place.ends[1].paused.is_set()
+        place.ends[1].protocol.resume_writing()
+    assert (await cell).status == "ok"
+    await session.close()
+
+
+async def test_a_second_end_of_a_cell() -> None:
+    session = await Session.open(Liar(end() + end(printed=["second", ""])), SessionSpec(), answer)
+    assert (await session.execute("1")).stdout == ""
+    assert "disturbed" in (await session.execute("2")).stderr
+    await session.close()
+
+
+async def test_a_place_that_fails() -> None:
+    class Nowhere(Liar):
+        async def connect(
+            self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec
+        ) -> Links:
+            raise REPLError("no such place")
+
+    with pytest.raises(REPLError, match="no such place"):
+        await Session.open(Nowhere(), SessionSpec(), answer)
+
+
+async def test_a_supervisor_that_ends_before_it_is_up() -> None:
+    class Short(Liar):
+        async def connect(
+            self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec
+        ) -> Links:
+            links = await super().connect(control, work, spec)
+            last = {"status": "died", "manner": "no room", "printed": ["", "at all"]}
+            control.data_received(frames.pack(b"E", frames.encode(last)))
+            control.connection_lost(None)
+            work.connection_lost(None)
+            return links
+
+    with pytest.raises(REPLError, match="no room, before it could run anything\nat all"):
+        await Session.open(Short(), SessionSpec(), answer)

@@ -1,0 +1,94 @@
+"""The contexts that a worker holds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from rlm.context import Context
+
+if TYPE_CHECKING:
+    from rlm_train.context_task import ContextTaskData
+
+DEFAULT_CAPACITY = 2**30
+
+
+class ContextCache:
+    """Materialises contexts, once per example, and keeps the least recently used out.
+
+    Safe to use from several event loops and threads. Rollouts of one example that start together wait for
+    one materialisation, and all get the same `Context`.
+    """
+
+    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+        """
+        Args:
+            capacity: bytes of context that are kept for later rollouts. The newest context is always kept.
+        """
+        self.capacity = capacity
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, Future[Context]] = OrderedDict()
+        # Generators are Python code: more threads would not make them faster, and a second one lets a small
+        # context pass a large one.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="rlm-context")
+
+    async def get(self, data: ContextTaskData) -> Context:
+        """The context of a task.
+
+        Raises:
+            ContextMismatchError: what was materialised is not what the task describes.
+            Exception: whatever `materialise` raised; the next call tries again.
+        """
+        # Shielded: the rollout that asked first may be cancelled, the others still wait.
+        return await asyncio.shield(asyncio.wrap_future(self._future(data)))
+
+    def _future(self, data: ContextTaskData) -> Future[Context]:
+        key = data.context_sha256
+        with self._lock:
+            future = self._entries.get(key)
+            if future is None or (future.done() and future.exception() is not None):
+                future = self._entries[key] = self._threads.submit(self._build, data)
+            self._entries.move_to_end(key)
+            return future
+
+    def _build(self, data: ContextTaskData) -> Context:
+        context = data.build_context()
+        size = context.encoded_size  # may take a while, and event loops wait for the lock
+        with self._lock:
+            self._evict(keep=data.context_sha256, size=size)
+        return context
+
+    def _evict(self, keep: str, size: int) -> None:
+        """Drops old contexts until `size` bytes more fit. Running rollouts keep theirs alive by themselves."""
+        sizes = {
+            key: future.result().encoded_size
+            for key, future in self._entries.items()
+            if key != keep and future.done() and future.exception() is None
+        }
+        total = size + sum(sizes.values())
+        for key, freed in sizes.items():
+            if total <= self.capacity:
+                return
+            del self._entries[key]
+            total -= freed
+
+
+_shared: ContextCache | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_cache(capacity: int = DEFAULT_CAPACITY) -> ContextCache:
+    """The cache of this process: verifiers makes a harness object for every rollout, and they share it.
+
+    Args:
+        capacity: bytes. If callers differ, the largest counts.
+    """
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            _shared = ContextCache(capacity)
+        _shared.capacity = max(_shared.capacity, capacity)
+        return _shared

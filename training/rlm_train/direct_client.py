@@ -1,0 +1,145 @@
+"""Sub-calls that go straight to the model server, past the rollout's endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import verifiers.v1 as vf
+from verifiers.v1.types import Usage as VerifiersUsage
+from yarl import URL
+
+from rlm.clients import pool
+from rlm.clients.base import ModelReply
+from rlm.errors import ConfigError, ModelError
+from rlm.types import Message, SamplingArgs
+from rlm_train.endpoint_client import prompt_limit, reply_limit, server_client
+
+# What a trainer asks for beside the text. Chat completions would send it back with every reply, for nobody.
+_FOR_TRAINING = {
+    *("logprobs", "top_logprobs", "prompt_logprobs"),
+    *("return_token_ids", "return_tokens_as_token_ids", "return_routed_experts"),
+}
+
+_PROBE_TIMEOUT = 30.0
+
+
+@dataclass(slots=True)
+class DirectUsage:
+    """The model calls of one rollout that did not pass its endpoint."""
+
+    calls: int = 0
+    """Calls that were made, the failed ones included. A turn of a child run is one too."""
+    failures: int = 0
+    """Calls that failed for good."""
+    retries: int = 0
+    """Attempts that failed before a call succeeded."""
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    """The part of `input_tokens` that the server took from its prefix cache."""
+    output_tokens: int = 0
+    seconds: float = 0.0
+    """Time that calls took, added up; calls at once count each."""
+
+    def as_verifiers(self) -> VerifiersUsage:
+        return VerifiersUsage(
+            prompt_tokens=self.input_tokens - self.cached_tokens,
+            completion_tokens=self.output_tokens,
+            cached_input_tokens=self.cached_tokens,
+        )
+
+
+class DirectClient:
+    """The run's model at its own server: the name, key, headers and sampling that the endpoint would have used.
+
+    Calls are recorded in no trace and trained on by nobody; `usage` sums them up. They send no session id, by which a
+    router would put all sub-calls of a rollout on one engine. All rollouts of an event loop share the connections.
+    """
+
+    def __init__(self, ctx: vf.ModelContext, usage: DirectUsage | None = None) -> None:
+        """
+        Args:
+            usage: what the calls are added to.
+
+        Raises:
+            ConfigError: the client's URL cannot be one of a model server.
+        """
+        self._client = server_client(ctx, _sampling(ctx))
+        self._reply = reply_limit(ctx)
+        self.usage = DirectUsage() if usage is None else usage
+
+    @property
+    def model(self) -> str:
+        return self._client.model
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: SamplingArgs | None = None,
+        model: str | None = None,
+    ) -> ModelReply:
+        usage = self.usage
+        usage.calls += 1
+        started = time.perf_counter()
+        try:
+            reply = await self._client.complete(messages, sampling=sampling, model=model)
+        except ModelError:
+            usage.failures += 1
+            raise
+        finally:
+            usage.seconds += time.perf_counter() - started
+        usage.retries += reply.retries
+        usage.input_tokens += reply.usage.input_tokens
+        usage.cached_tokens += reply.usage.cached_tokens
+        usage.output_tokens += reply.usage.output_tokens
+        return reply
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        return prompt_limit(await self._client.context_length(model), self._reply)
+
+    async def check(self) -> None:
+        """Makes sure that the server has chat completions: a training server may speak tokens only, and then every
+        sub-call would fail. Asked once per event loop and server; a server that does not answer is not judged.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        url = URL(f"{self._client.base_url}/chat/completions", encoded=True)
+        connections = await pool.pool_for(url.origin())
+        key = f"chat completions at {url}"
+        known: asyncio.Task[int | None] | None = connections.memo.get(key)
+        if known is None or (known.done() and (known.cancelled() or known.result() is None)):
+            # A task of its own: the rollout that asked first may be cancelled, the others still wait.
+            known = connections.memo[key] = asyncio.create_task(_probe(connections, url))
+        if await asyncio.shield(known) in (404, 405):
+            raise ConfigError(
+                f'train_subcalls = "direct" needs chat completions at {url}, and the server has none: '
+                'use "mask", which sends sub-calls through the endpoint'
+            )
+
+
+async def _probe(connections: pool.Pool, url: URL) -> int | None:
+    """The status of a request without messages, which no model has to answer; None if there is no answer."""
+    headers = {"Content-Type": "application/json"}
+    try:
+        answer = await connections.request("POST", url, headers=headers, body=b"{}", timeout=_PROBE_TIMEOUT)
+    except pool.TransportError:
+        return None
+    return answer.status
+
+
+def _sampling(ctx: vf.ModelContext) -> SamplingArgs:
+    """The run's sampling, as fields of a chat completion."""
+    given: dict[str, Any] = ctx.sampling.model_dump(exclude_none=True)
+    given = {**(given.pop("extra_body", None) or {}), **given}
+    given = {name: value for name, value in given.items() if name not in _FOR_TRAINING}
+    # A training client renders the root's prompts itself. The server does it for these, and has to be told likewise.
+    thinking = getattr(getattr(ctx.client, "renderer", None), "enable_thinking", None)
+    if thinking is not None:
+        template = given.get("chat_template_kwargs") or {}
+        given["chat_template_kwargs"] = {"enable_thinking": thinking, **template}
+    return given
