@@ -20,6 +20,7 @@ from rlm.repl.worker.process.channel import Channel
 from rlm.repl.worker.process.output import Output
 from rlm.repl.worker.process.resources import seed_random
 from rlm.repl.worker.protocol.frames import Frames, decode, encode, pack
+from rlm.repl.worker.protocol.kinds import FromSupervisor, FromWorker, ToSupervisor
 
 _MOST_OUTPUT = 1 << 20
 """Characters of each stream: what is printed is part of a worker's message."""
@@ -136,11 +137,11 @@ class _Guest(Worker):
             self._names["__builtins__"] = self._builtins = {**vars(builtins), **_OWN_BUILTINS}
             error = self._take(spec["contexts"], files)
             if error is not None:
-                self._channel.send(b"F", {"error": error})
+                self._channel.send(FromWorker.FAILED, {"error": error})
                 return
             if spec["seed"] is not None:
                 seed_random(spec["seed"])
-            self._channel.send(b"U", {"python": sys.version.split()[0]})
+            self._channel.send(FromWorker.UP, {"python": sys.version.split()[0]})
             while True:
                 self.step()
         except _Left:
@@ -232,7 +233,7 @@ class _Warden:
                 if not ready:
                     self._step()
                     continue
-                self._frames.feed(self._control.recv(1 << 16) or b"Z\0\0\0\0")
+                self._frames.feed(self._control.recv(1 << 16) or pack(ToSupervisor.END))
                 while (frame := self._frames.next()) is not None:
                     self._obey(*frame)
         except (_Left, OSError):
@@ -252,11 +253,11 @@ class _Warden:
             patience = min(2 * patience, 1.0)
 
     def _obey(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"Z" or kind == b"K":
+        if kind == ToSupervisor.END or kind == ToSupervisor.KILL:
             raise _Left
-        if kind == b"T":
+        if kind == ToSupervisor.TAKE:
             self._strikes = 0
-            self._say(b"P", {"printed": ["", ""]})
+            self._say(FromSupervisor.PRINTED, {"printed": ["", ""]})
         else:
             self._grace = decode(payload)["grace"]
             self._step()
@@ -267,7 +268,7 @@ class _Warden:
             self._guest.interrupt()
             return
         printed = [output.take() for output in self._guest.outputs]
-        self._say(b"E", {"status": "killed", "manner": _KILLED, "printed": printed})
+        self._say(FromSupervisor.ENDED, {"status": "killed", "manner": _KILLED, "printed": printed})
         raise _Left
 
     def _say(self, kind: bytes, message: object) -> None:

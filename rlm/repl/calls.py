@@ -16,6 +16,7 @@ from rlm.repl.tools import Toolbox, ToolCall, ToolError, converting
 from rlm.repl.worker.process.descriptions import cut
 from rlm.repl.worker.process.namespace import MOST_MODEL_NAME, MOST_PROMPTS
 from rlm.repl.worker.protocol.frames import NUMBER
+from rlm.repl.worker.protocol.kinds import ToWorker
 from rlm.repl.worker.protocol.messages import head_size, load
 from rlm.repl.worker.protocol.tool_values import MOST_BYTES, from_json
 
@@ -127,7 +128,9 @@ class Calls:
                 f"Error: the query could not be answered: {type(error).__name__}: {error}", _MOST_PROBLEM
             )
             replies = [QueryReply(text, failed=True)] * len(query.prompts)
-        remote.tell(b"R", {"id": number, "replies": [[reply.text, reply.failed] for reply in replies]})
+        remote.tell(
+            ToWorker.REPLIES, {"id": number, "replies": [[reply.text, reply.failed] for reply in replies]}
+        )
 
     async def _call_tool(self, remote: Remote, payload: bytes) -> None:
         await remote.work.flows()

@@ -12,6 +12,7 @@ from rlm.repl.base import SessionSpec
 from rlm.repl.cell import MOST_LINE
 from rlm.repl.worker.process.descriptions import cut
 from rlm.repl.worker.protocol.frames import MAX_FRAME, NUMBER, Frames, ProtocolError, decode, encode, pack
+from rlm.repl.worker.protocol.kinds import FromSupervisor, FromWorker, ToSupervisor, ToWorker
 from rlm.repl.worker.protocol.messages import MOST_MESSAGE, load
 
 _PATIENCE = 0.5
@@ -248,7 +249,7 @@ class Remote:
 
     def reply(self, number: int, value: bytes) -> None:
         """`answer`, with a value that is marshalled already."""
-        self._say(b"V", NUMBER.pack(number) + value)
+        self._say(ToWorker.VALUE, NUMBER.pack(number) + value)
 
     def _say(self, kind: bytes, payload: bytes) -> None:
         if self._links is not None and not self.work.over:
@@ -258,7 +259,7 @@ class Remote:
         """Asks for its end, because it cannot go on."""
         self._failure = self._failure or reason
         self.condemned = True
-        self.order(b"Z")
+        self.order(ToSupervisor.END)
 
     def _distrust(self, reason: str) -> None:
         """The supervisor is not itself, so there is nobody to tell."""
@@ -272,15 +273,15 @@ class Remote:
             self._links.work.abort()
 
     def _from_worker(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"Q" or kind == b"C":
+        if kind == FromWorker.QUERY or kind == FromWorker.CALL:
             self._received(self, kind, payload)
-        elif kind == b"D" or kind == b"G" or kind == b"N":
+        elif kind == FromWorker.DONE or kind == FromWorker.PIECE or kind == FromWorker.EXTENDED:
             self._received(self, kind, load(payload, _MOST_HEAD))
-        elif kind == b"U":
+        elif kind == FromWorker.UP:
             if self.up.done():
                 raise ProtocolError("it is up already")
             self.up.set_result(None)
-        elif kind == b"F":
+        elif kind == FromWorker.FAILED:
             self.fail(cut(str(load(payload, _MOST_HEAD)["error"]), MOST_LINE))
         else:
             raise ProtocolError(f"a frame {kind!r}")
@@ -288,7 +289,7 @@ class Remote:
     def _from_supervisor(self, kind: bytes, payload: bytes) -> None:
         message = decode(payload)
         stdout, stderr = message["printed"]
-        if kind == b"E":
+        if kind == FromSupervisor.ENDED:
             checkpoint = None
             if message.get("checkpoint") is not None:
                 name, done = message["checkpoint"]
@@ -299,7 +300,7 @@ class Remote:
             self.condemned = True
             self.work.release_all()
             self._look()
-        elif kind == b"P":
+        elif kind == FromSupervisor.PRINTED:
             self._received(self, kind, [str(stdout), str(stderr)])
         else:
             raise ProtocolError(f"a frame {kind!r}")
@@ -333,6 +334,6 @@ class Remote:
         if self.work.over:
             # If it runs still. What a worker left may take long to end, before the supervisor says that it has ended.
             self.condemned = True
-            self.order(b"K", {"why": "the code closed the descriptors of the REPL"})
+            self.order(ToSupervisor.KILL, {"why": "the code closed the descriptors of the REPL"})
         else:
             self._links.work.abort()

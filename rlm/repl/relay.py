@@ -8,8 +8,9 @@ from rlm.repl import resource_limits
 from rlm.repl.base import SessionSpec
 from rlm.repl.processes import Link, Links
 from rlm.repl.worker.protocol.frames import Frames, ProtocolError, encode, pack
+from rlm.repl.worker.protocol.kinds import FromSupervisor, OneStream
 
-_IMPOSSIBLE = b"E\xff\xff\xff\xff"
+_IMPOSSIBLE = FromSupervisor.ENDED + b"\xff\xff\xff\xff"
 """The begin of a frame that cannot be."""
 
 
@@ -35,10 +36,12 @@ class Relay(asyncio.Protocol):
             The two streams.
         """
         sizes = [context.encoded_size for context in spec.contexts]
-        link.write(pack(b"O", encode({"contexts": sizes, "settings": resource_limits.of_all(spec)})))
+        link.write(
+            pack(OneStream.OPEN, encode({"contexts": sizes, "settings": resource_limits.of_all(spec)}))
+        )
         for context in spec.contexts:
             for chunk in context.chunks():
-                link.write(pack(b"B", chunk))
+                link.write(pack(OneStream.CONTEXT, chunk))
         return Links(link, _Within(link))
 
     def data_received(self, data: bytes) -> None:
@@ -46,7 +49,7 @@ class Relay(asyncio.Protocol):
         try:
             while (frame := self._frames.next()) is not None:
                 kind, payload = frame
-                if kind != b"L":
+                if kind != OneStream.WORK:
                     self._control.data_received(pack(kind, payload))
                 elif payload:
                     self._work.data_received(payload)
@@ -78,7 +81,7 @@ class _Within:
         self._link = link
 
     def write(self, data: bytes) -> None:
-        self._link.write(pack(b"L", data))
+        self._link.write(pack(OneStream.WORK, data))
 
     def abort(self) -> None:
         self._link.abort()

@@ -20,6 +20,7 @@ from rlm.repl.tools import Toolbox
 from rlm.repl.uploads import MOST_FILES, Supply
 from rlm.repl.worker.process.descriptions import cut
 from rlm.repl.worker.process.output import joined
+from rlm.repl.worker.protocol.kinds import FromWorker, ToSupervisor, ToWorker
 from rlm.types import Message
 
 _SLACK = 10.0
@@ -104,7 +105,7 @@ class Session:
         remote = self._remote
         assert remote is not None
         cell.started = time.monotonic()
-        remote.tell(b"X", {"id": cell.number, "code": code})
+        remote.tell(ToWorker.RUN, {"id": cell.number, "code": code})
         timer = None
         if cell.timeout is not None:
             loop = asyncio.get_running_loop()
@@ -157,9 +158,9 @@ class Session:
         cell.seconds = time.monotonic() - cell.started
         self._calls.cancel()
         remote.work.release_all()  # it gets no replies any more, and the end of its cell is to be heard of
-        remote.tell(b"A", {"id": cell.number})
+        remote.tell(ToWorker.VOID, {"id": cell.number})
         grace = self._stop_grace if reason else self._spec.interrupt_grace
-        remote.order(b"I", {"grace": grace})
+        remote.order(ToSupervisor.INTERRUPT, {"grace": grace})
         loop = asyncio.get_running_loop()
         loop.call_later(grace + _SLACK, self._insist, remote, cell)
 
@@ -192,7 +193,7 @@ class Session:
     async def _let_go(self, remote: Remote | None) -> None:
         """Ends processes, and sees that nothing is left of them."""
         if remote is not None:
-            remote.order(b"Z")
+            remote.order(ToSupervisor.END)
             await asyncio.wait([remote.gone], timeout=_SLACK)
             self._give_up(remote)
             await asyncio.wait([remote.gone], timeout=_SLACK)
@@ -248,7 +249,7 @@ class Session:
                 message = {"contexts": self._supply.announce(), "fresh_answer": fresh_answer, "history": None}
                 if history:
                     message["history"] = self._history()
-                remote.tell(b"N", message)
+                remote.tell(ToWorker.EXTEND, message)
                 error = await self._extended
                 taken = error is None
         except TimeoutError:
@@ -300,7 +301,7 @@ class Session:
         try:
             async with asyncio.timeout(_patience(await supply.measure())):
                 remote.attach(await self._place.connect(remote.control, remote.work, spec))
-                remote.tell(b"O", self._opening(remote))
+                remote.tell(ToWorker.OPEN, self._opening(remote))
                 await asyncio.wait([remote.up])
         except TimeoutError as error:
             self._give_up(remote)
@@ -331,16 +332,16 @@ class Session:
     # what comes from the worker and its supervisor
 
     def _received(self, remote: Remote, kind: bytes, message: Any) -> None:
-        if kind == b"Q" or kind == b"C":
+        if kind == FromWorker.QUERY or kind == FromWorker.CALL:
             if self._cell is not None and self._cell.interrupted is not None:
                 return  # nobody waits for a reply
-            begin = self._calls.begin_query if kind == b"Q" else self._calls.begin_tool
+            begin = self._calls.begin_query if kind == FromWorker.QUERY else self._calls.begin_tool
             begin(remote, message)
-        elif kind == b"G":
+        elif kind == FromWorker.PIECE:
             remote.answer(message["id"], self._supply.piece(message["context"]))
-        elif kind == b"N":
+        elif kind == FromWorker.EXTENDED:
             self._end_extension(message["error"])
-        elif kind == b"D":
+        elif kind == FromWorker.DONE:
             self._end_cell(message)
         elif self._cell is not None and self._cell.ending is not None:
             self._finish(self._cell, self._cell.ending, message)
@@ -360,7 +361,7 @@ class Session:
         lines = [
             line if text is None else "" for text, line in zip(ending.printed, ending.lines, strict=True)
         ]
-        remote.order(b"T", {"lines": lines})
+        remote.order(ToSupervisor.TAKE, {"lines": lines})
 
     def _end_extension(self, error: Any) -> None:
         if self._extended is None or self._extended.done():
@@ -414,7 +415,7 @@ class Session:
             return ""
         name, done = checkpoint
         if not self._grown <= done <= self._done or self._extended is not None or self._closing is not None:
-            remote.order(b"Z")
+            remote.order(ToSupervisor.END)
             return ""
         self._kept = Kept(remote, name)
         behind, self._done = self._done - done, done

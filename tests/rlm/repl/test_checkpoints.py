@@ -181,7 +181,7 @@ import gc, socket, struct
 for number in range(200):
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, 76, 1)  # SO_PASSPIDFD: each message brings a descriptor
-    socket.send_fds(post, [struct.pack(">cQ", b"K", 0)], [ours.fileno()])
+    socket.send_fds(post, [struct.pack(">cQ", b"h", 0)], [ours.fileno()])
     while not ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED): pass
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
     theirs.send(b"x")

@@ -17,6 +17,7 @@ from rlm.environments.isolation import Isolation
 from rlm.errors import REPLError
 from rlm.repl.session import Session
 from rlm.repl.tools import Toolbox
+from rlm.repl.worker.protocol.kinds import FromWorker
 from rlm.types import Message
 
 from .conftest import LEVELS
@@ -306,7 +307,7 @@ async def test_over_one_stream(tmp_path: Path) -> None:
         await session.close()
 
 
-@pytest.mark.parametrize("frame", [b"N", b"G"])
+@pytest.mark.parametrize("frame", [FromWorker.EXTENDED, FromWorker.PIECE])
 async def test_nobody_asked(frame: bytes) -> None:
     from rlm.repl.worker.protocol import frames, messages
 

@@ -23,6 +23,7 @@ from rlm.repl.relay import Relay
 from rlm.repl.session import Session
 from rlm.repl.tools import Toolbox
 from rlm.repl.worker.protocol import frames, messages
+from rlm.repl.worker.protocol.kinds import FromSupervisor, FromWorker, ToSupervisor, ToWorker
 
 
 async def answer(query: Query) -> list[QueryReply]:
@@ -117,7 +118,7 @@ class Liar:
     """A place whose workers, and supervisors, answer the first cell with these bytes."""
 
     def __init__(self, *work: bytes, control: tuple[bytes, ...] = ()) -> None:
-        self._lies = {b"X": work, b"T": control}
+        self._lies = {ToWorker.RUN: work, ToSupervisor.TAKE: control}
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
         ends = self.ends = [LyingLink(control, self._lies), LyingLink(work, self._lies)]
@@ -144,9 +145,9 @@ class LyingLink:
     def write(self, data: bytes) -> None:
         self._received.feed(data)
         while (frame := self._received.next()) is not None:
-            if frame[0] == b"O":
-                self._say(frames.pack(b"U", b'{"supervisor": 1}'))
-            elif frame[0] == b"Z":
+            if frame[0] == ToWorker.OPEN:
+                self._say(frames.pack(FromWorker.UP, b'{"supervisor": 1}'))
+            elif frame[0] == ToSupervisor.END:
                 self.abort()
                 self.other.abort()
             for lie in self._lies.get(frame[0], ()):
@@ -172,7 +173,7 @@ def end(**changes: Any) -> bytes:
         "id": 1, "status": "ok", "error": None, "printed": ["", ""], "value": "", "traceback": "",
         "answer": ["", False, None], "locals": {},
     }  # fmt: skip
-    return frames.pack(b"D", messages.dump({**result, **changes}))
+    return frames.pack(FromWorker.DONE, messages.dump({**result, **changes}))
 
 
 def said(kind: bytes, text: bytes) -> bytes:
@@ -185,39 +186,40 @@ def said(kind: bytes, text: bytes) -> bytes:
     "frame",
     [
         b"garbage" * 100,
-        said(b"D", b"no json"),
-        said(b"D", b"[]"),
-        said(b"D", b"{}"),
-        frames.pack(b"E", b"{}"),
+        said(FromWorker.DONE, b"no json"),
+        said(FromWorker.DONE, b"[]"),
+        said(FromWorker.DONE, b"{}"),
+        frames.pack(FromSupervisor.ENDED, b"{}"),
         frames.pack(b"?", b"{}"),
-        said(b"Q", b'{"id": 1}'),
-        said(b"Q", b'{"id": "x", "kind": "llm", "prompts": [], "model": null, "batched": true}'),
-        said(b"Q", b'{"id": 1, "kind": "shell", "prompts": [], "model": null, "batched": true}'),
-        said(b"Q", b'{"id": 1, "kind": "llm", "prompts": 5, "model": null, "batched": true}'),
-        said(b"Q", b'{"id": 1, "kind": "llm", "prompts": [], "model": {}, "batched": true}'),
+        said(FromWorker.QUERY, b'{"id": 1}'),
+        said(FromWorker.QUERY, b'{"id": "x", "kind": "llm", "prompts": [], "model": null, "batched": true}'),
+        said(FromWorker.QUERY, b'{"id": 1, "kind": "shell", "prompts": [], "model": null, "batched": true}'),
+        said(FromWorker.QUERY, b'{"id": 1, "kind": "llm", "prompts": 5, "model": null, "batched": true}'),
+        said(FromWorker.QUERY, b'{"id": 1, "kind": "llm", "prompts": [], "model": {}, "batched": true}'),
         end(status="wonderful"),
         end(answer="short"),
         end(status="killed"),
         end(printed=[""]),
         end(locals=[]),
         end(id=2),
-        said(b"D", b"[" * 100_000),
-        said(b"D", b"[" + b"[]," * 200_000 + b"[]]"),
+        said(FromWorker.DONE, b"[" * 100_000),
+        said(FromWorker.DONE, b"[" + b"[]," * 200_000 + b"[]]"),
         b"D\xff\xff\xff\xff",
-        b"Q" + (messages.MOST_MESSAGE + 1).to_bytes(4, "big"),
-        said(b"Q", b"[" + b"[]," * 1_500_000 + b"[]]"),
+        FromWorker.QUERY + (messages.MOST_MESSAGE + 1).to_bytes(4, "big"),
+        said(FromWorker.QUERY, b"[" + b"[]," * 1_500_000 + b"[]]"),
         said(
-            b"Q",
+            FromWorker.QUERY,
             b'{"id": 1, "kind": "llm", "prompts": [%s], "model": null, "batched": true}'
             % (b"1," * 10_000 + b"1"),
         ),
         said(
-            b"Q", b'{"id": 1, "kind": "llm", "prompts": [1], "model": "%s", "batched": true}' % (b"m" * 201)
+            FromWorker.QUERY,
+            b'{"id": 1, "kind": "llm", "prompts": [1], "model": "%s", "batched": true}' % (b"m" * 201),
         ),
-        frames.pack(b"U", b"{}"),
-        frames.pack(b"Q", b""),
-        frames.pack(b"Q", b"\0\0\0\xff{}"),
-        frames.pack(b"Q", b"\xff\xff\xff\xff{}"),
+        frames.pack(FromWorker.UP, b"{}"),
+        frames.pack(FromWorker.QUERY, b""),
+        frames.pack(FromWorker.QUERY, b"\0\0\0\xff{}"),
+        frames.pack(FromWorker.QUERY, b"\xff\xff\xff\xff{}"),
     ],
 )
 async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: bytes) -> None:
@@ -233,10 +235,10 @@ async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: b
     "frame",
     [
         b"garbage" * 100,
-        frames.pack(b"P", b"{}"),
-        frames.pack(b"P", b'{"printed": 5}'),
+        frames.pack(FromSupervisor.PRINTED, b"{}"),
+        frames.pack(FromSupervisor.PRINTED, b'{"printed": 5}'),
         frames.pack(b"?", b'{"printed": ["", ""]}'),
-        frames.pack(b"E", b'{"printed": ["", ""]}'),
+        frames.pack(FromSupervisor.ENDED, b'{"printed": ["", ""]}'),
         b"E\xff\xff\xff\xff",
     ],
 )
@@ -293,7 +295,7 @@ async def test_lies_are_no_longer_than_the_truth() -> None:
 
 def query(number: int, prompt: str = "x") -> bytes:
     asked = {"id": number, "kind": "llm", "prompts": [prompt], "model": None, "batched": False}
-    return frames.pack(b"Q", messages.dump(asked))
+    return frames.pack(FromWorker.QUERY, messages.dump(asked))
 
 
 async def turns(count: int) -> None:
@@ -355,7 +357,7 @@ async def test_who_does_not_read_gets_no_more_replies() -> None:
         place.ends[1].protocol.pause_writing()  # as the transport does when a reply stays with it
         return "much"
 
-    call = frames.pack(b"C", frames.NUMBER.pack(1) + messages.dump(["tool", [], {}]))
+    call = frames.pack(FromWorker.CALL, frames.NUMBER.pack(1) + messages.dump(["tool", [], {}]))
     place = Liar(*[call] * 10, end())
     session = await Session.open(place, SessionSpec(tools=Toolbox.of({"tool": tool})), answer)
     cell = asyncio.create_task(session.execute("1"))
@@ -393,7 +395,7 @@ async def test_a_supervisor_that_ends_before_it_is_up() -> None:
         ) -> Links:
             links = await super().connect(control, work, spec)
             last = {"status": "died", "manner": "no room", "printed": ["", "at all"]}
-            control.data_received(frames.pack(b"E", frames.encode(last)))
+            control.data_received(frames.pack(FromSupervisor.ENDED, frames.encode(last)))
             control.connection_lost(None)
             work.connection_lost(None)
             return links

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 
-from ..process.checkpoint import CLEAR, HERE, RISE
+from ..protocol.kinds import Mailbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ class Sleeper:
             elif kind in (socket.SCM_RIGHTS, _SCM_PIDFD):  # the code may have asked for those
                 for (fd,) in struct.iter_unpack("i", content[: len(content) // 4 * 4]):
                     os.close(fd)
-        if said == HERE and not self.pid and pid > 1:
+        if said == Mailbox.HERE and not self.pid and pid > 1:
             try:
                 self._pidfd = os.pidfd_open(pid)
             except OSError:
                 return None
             self.pid = pid
-            return False if self._say(HERE) else None
-        return True if said == CLEAR and self.due is not None else None
+            return False if self._say(Mailbox.HERE) else None
+        return True if said == Mailbox.CLEAR and self.due is not None else None
 
     def ask(self, due: float) -> bool:
         """Asks it to clear up what its worker left. Whether it can be asked.
@@ -86,7 +86,7 @@ class Sleeper:
             due: when it must have done that.
         """
         try:
-            if not self.pid or not self._say(CLEAR):
+            if not self.pid or not self._say(Mailbox.CLEAR):
                 return False
             _signal.pidfd_send_signal(self._pidfd, _signal.SIGCONT)  # the code may have stopped it
         except OSError:
@@ -104,7 +104,7 @@ class Sleeper:
             _signal.pidfd_send_signal(self._pidfd, 0)
         except OSError:
             return -1
-        if not self._say(RISE, fds):
+        if not self._say(Mailbox.RISE, fds):
             return -1
         pidfd, self._pidfd = self._pidfd, -1
         return pidfd

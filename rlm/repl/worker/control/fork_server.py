@@ -33,6 +33,7 @@ from ..process import processes, streams
 from ..process.cells import Worker
 from ..process.checkpoint import Checkpoints
 from ..process.processes import MOST_FDS, receive_fds
+from ..protocol.kinds import FromForkServer, ToForkServer
 from . import checkpoint_handle
 from .checkpoint_handle import Sleeper
 from .memory import TICK, Scales
@@ -129,11 +130,11 @@ class Parent:
                     if handler is not None and events & ~select.POLLOUT:
                         handler()
                 for pid in self._trees.look():
-                    self._report(b"M", self._workers[pid].number, PROCESSES)
+                    self._report(FromForkServer.TOO_MUCH, self._workers[pid].number, PROCESSES)
                 if self._scales.is_due():
                     for pid in self._scales.look(self._limits(), self._trees.roots):
                         self._trees.kill(pid)
-                        self._report(b"M", self._workers[pid].number, MEMORY)
+                        self._report(FromForkServer.TOO_MUCH, self._workers[pid].number, MEMORY)
         finally:
             self._trees.end_all()
             if self._sandbox is None:
@@ -178,23 +179,23 @@ class Parent:
             self._running = False
             return
         kind, number, value = ORDER.unpack(order)
-        if kind == b"F":
+        if kind == ToForkServer.FORK:
             self._fork(number, fds)
             return
         repl = self._repls.get(number)
-        if kind == b"I":
+        if kind == ToForkServer.INTERRUPT:
             if repl is not None and repl.status is None:
                 processes.kill(-repl.worker, _SIGINT)
-            self._report(kind, number, 0)
-        elif kind == b"C" and repl is not None and repl.status is None:
+            self._report(FromForkServer.INTERRUPTED, number, 0)
+        elif kind == ToForkServer.SAVE and repl is not None and repl.status is None:
             self._replace_sleeper(repl, fds)
-        elif kind == b"L" and repl is not None:
+        elif kind == ToForkServer.LIMIT and repl is not None:
             repl.memory = value
-        elif kind == b"R":
+        elif kind == ToForkServer.RESUME:
             self._raise(number, repl, fds)
-        elif repl is not None and kind == b"K" and repl.status is None:
+        elif repl is not None and kind == ToForkServer.KILL and repl.status is None:
             self._trees.kill(repl.worker)
-        elif repl is not None and kind == b"D":
+        elif repl is not None and kind == ToForkServer.DROP:
             self._replace_sleeper(repl, [])
             if repl.status is None:
                 self._trees.kill(repl.worker)
@@ -229,7 +230,7 @@ class Parent:
             repl = _Tree(number, self._trees.fork(work))
             self._repls[number] = self._workers[repl.worker] = repl
         except OSError as error:
-            self._report(b"N", number, error.errno or 0)
+            self._report(FromForkServer.FAILED, number, error.errno or 0)
         shared.close()
         for fd in fds:
             os.close(fd)
@@ -255,7 +256,7 @@ class Parent:
         repl = self._workers.pop(pid)
         del self._repls[repl.number]
         self._replace_sleeper(repl, [])
-        self._report(b"E", repl.number, repl.status or 0)
+        self._report(FromForkServer.ENDED, repl.number, repl.status or 0)
 
     # checkpoints
 
@@ -290,7 +291,7 @@ class Parent:
         elif cleared and repl.status is not None:
             sleeper.due = None
             self._trees.clear(repl.worker)
-            self._report(b"S", repl.number, repl.status)
+            self._report(FromForkServer.SAVED, repl.number, repl.status)
 
     def _raise(self, number: int, repl: _Tree | None, fds: list[int]) -> None:
         """Puts a checkpoint in the place of its worker."""
@@ -299,7 +300,7 @@ class Parent:
         if sleeper is not None and repl is not None and repl.status is not None:
             pidfd = sleeper.rise(fds)
         if repl is None or sleeper is None or pidfd < 0:
-            self._report(b"N", number, errno.ESRCH)
+            self._report(FromForkServer.FAILED, number, errno.ESRCH)
             if repl is not None and repl.status is not None:
                 self._end(repl)
             return

@@ -14,6 +14,7 @@ from ..process.checkpoint import SAVED
 from ..process.output import Output
 from ..process.processes import LINUX, receive_fds, remove_tree
 from ..protocol.frames import Frames, ProtocolError, decode, encode, pack
+from ..protocol.kinds import FromSupervisor, Mailbox, ToSupervisor
 from ..sandbox.syscalls import UNKNOWN
 from .poll_loop import READ, Loop, Outbox, read
 
@@ -114,7 +115,7 @@ class Watch:
         """
         self._outputs = [Output(settings["max_output"]), Output(settings["max_output"])]
         try:
-            socket.send_fds(self._post, [b"W"], list(fds))
+            socket.send_fds(self._post, [Mailbox.JOB], list(fds))
         except OSError:
             return False
         self._limit(settings["memory"])
@@ -170,7 +171,7 @@ class Watch:
             printed = [output.take() for output in self._outputs]
             checkpoint = None if self.checkpoint is None else [self.checkpoint, self._done]
             how = {"status": self._end[0], "manner": self._end[1]}
-            self._say(b"E", {**how, "printed": printed, "checkpoint": checkpoint})
+            self._say(FromSupervisor.ENDED, {**how, "printed": printed, "checkpoint": checkpoint})
 
     def leave(self) -> None:
         """Another one watches what became of the checkpoint."""
@@ -185,7 +186,7 @@ class Watch:
 
     def failed(self, why: str) -> None:
         """There is no worker."""
-        self._say(b"E", {"status": "died", "manner": why, "printed": ["", ""]})
+        self._say(FromSupervisor.ENDED, {"status": "died", "manner": why, "printed": ["", ""]})
         self._close()
 
     def drop(self) -> None:
@@ -245,20 +246,20 @@ class Watch:
 
     def obey(self, kind: bytes, payload: bytes) -> None:
         """Does what the host asks for."""
-        if self.checkpoint is not None and kind != b"Z":
+        if self.checkpoint is not None and kind != ToSupervisor.END:
             return  # the host had not heard of the end
-        if kind == b"T":
+        if kind == ToSupervisor.TAKE:
             self._loop.alarm(self, None, self._step)
             self._asked = decode(payload)["lines"]
             self._hand_over()
-        elif kind == b"I":
+        elif kind == ToSupervisor.INTERRUPT:
             self._grace = decode(payload)["grace"]
             self._strikes = 0
             self._step()
-        elif kind == b"K":
+        elif kind == ToSupervisor.KILL:
             self._suspicion = decode(payload)["why"]
             self._kill()
-        elif kind == b"Z":
+        elif kind == ToSupervisor.END:
             self.drop()
         else:
             raise ProtocolError(f"the host sent a frame {kind!r}")
@@ -293,7 +294,7 @@ class Watch:
         for number, output in enumerate(self._outputs):
             streams.mark_read(self._memory, number, False)
             output.add_line(lines[number])
-        self._say(b"P", {"printed": [output.take() for output in self._outputs]})
+        self._say(FromSupervisor.PRINTED, {"printed": [output.take() for output in self._outputs]})
 
     # interrupts
 

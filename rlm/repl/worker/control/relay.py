@@ -9,6 +9,7 @@ import os
 import socket
 
 from ..protocol.frames import ProtocolError, decode, write_all
+from ..protocol.kinds import OneStream
 from .monitor import Watch, unnamed_file
 from .poll_loop import Outbox, read
 from .supervisor import Supervisor
@@ -33,16 +34,16 @@ class _Relayed(Watch):
         self._to_worker: Outbox | None = Outbox(self._loop, self._link, self._read_link)
 
     def obey(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"L":
+        if kind == OneStream.WORK:
             if self._to_worker is not None:
                 self._to_worker.send(payload)  # if the worker is gone, the host will hear of it
-        elif kind == b"O":
+        elif kind == OneStream.OPEN:
             message = decode(payload)
             self._settings = message["settings"]
             self._arriving = [(unnamed_file(), size) for size in message["contexts"]]
             self._contexts = [fd for fd, _ in self._arriving]
             self._receive(b"")
-        elif kind == b"B":
+        elif kind == OneStream.CONTEXT:
             self._receive(payload)
         else:
             super().obey(kind, payload)
@@ -73,7 +74,7 @@ class _Relayed(Watch):
         data = read(self._link) if self._to_worker is not None else None
         if data is None or self._to_worker is None:
             return False
-        self.send(b"L", data)
+        self.send(OneStream.WORK, data)
         if not data:  # which is how the host hears of the end
             self._to_worker.close()
             self._to_worker = None

@@ -20,6 +20,7 @@ import sys
 from ..process import processes
 from ..process.processes import MOST_FDS, receive_fds
 from ..protocol.frames import encode, pack
+from ..protocol.kinds import FromForkServer, FromSupervisor, ToForkServer
 from .fork_server import ORDER, PROCESSES, REPORT, Parent
 from .monitor import Watch
 from .poll_loop import READ, Loop, read
@@ -92,7 +93,7 @@ class Supervisor:
             OSError: there can be no more descriptors, or the parent is gone.
         """
         self._count += 1
-        return self._begin(b"F", self._count, make)
+        return self._begin(ToForkServer.FORK, self._count, make)
 
     def resume(self, checkpoint: int) -> Watch | None:
         """Has the checkpoint of a REPL take the place of its worker, which has ended.
@@ -108,7 +109,7 @@ class Supervisor:
         """
         for number, old in self._watches.items():
             if old.checkpoint == checkpoint:
-                watch = self._begin(b"R", number, Watch)
+                watch = self._begin(ToForkServer.RESUME, number, Watch)
                 old.leave()
                 return watch
         return None
@@ -122,11 +123,11 @@ class Supervisor:
         watch = self._watches[number] = make(
             self.loop,
             os.path.join(self._folder, str(number)),
-            interrupt=lambda: self._order(b"I", number),
-            kill=lambda: self._order(b"K", number),
-            drop=lambda: self._order(b"D", number),
-            save=lambda fds: self._order(b"C", number, fds),
-            limit=lambda memory: self._order(b"L", number, value=memory),
+            interrupt=lambda: self._order(ToForkServer.INTERRUPT, number),
+            kill=lambda: self._order(ToForkServer.KILL, number),
+            drop=lambda: self._order(ToForkServer.DROP, number),
+            save=lambda fds: self._order(ToForkServer.SAVE, number, fds),
+            limit=lambda memory: self._order(ToForkServer.LIMIT, number, value=memory),
             over=over,
         )
         self._order(kind, number, watch.fds)
@@ -172,13 +173,13 @@ class Supervisor:
             watch = self._watches.get(number)
             if watch is None:
                 continue
-            if kind == b"I":
+            if kind == FromForkServer.INTERRUPTED:
                 watch.interrupted()
-            elif kind == b"E":
+            elif kind == FromForkServer.ENDED:
                 watch.ended(value)
-            elif kind == b"S":
+            elif kind == FromForkServer.SAVED:
                 watch.saved(value)
-            elif kind == b"M":
+            elif kind == FromForkServer.TOO_MUCH:
                 watch.condemn(_CROWDED if value == PROCESSES else _HEAVY)
             else:
                 watch.failed(f"no process can be forked: {os.strerror(value)}")
@@ -276,7 +277,9 @@ class _Local(Supervisor):
 
 def _refuse(stream: int, why: str) -> None:
     """Tells the host that there is no REPL for it."""
-    os.write(stream, pack(b"E", encode({"status": "died", "manner": why, "printed": ["", ""]})))
+    os.write(
+        stream, pack(FromSupervisor.ENDED, encode({"status": "died", "manner": why, "printed": ["", ""]}))
+    )
     os.close(stream)
 
 

@@ -18,6 +18,7 @@ import socket
 from ..process import streams
 from ..process.cells import Worker
 from ..protocol.frames import pack, write_all
+from ..protocol.kinds import ToWorker
 
 _CELLS = (
     "x = [1]\nprint(len(history), x)",
@@ -38,13 +39,14 @@ def rehearse() -> None:
         worker = Worker(pipes[0][1], pipes[1][1], memory)
         worker.connect(end.detach())
         write_all(
-            host.fileno(), pack(b"O", marshal.dumps({"history": [], "answer": ["", False], "tools": []}))
+            host.fileno(),
+            pack(ToWorker.OPEN, marshal.dumps({"history": [], "answer": ["", False], "tools": []})),
         )
         spec = worker.receive()
         worker.begin(spec["history"], spec["answer"], spec["tools"])
         for number in range(1, _ROUNDS + 1):
             cell = {"id": number, "code": _CELLS[number % len(_CELLS)]}
-            write_all(host.fileno(), pack(b"X", marshal.dumps(cell)))
+            write_all(host.fileno(), pack(ToWorker.RUN, marshal.dumps(cell)))
             worker.step()
             host.recv(1 << 16)
             linecache.cache.clear()

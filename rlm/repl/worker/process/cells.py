@@ -16,6 +16,7 @@ import os
 import sys
 import types
 
+from ..protocol.kinds import FromWorker
 from .answer import Answer
 from .channel import Channel
 from .contexts import ContextError, fetch_context, read_context
@@ -101,7 +102,7 @@ class Worker:
         self.begin(spec["history"], spec["answer"], spec["tools"])
         error = self._take(spec["contexts"], files)
         if error is not None:
-            self._channel.send(b"F", {"error": error})
+            self._channel.send(FromWorker.FAILED, {"error": error})
             return
         for fd in files:
             os.close(fd)
@@ -124,7 +125,7 @@ class Worker:
                 fds = checkpoints.take(done, self._spare)
 
     def _say_up(self) -> None:
-        self._channel.send(b"U", {"python": sys.version.split()[0]})
+        self._channel.send(FromWorker.UP, {"python": sys.version.split()[0]})
 
     def _rise(self, fds: list[int], link: int) -> None:
         """We were a checkpoint, and go on in the place of a worker that has ended.
@@ -199,9 +200,9 @@ class Worker:
         """Waits for a cell and runs it, or takes further contexts. Returns whether it was a cell."""
         task = self.receive()
         if "code" in task:
-            self._channel.send(b"D", self._run_cell(task["id"], task["code"]))
+            self._channel.send(FromWorker.DONE, self._run_cell(task["id"], task["code"]))
             return True
-        self._channel.send(b"N", {"error": self._extend(task)})
+        self._channel.send(FromWorker.EXTENDED, {"error": self._extend(task)})
         return False
 
     def _extend(self, task: dict[str, Any]) -> str | None:

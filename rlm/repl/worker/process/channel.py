@@ -13,6 +13,7 @@ import select
 from collections import deque
 
 from ..protocol.frames import NUMBER, Frames, pack, write_all
+from ..protocol.kinds import FromWorker, ToWorker
 from ..protocol.messages import TooLargeError, dump
 from ..protocol.tool_values import to_json
 
@@ -142,7 +143,7 @@ class Channel:
             raise ValueError(
                 f"the prompts of one call may have {most} together, and these have more: send fewer at a time"
             ) from None
-        replies: list[Any] = self._exchange(b"Q", number, payload)
+        replies: list[Any] = self._exchange(FromWorker.QUERY, number, payload)
         return replies
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str | None, Any]:
@@ -168,7 +169,7 @@ class Channel:
                 f"the arguments of {name}() may have {most} together, and these have more: send less at a time"
             ) from None
         outcome: tuple[str | None, Any] = marshal.loads(
-            self._exchange(b"C", number, NUMBER.pack(number) + payload)
+            self._exchange(FromWorker.CALL, number, NUMBER.pack(number) + payload)
         )
         return outcome
 
@@ -250,12 +251,12 @@ class Channel:
             self._dispatch(*frame)
 
     def _dispatch(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"R":
+        if kind == ToWorker.REPLIES:
             message = marshal.loads(payload)
             self._settle(message["id"], message["replies"])
-        elif kind == b"V":
+        elif kind == ToWorker.VALUE:
             self._settle(NUMBER.unpack_from(payload)[0], payload[NUMBER.size :])
-        elif kind == b"A":
+        elif kind == ToWorker.VOID:
             self._void = marshal.loads(payload)["id"]
             for number, ticket in list(self._tickets.items()):
                 if number:

@@ -23,6 +23,7 @@ import struct
 import sys
 import time
 
+from ..protocol.kinds import Mailbox
 from .processes import LINUX, fork_twice, kill, libc, move_high, receive_fds
 
 TYPE_CHECKING = False
@@ -32,11 +33,9 @@ if TYPE_CHECKING:
 
     from ..control.process_trees import BoxedTrees, Trees
 
-HERE, CLEAR, RISE = b"H", b"C", b"R"
-"""What is said over a mailbox, either way."""
 SAVED = struct.Struct(">cQ")
-"""What a worker tells its supervisor: b"K", with one end of a mailbox, and how much of the work was done by then; or b"N",
-that there is no checkpoint of that."""
+"""What a worker tells its supervisor: `Mailbox.CHECKPOINT`, with one end of a mailbox, and how much of the work was done by
+then; or `Mailbox.NO_CHECKPOINT`."""
 DESCRIPTORS = 4
 """What a checkpoint is given: the worker's stream to the supervisor, stdout, stderr, and the memory for what it prints."""
 
@@ -100,7 +99,7 @@ class Checkpoints:
             return made
         if not made:
             try:
-                self._post.sendall(SAVED.pack(b"N", done))
+                self._post.sendall(SAVED.pack(Mailbox.NO_CHECKPOINT, done))
             except OSError:
                 pass  # the code closed it
         return None
@@ -142,11 +141,11 @@ class Checkpoints:
                 if _memory_and_threads()[1] > 1:
                     self._stubborn = True
                     return False
-                socket.send_fds(self._post, [SAVED.pack(b"K", done)], [ours.fileno()])
+                socket.send_fds(self._post, [SAVED.pack(Mailbox.CHECKPOINT, done)], [ours.fileno()])
                 poll = select.poll()
                 poll.register(told, select.POLLIN)
                 # If the worker ended before that is known, its checkpoint would be taken for something that it left.
-                return bool(poll.poll(_PATIENCE)) and os.read(told, 1) == HERE
+                return bool(poll.poll(_PATIENCE)) and os.read(told, 1) == Mailbox.HERE
             finally:
                 if middle:
                     for fd in (told, tell):
@@ -167,21 +166,21 @@ class Checkpoints:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         os.close(null)
-        mailbox.sendall(HERE)
+        mailbox.sendall(Mailbox.HERE)
         if not mailbox.recv(1):
             os._exit(0)
-        os.write(tell, HERE)
+        os.write(tell, Mailbox.HERE)
         os.close(tell)
         _sever(mailbox.fileno())
         while True:
             said, fds = receive_fds(mailbox, 1, DESCRIPTORS)
-            if said == CLEAR:
+            if said == Mailbox.CLEAR:
                 while os.getppid() == middle:  # the worker ended before it ended that
                     kill(middle, _signal.SIGKILL)
                     time.sleep(0.0002)
                 self._trees.sweep()
-                mailbox.sendall(CLEAR)
-            elif said == RISE and len(fds) == DESCRIPTORS:
+                mailbox.sendall(Mailbox.CLEAR)
+            elif said == Mailbox.RISE and len(fds) == DESCRIPTORS:
                 self._take(fds[0])
                 self._trees.rise()
                 return fds[1:]

@@ -7,6 +7,8 @@ import mmap
 import os
 from collections import deque
 
+from ..protocol.kinds import FromWorker
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -47,13 +49,13 @@ def fetch_context(kind: str, number: int, size: int, channel: Channel) -> Any:
     """
     data = bytearray(size)
     at = 0
-    asked = deque(channel.request(b"G", {"context": number}) for _ in range(_AHEAD))
+    asked = deque(channel.request(FromWorker.PIECE, {"context": number}) for _ in range(_AHEAD))
     while asked:
         piece: bytes = channel.reply(asked.popleft())
         if piece:
             data[at : at + len(piece)] = piece
             at += len(piece)
-            asked.append(channel.request(b"G", {"context": number}))
+            asked.append(channel.request(FromWorker.PIECE, {"context": number}))
     with memoryview(data) as view:
         return _load(kind, view)
 
