@@ -24,7 +24,7 @@ from rlm.engine.callbacks import Callbacks
 from rlm.engine.ledger import Ledger
 from rlm.engine.models import Models
 from rlm.engine.request_keys import fingerprint
-from rlm.engine.settings import Seat, Settings
+from rlm.engine.settings import RunSetup, TreeSettings
 from rlm.errors import CancellationError, ConfigError, LimitError, RLMError, RolloutStoppedError
 from rlm.repl.persistent import Conversation
 from rlm.repl.tools import Toolbox
@@ -163,14 +163,14 @@ class RLM:
         )
         tools = Toolbox.of(custom_tools)
         sub_tools = tools if custom_sub_tools is None else Toolbox.of(custom_sub_tools)
-        self._settings = Settings(
+        self._settings = TreeSettings(
             max_depth=max_depth,
             max_iterations=max_iterations,
             max_errors=max_errors,
             max_concurrent_subcalls=max_concurrent_subcalls,
             max_concurrent_queries=max_concurrent_queries,
-            root=Seat.of(system, tools),
-            below=Seat.of(system, sub_tools),
+            root=RunSetup.of(system, tools),
+            below=RunSetup.of(system, sub_tools),
             prologue=user_prologue,
             session=session,
             compaction=compaction_threshold_pct if compaction else None,

@@ -22,7 +22,7 @@ class BackgroundLoop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread: _Thread | None = None
+        self._thread: _LoopThread | None = None
         self._pid = 0
 
     def run(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -41,7 +41,7 @@ class BackgroundLoop:
                 "this code runs on rlm's own event loop, which completion() and map() would wait for: use "
                 "await acompletion() or amap(), or a plain function where this is an async tool"
             )
-        job = _Job(begin)
+        job = _LoopJob(begin)
         loop: asyncio.AbstractEventLoop | None = None
         try:
             loop = self._running_loop()
@@ -68,12 +68,12 @@ class BackgroundLoop:
         with self._lock:
             # A fork copies the loop but not its thread: the child needs its own.
             if self._thread is None or not self._thread.is_alive() or self._pid != os.getpid():
-                self._thread, self._pid = _Thread(), os.getpid()
+                self._thread, self._pid = _LoopThread(), os.getpid()
                 self._thread.start()
             return self._thread.loop()
 
 
-class _Thread(threading.Thread):
+class _LoopThread(threading.Thread):
     """Makes and runs a loop. A signal that comes meanwhile is the main thread's, and leaves no half of one."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class _Thread(threading.Thread):
         _serve(loop)
 
 
-class _Job(Generic[T]):
+class _LoopJob(Generic[T]):
     """A coroutine, and who waits for its end in another thread."""
 
     def __init__(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> None:

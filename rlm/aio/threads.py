@@ -28,7 +28,7 @@ class Threads:
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[_ThreadJob] = deque()
         self._threads = 0
         self._idle = 0
 
@@ -38,7 +38,7 @@ class Threads:
         Raises:
             Exception: whatever it raises. It must raise neither StopIteration nor what is no Exception.
         """
-        job = _Job(function)
+        job = _ThreadJob(function)
         with self._changed:
             self._jobs.append(job)
             self._provide()
@@ -74,7 +74,7 @@ class Threads:
                 job.post()
             self._threads -= 1
 
-    def _take(self) -> _Job | None:
+    def _take(self) -> _ThreadJob | None:
         """The next job; None if there is nothing to do for a while."""
         while True:
             while self._jobs:
@@ -88,7 +88,7 @@ class Threads:
                 return None
 
 
-class _Job:
+class _ThreadJob:
     """A function, and who waits for it."""
 
     def __init__(self, function: Callable[[], Any]) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from rlm._options import check_call, names_nearest
 from rlm._wording import a
@@ -22,13 +22,23 @@ from rlm.types import MapInput, MapItem, MapProgress, RLMChatCompletion
 
 if TYPE_CHECKING:
     from rlm.cancellation import CancelToken
-    from rlm.rlm import RLM
 
 _log = logging.getLogger(__name__)
 
 
 Inputs = Iterable[Any] | AsyncIterable[Any]
 Progress = Callable[[MapProgress], object]
+
+
+class Runner(Protocol):
+    """What a map needs of an `RLM`."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    async def acompletion(
+        self, prompt: Any, root_prompt: str | None, *, response_format: Any, cancel: CancelToken | None
+    ) -> RLMChatCompletion: ...
 
 
 class MapOptions(TypedDict, total=False):
@@ -42,7 +52,7 @@ class MapOptions(TypedDict, total=False):
 
 @names_nearest("map")
 async def amap(
-    rlm: RLM,
+    runner: Runner,
     inputs: Inputs,
     root_prompt: str | None = None,
     *,
@@ -82,8 +92,8 @@ async def amap(
     form = None if response_format is None else AnswerFormat(response_format)
     results = None if resume is None else await asyncio.to_thread(Results, Path(resume))
     with _reporter(progress) as report:
-        configuration = await asyncio.to_thread(lambda: rlm.fingerprint)  # large tools take a while
-        job = _Job(rlm, results, _Tally(total, report), response_format, form, cancel, configuration)
+        configuration = await asyncio.to_thread(lambda: runner.fingerprint)  # large tools take a while
+        job = _MapJob(runner, results, _Tally(total, report), response_format, form, cancel, configuration)
         async with contextlib.aclosing(_read(inputs, cancel)) as source:
             lock = asyncio.Lock()  # one input is read at a time
 
@@ -106,12 +116,12 @@ async def amap(
     return [job.items[index] for index in sorted(job.items)]
 
 
-class _Job:
+class _MapJob:
     """What the inputs of a map have in common."""
 
     def __init__(
         self,
-        rlm: RLM,
+        runner: Runner,
         results: Results | None,
         tally: _Tally,
         response_format: Any,
@@ -119,7 +129,7 @@ class _Job:
         cancel: CancelToken | None,
         configuration: str,
     ) -> None:
-        self._rlm = rlm
+        self._runner = runner
         self._results = results
         self._tally = tally
         self._response_format = response_format
@@ -143,7 +153,7 @@ class _Job:
             key = fingerprint([description, question, *self._configuration])
             if self._finished(index, key):
                 return
-            completion = await self._rlm.acompletion(
+            completion = await self._runner.acompletion(
                 context, question, response_format=self._response_format, cancel=self._cancel
             )
             completion.prompt = description

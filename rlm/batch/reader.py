@@ -35,7 +35,7 @@ async def read(inputs: Iterable[Any] | AsyncIterable[Any], cancel: CancelToken |
                 return
             yield given
         return
-    source = aiter(inputs) if isinstance(inputs, AsyncIterable) else _Thread(inputs)
+    source = aiter(inputs) if isinstance(inputs, AsyncIterable) else _ThreadedSource(inputs)
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
 
@@ -47,7 +47,7 @@ async def read(inputs: Iterable[Any] | AsyncIterable[Any], cancel: CancelToken |
             while not cancel.cancelled and (given := await _next(source, stopped)) is not _END:
                 yield given
     finally:
-        if isinstance(source, _Thread):
+        if isinstance(source, _ThreadedSource):
             source.end()
 
 
@@ -71,7 +71,7 @@ async def _next(source: AsyncIterator[Any], stopped: asyncio.Event) -> Any:
             await asyncio.wait(waiting)
 
 
-class _Thread:
+class _ThreadedSource:
     """Reads an iterable in a thread, always the same one: some sources belong to the thread that began with them. A daemon, as
     one that waits for its next item cannot be stopped."""
 
@@ -82,7 +82,7 @@ class _Thread:
         variables = contextvars.copy_context()
         threading.Thread(target=variables.run, args=(self._serve,), name="rlm-inputs", daemon=True).start()
 
-    def __aiter__(self) -> _Thread:
+    def __aiter__(self) -> _ThreadedSource:
         return self
 
     async def __anext__(self) -> Any:

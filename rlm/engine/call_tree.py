@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlm.engine.ledger import Ledger
 from rlm.engine.models import Models
-from rlm.engine.settings import Settings
+from rlm.engine.settings import TreeSettings
 from rlm.errors import (
     AnswerFormatError,
     BudgetExceededError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Tree:
     """What the runs of one call tree share."""
 
-    settings: Settings
+    settings: TreeSettings
     models: Models
     environment: Environment
     ledger: Ledger

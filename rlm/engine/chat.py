@@ -10,9 +10,9 @@ from rlm.clients.base import ModelReply
 from rlm.engine.compaction import Compactor
 from rlm.engine.emitter import Emitter
 from rlm.engine.history import History
+from rlm.engine.model_window import UNCOUNTED, Counted
 from rlm.engine.models import Model
 from rlm.engine.request_keys import request_key
-from rlm.engine.window import UNCOUNTED, Counted
 from rlm.errors import ModelError, RLMError
 from rlm.repl.base import REPL
 from rlm.types import Message, RunStats, Usage

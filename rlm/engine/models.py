@@ -11,7 +11,7 @@ from rlm._wording import a
 from rlm.clients.base import MOST_TOKENS, Client, ModelReply
 from rlm.clients.prices import Price
 from rlm.engine.ledger import Ledger
-from rlm.engine.window import UNCOUNTED, Counted, Window
+from rlm.engine.model_window import UNCOUNTED, Counted, ModelWindow
 from rlm.errors import BadReplyError, ConfigError, ModelError, RLMError
 from rlm.types import Message, SamplingArgs
 
@@ -29,7 +29,7 @@ class Model:
     """What the code calls it."""
     client: Client
     sampling: SamplingArgs
-    window: Window
+    window: ModelWindow
     price: Price | None = None
 
     async def ask(
@@ -131,9 +131,9 @@ class Models:
             ConfigError: there is no model of a name in `depth_models`.
         """
         self.sub_sampling = sub_sampling
-        self.root = Model(root.model, root, sampling, Window(root), price(root))
+        self.root = Model(root.model, root, sampling, ModelWindow(root), price(root))
         subs = {
-            name: Model(name, client, sub_sampling, Window(client), price(client))
+            name: Model(name, client, sub_sampling, ModelWindow(client), price(client))
             for name, client in others.items()
         }
         subs.setdefault(root.model, replace(self.root, sampling=sub_sampling))

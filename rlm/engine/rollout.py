@@ -63,7 +63,8 @@ class Rollout:
         context: Context,
         question: str | None,
         *,
-        parent: Rollout | None = None,
+        depth: int = 0,
+        parent: str | None = None,
         call: str | None = None,
         conversation: Conversation | None = None,
         answer_format: AnswerFormat | None = None,
@@ -72,13 +73,14 @@ class Rollout:
         Args:
             model: plays this run.
             question: None: the context holds it.
-            parent: the run above.
-            call: the id of its sub-call that this run answers.
+            depth: 0 for the root.
+            parent: id of the run above; None for the root.
+            call: id of the sub-call that this run answers; None for the root.
             conversation: has the REPL, where that outlives the run.
             answer_format: of the answer.
         """
-        self.depth: int = 0 if parent is None else parent.depth + 1
-        self._parent = parent
+        self._depth = depth
+        self._is_root = parent is None
         self._call = call
         self._tree = tree
         self._context = context
@@ -86,11 +88,12 @@ class Rollout:
         self._conversation = conversation
         self._format = answer_format
         settings = tree.settings
-        self._seat = settings.root if parent is None else settings.below
-        self._id = os.urandom(6).hex()
-        self.emitter = Emitter(tree.listeners, self._id, None if parent is None else parent._id, self.depth)
-        """Tells the listeners what happens in this run."""
-        self._subcalls = Subcalls(tree, self)
+        self._setup = settings.root if self._is_root else settings.below
+        run_id = os.urandom(6).hex()
+        self._emitter = Emitter(tree.listeners, run_id, parent, depth)
+        self._subcalls = Subcalls(
+            tree, depth + 1, self._emitter, partial(_run_child, tree, depth + 1, run_id)
+        )
         self._state = _State()
         if settings.max_depth == 0:
             history = History(None, prompts.plain(context, question, self._instructions))
@@ -103,16 +106,12 @@ class Rollout:
                 earlier=0 if conversation is None else len(conversation.contexts),
                 answer_format=self._instructions,
             )
-            history = History(self._seat.system_prompt, first)
-        self._dialogue = Dialogue(tree, model, history, self._state.stats, self.emitter, root=parent is None)
+            history = History(self._setup.system_prompt, first)
+        self._dialogue = Dialogue(tree, model, history, self._state.stats, self._emitter, root=self._is_root)
 
     @property
     def _instructions(self) -> str | None:
         return None if self._format is None else self._format.instructions
-
-    def child(self, model: Model, context: Context, call: str) -> Rollout:
-        """A run below this one, which answers one of its sub-calls."""
-        return Rollout(self._tree, model, context, None, parent=self, call=call)
 
     async def run(self) -> Outcome:
         """Runs to the end. Errors of the run are part of the outcome.
@@ -121,25 +120,25 @@ class Rollout:
             asyncio.CancelledError: the caller was cancelled. The REPL is gone by then.
         """
         started = time.perf_counter()
-        if self.emitter.active:
+        if self._emitter.active:
             # In a thread: the hash of 100 MB takes a tenth of a second.
             context = await asyncio.to_thread(self._context.describe)
             self._emit_start(context, await self._dialogue.model.window.size())
-        if self._parent is None:
-            self._tree.ledger.on_trip = partial(_emit_limit, self.emitter)
+        if self._is_root:
+            self._tree.ledger.on_trip = partial(_emit_limit, self._emitter)
         response, stop, error = "", StopReason.CANCELLED, None
         try:
             response, stop, error = await self._run()
         finally:
             del self._context  # a traceback may keep this run for longer
             outcome = self._outcome(response, stop, error)
-            self.emitter.emit(
+            self._emitter.emit(
                 "run_end",
                 stop=stop.value,
                 response=response,
                 error=None if error is None else f"{type(error).__name__}: {error}",
                 stats=outcome.stats,
-                usage=self._tree.ledger.summary.to_dict() if self._parent is None else None,
+                usage=self._tree.ledger.summary.to_dict() if self._is_root else None,
                 seconds=time.perf_counter() - started,
             )
         return outcome
@@ -148,7 +147,7 @@ class Rollout:
         messages = self._dialogue.history.messages
         system = messages[0]["content"] if messages[0]["role"] == "system" else ""
         settings, models = self._tree.settings, self._tree.models
-        self.emitter.emit(
+        self._emitter.emit(
             "run_start",
             model=self._dialogue.model.name,
             question=self._question,
@@ -163,7 +162,7 @@ class Rollout:
             context_length=window,
             sampling=self._dialogue.model.sampling,
             sub_sampling=models.sub_sampling,
-            models=models.describe() if self._parent is None else {},
+            models=models.describe() if self._is_root else {},
         )
 
     async def _run(self) -> tuple[str, StopReason, RLMError | None]:
@@ -173,8 +172,8 @@ class Rollout:
             # An answer that was found counts, also when a limit was reached on the way; the limit is noted.
             return response, stop, ledger.error
         except RLMError as error:
-            if isinstance(error, LimitError) and ledger.error is None and self._parent is None:
-                _emit_limit(self.emitter, error)  # one that only this run has come to
+            if isinstance(error, LimitError) and ledger.error is None and self._is_root:
+                _emit_limit(self._emitter, error)  # one that only this run has come to
             return self._state.answer.content, stop_reason(error), error
 
     async def _turns(self) -> tuple[str, StopReason]:
@@ -200,9 +199,9 @@ class Rollout:
         return response, StopReason.ANSWERED
 
     async def _open(self) -> REPL:
-        on_tool = partial(_emit_tool, self.emitter)
+        on_tool = partial(_emit_tool, self._emitter)
         spec = SessionSpec(
-            [self._context], tools=self._seat.tools, on_tool=on_tool, **self._tree.settings.session
+            [self._context], tools=self._setup.tools, on_tool=on_tool, **self._tree.settings.session
         )
         if spec.stop_grace is None and self._conversation is None:
             spec = replace(spec, stop_grace=_STOP_GRACE)
@@ -219,7 +218,7 @@ class Rollout:
         """
         state = self._state
         self._dialogue.turn += 1
-        self.emitter.emit("turn_start", turn=self._dialogue.turn)
+        self._emitter.emit("turn_start", turn=self._dialogue.turn)
         reply = await self._dialogue.ask("answer")
         text = answer_text(reply.content) or state.answer.content
         if self._format is None:
@@ -238,8 +237,8 @@ class Rollout:
         started = time.perf_counter()
         state, callbacks = self._state, self._tree.settings.callbacks
         self._dialogue.turn = number
-        self.emitter.emit("turn_start", turn=number)
-        callbacks.iteration_start(self.depth, number)
+        self._emitter.emit("turn_start", turn=number)
+        callbacks.iteration_start(self._depth, number)
         await self._dialogue.compact(repl, self._histories())
         reply = await self._dialogue.ask()
         state.stats.turns += 1
@@ -257,14 +256,14 @@ class Rollout:
             iteration_time=time.perf_counter() - started,
         )
         state.iterations.append(iteration)
-        self.emitter.emit(
+        self._emitter.emit(
             "turn",
             turn=number,
             observation=text,
             final_answer=iteration.final_answer,
             seconds=iteration.iteration_time,
         )
-        callbacks.iteration_complete(self.depth, number, iteration.iteration_time)
+        callbacks.iteration_complete(self._depth, number, iteration.iteration_time)
         if not state.done:
             self._tree.ledger.check()
             self._check_errors(cells)
@@ -276,7 +275,7 @@ class Rollout:
         blocks: list[CodeBlock] = []
         state.problem = None
         for number, code in enumerate(parsed.blocks, 1):
-            self.emitter.emit("cell_start", turn=self._dialogue.turn, number=number, code=code)
+            self._emitter.emit("cell_start", turn=self._dialogue.turn, number=number, code=code)
             cell = await self._execute_cell(repl, code)
             calls = self._subcalls.take_records()
             cells.append(cell)
@@ -288,7 +287,7 @@ class Rollout:
             state.stats.cell_errors += cell.status != "ok"
             state.errors_in_a_row = 0 if cell.status == "ok" else state.errors_in_a_row + 1
             state.stats.repl_seconds += cell.seconds
-            if self.emitter.active:
+            if self._emitter.active:
                 self._emit_cell(number, code, cell)
             if (
                 self._is_final(cell.answer)
@@ -299,7 +298,7 @@ class Rollout:
         return cells, blocks
 
     def _emit_cell(self, number: int, code: str, cell: CellResult) -> None:
-        self.emitter.emit(
+        self._emitter.emit(
             "cell",
             turn=self._dialogue.turn,
             number=number,
@@ -363,7 +362,7 @@ class Rollout:
 
     def _outcome(self, response: str, stop: StopReason, error: RLMError | None) -> Outcome:
         state, ledger = self._state, self._tree.ledger
-        if self._parent is None:
+        if self._is_root:
             state.stats.subcalls = ledger.subcalls
             state.stats.subcall_failures = ledger.subcall_failures
             state.stats.root_input_tokens = ledger.root.input_tokens
@@ -372,6 +371,12 @@ class Rollout:
             state.stats.sub_output_tokens = ledger.sub.output_tokens
         messages = self._dialogue.history.messages
         return Outcome(response, stop, error, state.stats, messages, state.iterations, state.parsed)
+
+
+async def _run_child(
+    tree: Tree, depth: int, parent: str, model: Model, context: Context, call: str
+) -> Outcome:
+    return await Rollout(tree, model, context, None, depth=depth, parent=parent, call=call).run()
 
 
 # Functions of the emitter rather than of the run: REPL and ledger keep them, and the run would hold its input in memory.

@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class RunSetup:
     """What a run of a kind has: the root's, or those below it."""
 
     system_prompt: str
     tools: Toolbox
 
     @classmethod
-    def of(cls, system_prompt: str, tools: Toolbox) -> Seat:
+    def of(cls, system_prompt: str, tools: Toolbox) -> RunSetup:
         """With the tools listed at the end of the system prompt."""
         listed = tools.describe()
         return cls(f"{system_prompt}\n\n{prompts.tools(listed)}" if listed else system_prompt, tools)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TreeSettings:
     """What holds for every run of a tree."""
 
     max_depth: int
@@ -38,8 +38,8 @@ class Settings:
     """Child runs of one run at once."""
     max_concurrent_queries: int
     """Plain sub-calls of the whole tree at once."""
-    root: Seat
-    below: Seat
+    root: RunSetup
+    below: RunSetup
     prologue: str | None
     session: dict[str, Any]
     """Fields of `SessionSpec`."""

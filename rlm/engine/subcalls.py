@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import os
 import time
-import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from rlm.engine.query_prompts import as_messages
 from rlm.engine.request_keys import place as place_of
 from rlm.engine.request_keys import request_key
 from rlm.errors import (
-    CancellationError,
     LimitError,
     ModelError,
     ModelNotFoundError,
@@ -30,8 +28,11 @@ from rlm.repl.base import Query, QueryReply
 from rlm.types import SubcallRecord, Usage, text_of
 
 if TYPE_CHECKING:
-    from rlm.engine.call_tree import Tree
-    from rlm.engine.rollout import Rollout
+    from rlm.engine.call_tree import Outcome, Tree
+    from rlm.engine.emitter import Emitter
+
+RunChild = Callable[["Model", "Context", str], Awaitable["Outcome"]]
+"""Runs a model over a context, for the sub-call of that id."""
 
 _EXCERPT = 200
 
@@ -73,12 +74,18 @@ class Subcalls:
     """The queries of one run. Child runs are bounded for each run, so that a parent that waits cannot starve its children;
     plain calls are bounded for the tree."""
 
-    def __init__(self, tree: Tree, parent: Rollout) -> None:
+    def __init__(self, tree: Tree, depth: int, emitter: Emitter, run_child: RunChild) -> None:
+        """
+        Args:
+            depth: depth of the sub-calls; 1 below the root.
+            emitter: tells the listeners of the run.
+            run_child: starts a child run and waits for its end. A REPL keeps this object longer than the run lives:
+                `run_child` must not refer to the run, which would keep the run's input in memory.
+        """
         self._tree = tree
-        self._emitter = parent.emitter
-        self._depth = parent.depth + 1  # of who answers
-        # The run has these, and the REPL has them longer: that must not hold the run's input in memory.
-        self._parent = weakref.ref(parent)
+        self._depth = depth
+        self._emitter = emitter
+        self._run_child = run_child
         self._children = asyncio.Semaphore(tree.settings.max_concurrent_subcalls)
         self._records: list[SubcallRecord] = []
         self._batches = 0
@@ -211,13 +218,10 @@ class Subcalls:
         return reply.content
 
     async def _child_run(self, model: Model, prompt: Any, item: _Item) -> str:
-        parent = self._parent()
-        if parent is None:
-            raise CancellationError("the run is over")
         context = await Context.made(prompt)
         with contextlib.closing(context):
             self._begin(item, context.size, prompt if isinstance(prompt, str) else context.kind)
-            outcome = await parent.child(model, context, item.call).run()
+            outcome = await self._run_child(model, context, item.call)
         if isinstance(outcome.error, RolloutStoppedError):
             raise outcome.error
         if not outcome.response:

@@ -74,7 +74,7 @@ class Counted(NamedTuple):
 UNCOUNTED = Counted(0, 0)
 
 
-class Window:
+class ModelWindow:
     """Knows how long a prompt is for a model, and refuses those that it cannot take before they are sent: a training
     endpoint may end the whole rollout over one of them. Its guess is corrected by the counts that the server reports."""
 

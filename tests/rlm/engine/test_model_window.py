@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlm import RLM, RLMLogger
-from rlm.engine.window import Counted, Window, estimate_tokens
+from rlm.engine.model_window import Counted, ModelWindow, estimate_tokens
 from rlm.errors import ContextLengthError
 from rlm.testing import ChatRequest, Reply, ScriptedClient
 from rlm.types import Message, Usage
@@ -22,8 +22,8 @@ def _chat(*texts: str) -> list[Message]:
     ]
 
 
-def _window(tokens: int | None) -> Window:
-    return Window(ScriptedClient(lambda request: "ok", max_model_len=tokens))
+def _window(tokens: int | None) -> ModelWindow:
+    return ModelWindow(ScriptedClient(lambda request: "ok", max_model_len=tokens))
 
 
 def test_a_text_over_the_sample_size_is_estimated_like_its_parts() -> None:
