@@ -1,12 +1,12 @@
 #!/bin/sh
-# Makes the virtual environment from requirements.lock: with uv if it is there or can be had by pip, else with pip.
-# PYTHON is the interpreter to use, VENV the folder.
+# Makes the virtual environment from requirements.lock: with uv if it is installed or pip can install it, else with pip.
+# PYTHON is the interpreter to use (3.11 or later), VENV the folder.
 set -eu
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 
-"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
-    echo "setup: $("$python" --version 2>&1) is not supported: name a Python 3.11, 3.12 or 3.13, e.g. make PYTHON=python3.12" >&2
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "setup: $("$python" --version 2>&1) is too old: name a Python 3.11 or later, e.g. make PYTHON=python3.12" >&2
     exit 1
 }
 
@@ -31,12 +31,16 @@ fi
 
 echo "setup: installing"
 if [ -n "$uv" ]; then
-    # Files are copied: a cache on another file system cannot be linked to, and says so each time.
+    # Copies, not links: a cache on another file system cannot be linked to, and uv warns about it each time.
     export UV_LINK_MODE=copy VIRTUAL_ENV="$PWD/$venv"
     case $venv in /*) VIRTUAL_ENV=$venv ;; esac
-    "$uv" pip install --quiet --require-hashes -r requirements.lock
-    "$uv" pip install --quiet --no-deps --no-build-isolation -e . -e training -e environments/oolong
+    install() { "$uv" pip install --quiet "$@"; }
 else
-    "$venv/bin/python" -m pip install --quiet --require-hashes -r requirements.lock
-    "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation -e . -e training -e environments/oolong
+    install() { "$venv/bin/python" -m pip install --quiet "$@"; }
 fi
+install --require-hashes -r requirements.lock || {
+    echo "setup: requirements.lock does not install on $("$venv/bin/python" --version 2>&1), see above. If a package has no" \
+        "build for this Python yet: use an earlier one (make clean; make PYTHON=python3.13 setup), or lock anew (make lock)" >&2
+    exit 1
+}
+install --no-deps --no-build-isolation -e . -e training -e environments/oolong
