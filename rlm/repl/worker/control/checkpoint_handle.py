@@ -1,4 +1,4 @@
-"""Checkpoints, as the warm parent has them. `checkpoint.py` has the other side, and says what goes to and fro."""
+"""The fork server's side of a checkpoint. `process/checkpoint.py` has the checkpoint's own side, and the protocol."""
 
 from __future__ import annotations
 
@@ -15,48 +15,51 @@ if TYPE_CHECKING:
 
 _CREDENTIALS = struct.Struct("3i")
 _SCM_PIDFD = 4
-PATIENCE = 5.0
-"""Seconds that a checkpoint may take to clear up."""
+CLEAR_TIMEOUT = 5.0
+"""Seconds that a checkpoint has to kill what its worker left."""
 
 
-class Sleeper:
-    """One checkpoint. The code of the cells may be at its mailbox too, so nothing that comes from there is relied on but
-    what the kernel says.
+class CheckpointHandle:
+    """One checkpoint, by the fork server's end of its mailbox.
+
+    The code of the cells may hold either end of the mailbox too. So a message alone proves nothing: the checkpoint's
+    process id comes from the kernel, and all calls are non-blocking.
 
     Args:
-        fd: a descriptor of our end.
+        fd: a descriptor of the fork server's end, which the handle takes over.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        # The code may hold it too, so that it may block: nothing but messages that must not wait goes over it.
-        self._stream: socket.socket | None
+        self._mailbox: socket.socket | None
         try:
-            self._stream = socket.socket(fileno=fd)
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        except OSError:
-            self._stream = None
+            self._mailbox = socket.socket(fileno=fd)
+            self._mailbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        except OSError:  # the code sent a descriptor that is no socket
+            self._mailbox = None
         self.pid = 0
-        """Its process id, as soon as it is known."""
+        """The checkpoint's process id. 0 until the checkpoint has sent its first message."""
         self._pidfd = -1
-        """The process itself: when it has ended, another one may get its id."""
-        self.due: float | None = None
-        """When it must have cleared up, if it was asked to."""
+        """A pidfd of the checkpoint. It stays unambiguous when another process gets the same id."""
+        self.clear_deadline: float | None = None
+        """When the checkpoint must have killed what its worker left (`time.monotonic`). None: it was not asked to."""
 
     @property
     def fd(self) -> int:
+        """The descriptor of the mailbox, to poll."""
         return self._fd
 
-    def hear(self) -> bool | None:
-        """Takes what it says.
+    def receive(self) -> bool | None:
+        """Receives a message of the checkpoint.
 
         Returns:
-            Whether it has cleared up; None if it is gone, or was none.
+            True if the checkpoint has killed what its worker left. None if there is no checkpoint, or none any more.
+            Otherwise False.
         """
-        if self._stream is None:
+        if self._mailbox is None:
             return None
         try:
-            said, extra, _, _ = self._stream.recvmsg(
+            data, ancillary, _, _ = self._mailbox.recvmsg(
                 1, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_DONTWAIT
             )
         except BlockingIOError:
@@ -64,65 +67,75 @@ class Sleeper:
         except OSError:
             return None
         pid = 0
-        for _, kind, content in extra:
+        for _, kind, content in ancillary:
             if kind == socket.SCM_CREDENTIALS:
                 pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
-            elif kind in (socket.SCM_RIGHTS, _SCM_PIDFD):  # the code may have asked for those
+            elif kind in (
+                socket.SCM_RIGHTS,
+                _SCM_PIDFD,
+            ):  # the code sent descriptors, or had the kernel add one
                 for (fd,) in struct.iter_unpack("i", content[: len(content) // 4 * 4]):
                     os.close(fd)
-        if said == Mailbox.HERE and not self.pid and pid > 1:
+        if data == Mailbox.HERE and not self.pid and pid > 1:
             try:
                 self._pidfd = os.pidfd_open(pid)
             except OSError:
                 return None
             self.pid = pid
-            return False if self._say(Mailbox.HERE) else None
-        return True if said == Mailbox.CLEAR and self.due is not None else None
+            return False if self._send(Mailbox.HERE) else None
+        return True if data == Mailbox.CLEAR and self.clear_deadline is not None else None
 
-    def ask(self, due: float) -> bool:
-        """Asks it to clear up what its worker left. Whether it can be asked.
+    def ask_to_clear(self, deadline: float) -> bool:
+        """Asks the checkpoint to kill what its worker left.
 
         Args:
-            due: when it must have done that.
+            deadline: when it must be done (`time.monotonic`).
+
+        Returns:
+            Whether the checkpoint could be asked.
         """
         try:
-            if not self.pid or not self._say(Mailbox.CLEAR):
+            if not self.pid or not self._send(Mailbox.CLEAR):
                 return False
             _signal.pidfd_send_signal(self._pidfd, _signal.SIGCONT)  # the code may have stopped it
         except OSError:
             return False
-        self.due = due
+        self.clear_deadline = deadline
         return True
 
-    def rise(self, fds: Sequence[int]) -> int:
-        """Gives it what a worker needs.
+    def resume(self, fds: Sequence[int]) -> int:
+        """Tells the checkpoint to go on as the worker.
+
+        Args:
+            fds: the descriptors that a worker needs.
 
         Returns:
-            A descriptor of its process, which is not closed here any more; -1: it was not there.
+            A pidfd of the checkpoint, which the caller must close. -1: the checkpoint is gone.
         """
         try:
             _signal.pidfd_send_signal(self._pidfd, 0)
         except OSError:
             return -1
-        if not self._say(Mailbox.RISE, fds):
+        if not self._send(Mailbox.RISE, fds):
             return -1
         pidfd, self._pidfd = self._pidfd, -1
         return pidfd
 
-    def _say(self, word: bytes, fds: Sequence[int] = ()) -> bool:
+    def _send(self, word: bytes, fds: Sequence[int] = ()) -> bool:
+        """Sends a message. Returns whether that worked."""
         try:
-            if self._stream is None:
+            if self._mailbox is None:
                 return False
-            socket.send_fds(self._stream, [word], list(fds), socket.MSG_DONTWAIT)
+            socket.send_fds(self._mailbox, [word], list(fds), socket.MSG_DONTWAIT)
             return True
         except OSError:
             return False
 
     def close(self) -> None:
-        """Lets it go."""
+        """Closes the mailbox. A checkpoint that was not resumed ends then."""
         if self._pidfd >= 0:
             os.close(self._pidfd)
-        if self._stream is not None:
-            self._stream.close()
+        if self._mailbox is not None:
+            self._mailbox.close()
         else:
             os.close(self._fd)

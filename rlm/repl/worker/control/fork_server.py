@@ -1,16 +1,23 @@
-"""The process that workers are forked from. It knows nothing of the host and of what the code of the cells does, and
-stays small, because a fork costs what its parent holds, and hands it on.
+"""The fork server: the process that forks all workers and ends their process trees.
 
-The supervisor gives it orders: one letter, the number of a REPL, and a value. With "F", fork, come descriptors: where the
-worker gets its streams from, its stdout and stderr, and the memory for what it prints. "I" interrupts a worker and its
-children, "K" kills it. "L" says how many bytes of memory all processes of a REPL may have together. "C" says that the worker
-made a checkpoint, with a descriptor of its mailbox, or, without one, that the last checkpoint is of no use any more. "R", rise,
-puts the checkpoint in the place of a worker that has ended, with descriptors as for "F". "D" drops a REPL with all that is left
-of it.
+It knows neither the host nor what the code of the cells does. It stays small, because a fork costs time for each page of
+its parent, and because each worker inherits what is in it.
 
-It says "I" when it has interrupted, and when nothing of a REPL is left: "E" and the status of the worker, or "N" and why
-there was none. "S", and the status, says that nothing is left but a checkpoint. "M" says that a REPL has more than it may
-have, processes or memory, and that its worker is being killed.
+The supervisor sends orders (`ToForkServer`), packed by `ORDER`: the kind, the number of a REPL, and a value. Some come
+with descriptors. The fork server sends reports (`FromForkServer`), packed by `REPORT` in the same way.
+
+    order       value            descriptors
+    FORK                         the worker's mailbox, stdout, stderr, and the memory for what it prints
+    RESUME                       the same, for the checkpoint
+    SAVE                         the mailbox of the new checkpoint; none: the last checkpoint is of no use any more
+    LIMIT       bytes of memory
+    INTERRUPT, KILL, DROP
+
+    report      value
+    ENDED, SAVED   the worker's status, as `os.waitpid` gives it
+    TOO_MUCH       `TOO_MANY_PROCESSES` or `TOO_MUCH_MEMORY`
+    FAILED         the number of an error
+    INTERRUPTED
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
@@ -34,11 +41,10 @@ from ..process.cells import Worker
 from ..process.checkpoint import Checkpoints
 from ..process.processes import MOST_FDS, receive_fds
 from ..protocol.kinds import FromForkServer, ToForkServer
-from . import checkpoint_handle
-from .checkpoint_handle import Sleeper
-from .memory import TICK, Scales
-from .process_trees import BoxedTrees, Trees
-from .warm_up import rehearse
+from .checkpoint_handle import CLEAR_TIMEOUT, CheckpointHandle
+from .memory import CHECK_INTERVAL, MemoryMeter
+from .process_trees import NamespaceTrees, ProcessTrees, SubreaperTrees
+from .warm_up import warm_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,36 +54,37 @@ if TYPE_CHECKING:
 
 ORDER = struct.Struct(">cQQ")
 REPORT = struct.Struct(">cQq")
-PROCESSES, MEMORY = 0, 1
-"""What there is too much of."""
+TOO_MANY_PROCESSES, TOO_MUCH_MEMORY = 0, 1
 
-# Plain numbers and the bare module: the enumerations of `signal` cost each process 200 KB.
+# Plain numbers from the bare module: the enumerations of `signal` cost each process 200 KB.
 _SIGINT, _SIGCHLD = int(signal.SIGINT), int(signal.SIGCHLD)
 
 
 class _Tree:
-    """What there is of a REPL."""
+    """The process tree of one REPL, as the fork server keeps it."""
 
-    __slots__ = ("memory", "number", "sleeper", "status", "worker")
+    __slots__ = ("checkpoint", "memory_limit", "number", "status", "worker")
 
     def __init__(self, number: int, worker: int) -> None:
         self.number = number
+        """The supervisor's number for the REPL."""
         self.worker = worker
-        """The process id of the worker, also when it has ended."""
+        """The process id of the worker, also when the worker has ended."""
         self.status: int | None = None
-        """How it ended."""
-        self.sleeper: Sleeper | None = None
-        self.memory = 0
-        """Bytes that all of it may have; 0: nobody said."""
+        """The status of the worker, as `os.waitpid` gives it. None: the worker runs."""
+        self.checkpoint: CheckpointHandle | None = None
+        self.memory_limit = 0
+        """Bytes of memory that all processes may take together. 0: the supervisor has not set a limit."""
 
 
-class Parent:
-    """Forks workers, and ends what they leave behind.
+class ForkServer:
+    """Forks workers and ends their process trees.
 
     Args:
-        stream: to and from the supervisor.
-        folder: the workers' directories are made in it. It is removed in the end.
-        sandbox: the one that this process lives in, if any. Workers have their directories in it.
+        stream: the stream from and to the supervisor.
+        folder: the directory for the directories of the workers. The fork server removes it when it ends.
+        sandbox: the sandbox that this process lives in. None: it lives in none. In a sandbox each worker has a private
+            directory in place of one in `folder`.
     """
 
     def __init__(self, stream: socket.socket, folder: str, sandbox: Sandbox | None = None) -> None:
@@ -85,92 +92,99 @@ class Parent:
         self._folder = folder
         self._sandbox = sandbox
         self._unsent = bytearray()
-        """Reports. We wait for nobody to take them: the supervisor may be waiting for us to take its orders."""
+        """Reports to send. A blocking send could be a deadlock: the supervisor may be waiting to send an order."""
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._running = True
-        self._repls: dict[int, _Tree] = {}
-        self._workers: dict[int, _Tree] = {}
-        """The same, by the worker's process id."""
-        self._unheard: set[_Tree] = set()
-        """Those with a checkpoint that has not said who it is."""
+        self._by_number: dict[int, _Tree] = {}
+        self._by_worker: dict[int, _Tree] = {}
+        self._unidentified: set[_Tree] = set()
+        """The trees with a checkpoint whose process id is not known yet."""
         self._clearing: set[_Tree] = set()
-        """Those with one that was asked to clear up."""
-        self._scales = Scales()
-        self._trees: Trees | BoxedTrees
+        """The trees whose checkpoint was asked to kill what its worker left."""
+        self._memory = MemoryMeter()
+        self._trees: ProcessTrees
         if sandbox is None:
-            self._trees = Trees(self._ended, self._gone, self._spared)
+            self._trees = SubreaperTrees(self._on_worker_ended, self._on_tree_ended, self._checkpoints)
         else:
-            self._trees = BoxedTrees(sandbox, self._ended, self._gone, self._watch)
+            self._trees = NamespaceTrees(sandbox, self._on_worker_ended, self._on_tree_ended, self._watch)
 
     def run(self) -> None:
-        """Serves until the supervisor is gone, and leaves nobody behind."""
-        rehearse()
+        """Serves until the supervisor closes the stream, then ends all trees."""
+        warm_up()
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
-        _signal.signal(_SIGCHLD, _awake)
+        _signal.signal(_SIGCHLD, _ignore)
         _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
 
-        def reap() -> None:
+        def on_child_ended() -> None:
             os.read(wake_read, 4096)
-            for repl in list(self._unheard):
-                if repl.sleeper is not None:
-                    self._hear(repl, repl.sleeper)  # it must be known before its worker is buried
+            for tree in list(self._unidentified):
+                if tree.checkpoint is not None:
+                    # `reap` may kill leftovers. A checkpoint counts as one until its process id is known.
+                    self._receive(tree, tree.checkpoint)
             self._trees.reap()
 
-        self._watch(wake_read, reap)
-        self._watch(self._stream.fileno(), self._obey)
+        self._watch(wake_read, on_child_ended)
+        self._watch(self._stream.fileno(), self._receive_order)
         try:
             while self._running:
-                for fd, events in self._poll.poll(self._patience()):
+                for fd, events in self._poll.poll(self._poll_timeout()):
                     if events & select.POLLOUT:
                         self._send()
                     handler = self._handlers.get(fd)
                     if handler is not None and events & ~select.POLLOUT:
                         handler()
-                for pid in self._trees.look():
-                    self._report(FromForkServer.TOO_MUCH, self._workers[pid].number, PROCESSES)
-                if self._scales.is_due():
-                    for pid in self._scales.look(self._limits(), self._trees.roots):
+                for pid in self._trees.kill_crowded():
+                    self._report(FromForkServer.TOO_MUCH, self._by_worker[pid].number, TOO_MANY_PROCESSES)
+                if self._memory.is_due():
+                    for pid in self._memory.find_over_limit(self._memory_limits(), self._trees.roots):
                         self._trees.kill(pid)
-                        self._report(FromForkServer.TOO_MUCH, self._workers[pid].number, MEMORY)
+                        self._report(FromForkServer.TOO_MUCH, self._by_worker[pid].number, TOO_MUCH_MEMORY)
         finally:
             self._trees.end_all()
             if self._sandbox is None:
                 processes.remove_tree(self._folder)
 
     def _watch(self, fd: int, handler: Callable[[], None] | None) -> None:
+        """Sets the function that is called when a descriptor becomes readable. None: no function any more."""
         if handler is not None:
             self._handlers[fd] = handler
             self._poll.register(fd, select.POLLIN)
         elif self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
-    def _limits(self) -> dict[int, int]:
-        """Bytes of memory, by worker that runs."""
+    def _memory_limits(self) -> dict[int, int]:
+        """Bytes of memory that a tree may take, by the process id of its worker, for the workers that run."""
         return {
-            repl.worker: repl.memory for repl in self._repls.values() if repl.memory and repl.status is None
+            tree.worker: tree.memory_limit
+            for tree in self._by_number.values()
+            if tree.memory_limit and tree.status is None
         }
 
-    def _patience(self) -> float | None:
-        """Milliseconds until something is to be looked at. Ends what takes too long to clear up."""
-        waits: list[float] = [self._trees.patience] if self._trees.patience is not None else []
-        if self._scales.works and any(repl.memory for repl in self._repls.values()):
-            waits.append(TICK * 1000)
+    def _poll_timeout(self) -> float | None:
+        """Milliseconds until something must be done without an event. None: nothing must.
+
+        Ends the trees whose checkpoint takes too long to kill what its worker left.
+        """
+        waits: list[float] = [self._trees.count_interval] if self._trees.count_interval is not None else []
+        if self._memory.available and any(tree.memory_limit for tree in self._by_number.values()):
+            waits.append(CHECK_INTERVAL * 1000)
         now = time.monotonic()
-        for repl in list(self._clearing):
-            if repl.sleeper is None or repl.sleeper.due is None:
-                self._clearing.discard(repl)
-            elif repl.sleeper.due <= now:
-                self._clearing.discard(repl)
-                self._end(repl)
+        for tree in list(self._clearing):
+            if tree.checkpoint is None or tree.checkpoint.clear_deadline is None:
+                self._clearing.discard(tree)
+            elif tree.checkpoint.clear_deadline <= now:
+                self._clearing.discard(tree)
+                self._end(tree)
             else:
-                waits.append((repl.sleeper.due - now) * 1000 + 1)
+                waits.append((tree.checkpoint.clear_deadline - now) * 1000 + 1)
         return min(waits, default=None)
 
-    def _obey(self) -> None:
-        """Does what the supervisor says."""
+    # orders
+
+    def _receive_order(self) -> None:
         try:
             order, fds = receive_fds(self._stream, ORDER.size, MOST_FDS)
         except OSError:
@@ -182,43 +196,43 @@ class Parent:
         if kind == ToForkServer.FORK:
             self._fork(number, fds)
             return
-        repl = self._repls.get(number)
+        tree = self._by_number.get(number)
         if kind == ToForkServer.INTERRUPT:
-            if repl is not None and repl.status is None:
-                processes.kill(-repl.worker, _SIGINT)
+            if tree is not None and tree.status is None:
+                processes.kill(-tree.worker, _SIGINT)
             self._report(FromForkServer.INTERRUPTED, number, 0)
-        elif kind == ToForkServer.SAVE and repl is not None and repl.status is None:
-            self._replace_sleeper(repl, fds)
-        elif kind == ToForkServer.LIMIT and repl is not None:
-            repl.memory = value
+        elif kind == ToForkServer.SAVE and tree is not None and tree.status is None:
+            self._set_checkpoint(tree, fds)
+        elif kind == ToForkServer.LIMIT and tree is not None:
+            tree.memory_limit = value
         elif kind == ToForkServer.RESUME:
-            self._raise(number, repl, fds)
-        elif repl is not None and kind == ToForkServer.KILL and repl.status is None:
-            self._trees.kill(repl.worker)
-        elif repl is not None and kind == ToForkServer.DROP:
-            self._replace_sleeper(repl, [])
-            if repl.status is None:
-                self._trees.kill(repl.worker)
+            self._resume(number, tree, fds)
+        elif tree is not None and kind == ToForkServer.KILL and tree.status is None:
+            self._trees.kill(tree.worker)
+        elif tree is not None and kind == ToForkServer.DROP:
+            self._set_checkpoint(tree, [])
+            if tree.status is None:
+                self._trees.kill(tree.worker)
             else:
-                self._end(repl)
+                self._end(tree)
         for fd in fds:
             os.close(fd)
 
     def _fork(self, number: int, fds: list[int]) -> None:
         folder = self._sandbox.home if self._sandbox is not None else os.path.join(self._folder, str(number))
-        # What can be done here is: each object that a worker makes changes pages of its own.
+        # As much as possible is done before the fork: each object that a worker creates makes it copy pages.
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
         post, stdout, stderr, memory = fds
         shared = mmap.mmap(memory, streams.SHARED)
 
         def work() -> None:
-            # Whatever happens, even to this line once the code closed its descriptors: the worker must not return
-            # into what is its parent's to do.
+            # The worker must never return into the loop of the fork server, whatever fails: even the calls below fail
+            # when the code of a cell has closed their descriptors.
             try:
                 _signal.set_wakeup_fd(-1)
                 _signal.signal(_SIGCHLD, _signal.SIG_DFL)
                 worker = Worker(stdout, stderr, shared)
-                self._trees.settle()
+                self._trees.set_up_worker()
                 processes.close_all_but([post, *worker.descriptors])
                 worker.run(Checkpoints(post, self._trees), folder)
             except BaseException:
@@ -227,88 +241,89 @@ class Parent:
                 os._exit(70)
 
         try:
-            repl = _Tree(number, self._trees.fork(work))
-            self._repls[number] = self._workers[repl.worker] = repl
+            tree = _Tree(number, self._trees.fork(work))
+            self._by_number[number] = self._by_worker[tree.worker] = tree
         except OSError as error:
             self._report(FromForkServer.FAILED, number, error.errno or 0)
         shared.close()
         for fd in fds:
             os.close(fd)
 
-    # the ends of workers
+    # ends
 
-    def _ended(self, pid: int, status: int) -> None:
-        """A worker has ended."""
-        repl = self._workers[pid]
-        repl.status = status
-        if repl.sleeper is not None and repl.sleeper.ask(time.monotonic() + checkpoint_handle.PATIENCE):
-            self._clearing.add(repl)
+    def _on_worker_ended(self, pid: int, status: int) -> None:
+        """Keeps the tree if it has a checkpoint, and ends it otherwise."""
+        tree = self._by_worker[pid]
+        tree.status = status
+        if tree.checkpoint is not None and tree.checkpoint.ask_to_clear(time.monotonic() + CLEAR_TIMEOUT):
+            self._clearing.add(tree)
         else:
-            self._end(repl)
+            self._end(tree)
 
-    def _end(self, repl: _Tree) -> None:
-        """Ends what is left of a REPL."""
-        self._replace_sleeper(repl, [])
-        self._trees.end(repl.worker)
+    def _end(self, tree: _Tree) -> None:
+        """Ends what is left of a tree whose worker has ended."""
+        self._set_checkpoint(tree, [])
+        self._trees.end(tree.worker)
 
-    def _gone(self, pid: int) -> None:
-        """Nothing is left of a REPL."""
-        repl = self._workers.pop(pid)
-        del self._repls[repl.number]
-        self._replace_sleeper(repl, [])
-        self._report(FromForkServer.ENDED, repl.number, repl.status or 0)
+    def _on_tree_ended(self, pid: int) -> None:
+        tree = self._by_worker.pop(pid)
+        del self._by_number[tree.number]
+        self._set_checkpoint(tree, [])
+        self._report(FromForkServer.ENDED, tree.number, tree.status or 0)
 
     # checkpoints
 
-    def _spared(self) -> list[int]:
-        return [repl.sleeper.pid for repl in self._repls.values() if repl.sleeper is not None]
+    def _checkpoints(self) -> list[int]:
+        return [tree.checkpoint.pid for tree in self._by_number.values() if tree.checkpoint is not None]
 
-    def _replace_sleeper(self, repl: _Tree, fds: list[int]) -> None:
-        """Lets the checkpoint of a REPL go.
+    def _set_checkpoint(self, tree: _Tree, fds: list[int]) -> None:
+        """Replaces the checkpoint of a tree. The old checkpoint ends when its mailbox is closed.
 
         Args:
-            fds: a descriptor of the mailbox of the next one, if there is one, which is taken from it.
+            fds: the mailbox of the new checkpoint, which is taken out of the list; empty: there is no new one.
         """
-        if repl.sleeper is not None:
-            self._watch(repl.sleeper.fd, None)
-            repl.sleeper.close()
-            repl.sleeper = None
-            self._unheard.discard(repl)
+        if tree.checkpoint is not None:
+            self._watch(tree.checkpoint.fd, None)
+            tree.checkpoint.close()
+            tree.checkpoint = None
+            self._unidentified.discard(tree)
         if fds:
-            sleeper = repl.sleeper = Sleeper(fds.pop(0))
-            self._unheard.add(repl)
-            self._watch(sleeper.fd, lambda: self._hear(repl, sleeper))
+            checkpoint = tree.checkpoint = CheckpointHandle(fds.pop(0))
+            self._unidentified.add(tree)
+            self._watch(checkpoint.fd, lambda: self._receive(tree, checkpoint))
 
-    def _hear(self, repl: _Tree, sleeper: Sleeper) -> None:
-        """A checkpoint says something."""
-        cleared = sleeper.hear()
-        if sleeper.pid:
-            self._unheard.discard(repl)
+    def _receive(self, tree: _Tree, checkpoint: CheckpointHandle) -> None:
+        """Receives a message of a checkpoint."""
+        cleared = checkpoint.receive()
+        if checkpoint.pid:
+            self._unidentified.discard(tree)
         if cleared is None:
-            self._replace_sleeper(repl, [])
-            if repl.status is not None:
-                self._end(repl)
-        elif cleared and repl.status is not None:
-            sleeper.due = None
-            self._trees.clear(repl.worker)
-            self._report(FromForkServer.SAVED, repl.number, repl.status)
+            self._set_checkpoint(tree, [])
+            if tree.status is not None:
+                self._end(tree)
+        elif cleared and tree.status is not None:
+            checkpoint.clear_deadline = None
+            self._trees.kill_leftovers(tree.worker)
+            self._report(FromForkServer.SAVED, tree.number, tree.status)
 
-    def _raise(self, number: int, repl: _Tree | None, fds: list[int]) -> None:
-        """Puts a checkpoint in the place of its worker."""
-        sleeper = repl.sleeper if repl is not None else None
+    def _resume(self, number: int, tree: _Tree | None, fds: list[int]) -> None:
+        """Makes the checkpoint of a tree its worker."""
+        checkpoint = tree.checkpoint if tree is not None else None
         pidfd = -1
-        if sleeper is not None and repl is not None and repl.status is not None:
-            pidfd = sleeper.rise(fds)
-        if repl is None or sleeper is None or pidfd < 0:
+        if checkpoint is not None and tree is not None and tree.status is not None:
+            pidfd = checkpoint.resume(fds)
+        if tree is None or checkpoint is None or pidfd < 0:
             self._report(FromForkServer.FAILED, number, errno.ESRCH)
-            if repl is not None and repl.status is not None:
-                self._end(repl)
+            if tree is not None and tree.status is not None:
+                self._end(tree)
             return
-        del self._workers[repl.worker]
-        before, repl.worker, repl.status = repl.worker, sleeper.pid, None
-        self._workers[repl.worker] = repl
-        self._replace_sleeper(repl, [])
-        self._trees.replace(before, repl.worker, pidfd)
+        del self._by_worker[tree.worker]
+        old, tree.worker, tree.status = tree.worker, checkpoint.pid, None
+        self._by_worker[tree.worker] = tree
+        self._set_checkpoint(tree, [])
+        self._trees.replace_worker(old, tree.worker, pidfd)
+
+    # reports
 
     def _report(self, kind: bytes, number: int, value: int) -> None:
         self._unsent += REPORT.pack(kind, number, value)
@@ -321,9 +336,9 @@ class Parent:
         except BlockingIOError:
             pass
         except OSError:
-            self._unsent.clear()  # the supervisor is gone, which we shall see
+            self._unsent.clear()  # the supervisor is gone: the end of the stream follows
         self._poll.modify(self._stream.fileno(), select.POLLIN | (select.POLLOUT if self._unsent else 0))
 
 
-def _awake(signum: int, frame: object) -> None:
-    """That there was a signal comes through the wake-up pipe; this keeps it from ending us."""
+def _ignore(signum: int, frame: object) -> None:
+    """The handler of SIGCHLD. With a handler, the signal makes the wake-up pipe readable."""

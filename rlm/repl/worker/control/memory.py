@@ -1,8 +1,9 @@
-"""How much memory the processes of each REPL have together. The kernel limits that of one process only, where we may make no
-control groups.
+"""How much memory all processes of a REPL take together. The kernel's resource limits hold for one process each, and a
+control group for all of them may need privileges.
 
-To weigh them all takes a look at each process of the machine. That is done at once when memory has become scarcer by an amount
-that matters, and every few seconds, as others may have freed what one takes; but for a small part of the time only.
+A measurement reads `/proc` for each process of the machine. It is made when the machine's free memory has shrunk by an
+amount that matters, and every two seconds, because another process may have freed what a REPL takes. Measurements take
+at most a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -16,76 +17,79 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-TICK = 0.1
-"""Seconds between two looks."""
-_PATIENCE = 2.0
-"""Seconds after which they are weighed, whatever memory there is."""
+CHECK_INTERVAL = 0.1
+"""Seconds between two looks at the free memory of the machine."""
+_MEASURE_INTERVAL = 2.0
+"""Seconds after which memory is measured even if the free memory has not shrunk."""
 _REST = 20
-"""Weighing takes at most one part in so many of the time."""
+"""After a measurement the meter rests this many times as long as the measurement took."""
 
 
-class Scales:
-    """Finds REPLs that have too much."""
+class MemoryMeter:
+    """Finds REPLs whose processes take more memory than they may have together."""
 
     def __init__(self) -> None:
         try:
             self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # macOS, or a container that shows us nothing
+        except OSError:  # macOS, or a container without /proc
             self._meminfo = -1
         self._most_free = 0
-        """Bytes that were free at most since they were last weighed."""
-        self._next = self._weighed = self._rested = 0.0
+        """The most free memory of the machine since the last measurement (bytes)."""
+        self._next_check = self._measured_at = self._rest_until = 0.0
 
     @property
-    def works(self) -> bool:
-        """Whether there is something to look at."""
+    def available(self) -> bool:
+        """Whether memory can be measured here."""
         return self._meminfo >= 0
 
     def is_due(self) -> bool:
-        """Whether it is time for another look."""
-        return time.monotonic() >= self._next
+        """Whether it is time for the next `find_over_limit`."""
+        return time.monotonic() >= self._next_check
 
-    def look(self, limits: Mapping[int, int], roots: Callable[[int], Sequence[int]]) -> list[int]:
-        """
+    def find_over_limit(self, limits: Mapping[int, int], roots: Callable[[int], Sequence[int]]) -> list[int]:
+        """Measures the memory of REPLs, if that is due.
+
         Args:
-            limits: bytes that a REPL may have, by the process id of its worker.
-            roots: processes of a worker's REPL, whose descendants are its too.
+            limits: bytes that the processes of a REPL may take together, by the process id of its worker.
+            roots: `ProcessTrees.roots`.
 
         Returns:
-            The workers of REPLs that have more.
+            The workers of the REPLs that take more.
         """
         now = time.monotonic()
-        self._next = now + TICK
-        if not self.works or not limits:
+        self._next_check = now + CHECK_INTERVAL
+        if not self.available or not limits:
             return []
         free = self._free()
         self._most_free = max(self._most_free, free)
-        scarcer = self._most_free - free >= min(limits.values()) // 4
-        if now < self._rested or not (scarcer or now >= self._weighed + _PATIENCE):
+        shrunk = self._most_free - free >= min(limits.values()) // 4
+        if now < self._rest_until or not (shrunk or now >= self._measured_at + _MEASURE_INTERVAL):
             return []
         self._most_free = free
         families = processes.families(root for worker in limits for root in roots(worker))
-        heavy = []
+        over = []
         for worker, most in limits.items():
             members = [member for root in roots(worker) for member in families[root]]
-            # What is resident counts pages that several share several times, but is known already.
+            # The resident size counts a page once for each process that maps it. So it is too high, but known already:
+            # only if it is over the limit is the exact figure worth reading.
             resident = sum(member.resident for member in members)
-            if resident > most and sum(_share(member.pid) for member in members) > most:
-                heavy.append(worker)
+            if resident > most and sum(_proportional_size(member.pid) for member in members) > most:
+                over.append(worker)
         ended = time.monotonic()
-        self._weighed, self._rested = ended, ended + _REST * (ended - now)
-        return heavy
+        self._measured_at, self._rest_until = ended, ended + _REST * (ended - now)
+        return over
 
     def _free(self) -> int:
-        """Bytes that programs could have."""
+        """Bytes of memory that the machine could give to programs."""
         for line in os.pread(self._meminfo, 4096, 0).split(b"\n"):
             if line.startswith(b"MemAvailable:"):
                 return int(line.split()[1]) << 10
         return 0
 
 
-def _share(pid: int) -> int:
-    """Bytes of memory that a process has, without what is in files; of what it shares with others, its part."""
+def _proportional_size(pid: int) -> int:
+    """The proportional set size of a process in bytes, without pages of files: a page that n processes share counts
+    for 1/n."""
     try:
         fd = os.open(f"/proc/{pid}/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -93,5 +97,5 @@ def _share(pid: int) -> int:
         finally:
             os.close(fd)
     except OSError:
-        return 0  # it ended while we looked
+        return 0  # it has ended since
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith((b"Pss_Anon:", b"Pss_Shmem:")))

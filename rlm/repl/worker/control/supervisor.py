@@ -21,7 +21,7 @@ from ..process import processes
 from ..process.processes import MOST_FDS, receive_fds
 from ..protocol.frames import encode, pack
 from ..protocol.kinds import FromForkServer, FromSupervisor, ToForkServer
-from .fork_server import ORDER, PROCESSES, REPORT, Parent
+from .fork_server import ORDER, REPORT, TOO_MANY_PROCESSES, ForkServer
 from .monitor import Watch
 from .poll_loop import READ, Loop, read
 
@@ -63,14 +63,14 @@ class Supervisor:
             if self._pid == 0:
                 try:
                     processes.close_all_but([theirs.fileno()])
-                    Parent(theirs, folder).run()
+                    ForkServer(theirs, folder).run()
                 finally:
                     os._exit(0)
         else:
 
             def serve(sandbox: Sandbox) -> None:
                 processes.close_all_but([theirs.fileno(), *sandbox.descriptors])
-                Parent(theirs, folder, sandbox).run()
+                ForkServer(theirs, folder, sandbox).run()
 
             root = os.path.join(folder, "root")
             os.mkdir(root, 0o700)
@@ -180,7 +180,7 @@ class Supervisor:
             elif kind == FromForkServer.SAVED:
                 watch.saved(value)
             elif kind == FromForkServer.TOO_MUCH:
-                watch.condemn(_CROWDED if value == PROCESSES else _HEAVY)
+                watch.condemn(_CROWDED if value == TOO_MANY_PROCESSES else _HEAVY)
             else:
                 watch.failed(f"no process can be forked: {os.strerror(value)}")
 

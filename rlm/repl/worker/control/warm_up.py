@@ -1,7 +1,7 @@
-"""Cells that are run before the first fork.
+"""Cells that the fork server runs before its first fork.
 
-What they import, make and adapt in the interpreter is then shared by all forks, in place of costing each of them time
-and memory.
+All workers then share what these cells import, create and specialise in the interpreter. Otherwise each worker would
+spend time and memory on it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _CELLS = (
     "class A: pass\nanswer['content'] = A()",
 )
 _ROUNDS = 64
-"""The interpreter adapts code that has run some 50 times."""
+"""Cells to run. The interpreter specialises code that has run about 50 times."""
 
 
-def rehearse() -> None:
-    """Runs some cells in this process, which is to fork and to do nothing else."""
+def warm_up() -> None:
+    """Runs some cells in this process, which must be the fork server and does nothing afterwards but fork."""
     host, end = socket.socketpair()
     streams.STREAMS.watch()
     pipes = os.pipe(), os.pipe()

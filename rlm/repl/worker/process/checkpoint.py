@@ -4,7 +4,7 @@ in its place, with the namespace as it was before. Linux only.
 The worker makes it, and a pair of sockets. One is the checkpoint's mailbox; the other one goes by way of the supervisor to
 the warm parent. There the checkpoint says that it is there, and is told that this is known. When the worker has ended, it is
 asked to clear up what the worker left, and says when that is done; and it is given new descriptors, as a fresh worker gets
-them. The end of its mailbox is its own end. `sleepers.py` has the other side.
+them. The end of its mailbox is its own end. `control/checkpoint_handle.py` has the other side.
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from ..control.process_trees import BoxedTrees, Trees
+    from ..control.process_trees import ProcessTrees
 
 SAVED = struct.Struct(">cQ")
 """What a worker tells its supervisor: `Mailbox.CHECKPOINT`, with one end of a mailbox, and how much of the work was done by
@@ -52,7 +52,7 @@ class Checkpoints:
         trees: those of the warm parent.
     """
 
-    def __init__(self, post: int, trees: Trees | BoxedTrees) -> None:
+    def __init__(self, post: int, trees: ProcessTrees) -> None:
         self._take(post)
         self._trees = trees
         self._stubborn = False
@@ -121,7 +121,7 @@ class Checkpoints:
             handler = _signal.getsignal(_SIGCHLD)
             _signal.signal(_SIGCHLD, _signal.SIG_DFL)
             mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_SIGINT,))
-            self._trees.step_aside(True)
+            self._trees.pass_on_orphans(True)
             middle = -1
             try:
                 middle = fork_twice(lambda: _hold(tell))
@@ -154,7 +154,7 @@ class Checkpoints:
                     if middle > 0:
                         kill(middle, _signal.SIGKILL)
                         os.waitpid(middle, 0)
-                self._trees.step_aside(False)
+                self._trees.pass_on_orphans(False)
                 _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
                 if handler is not None:
                     _signal.signal(_SIGCHLD, handler)
@@ -178,11 +178,11 @@ class Checkpoints:
                 while os.getppid() == middle:  # the worker ended before it ended that
                     kill(middle, _signal.SIGKILL)
                     time.sleep(0.0002)
-                self._trees.sweep()
+                self._trees.kill_what_only_a_checkpoint_finds()
                 mailbox.sendall(Mailbox.CLEAR)
             elif said == Mailbox.RISE and len(fds) == DESCRIPTORS:
                 self._take(fds[0])
-                self._trees.rise()
+                self._trees.set_up_resumed()
                 return fds[1:]
             else:
                 os._exit(0)

@@ -106,7 +106,7 @@ class Sandbox:
 
         def work() -> None:
             try:
-                said = json.dumps(self.lock())
+                said = json.dumps(self.lock_worker())
             except BaseException as error:
                 said = json.dumps(describe(error))
             os.write(theirs, said.encode())
@@ -130,7 +130,7 @@ class Sandbox:
         return [self._own, self._holder.descriptor, *landlock]
 
     @property
-    def counted(self) -> int | None:
+    def most_processes_to_count(self) -> int | None:
         """The most processes and threads that a worker may have, where that is for its parent to see to."""
         return self._settings["processes"] if self.features["process limit"] == "count" else None
 
@@ -163,7 +163,7 @@ class Sandbox:
             syscalls.enter(self._own, syscalls.NEW_PID)
         return first, worker
 
-    def lock(self) -> dict[str, Any]:
+    def lock_worker(self) -> dict[str, Any]:
         """Locks a worker up, for good.
 
         Returns:
