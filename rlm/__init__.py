@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TokenLimitExceededError,
     )
     from rlm.logger import RLMLogger
+    from rlm.options import Options
     from rlm.rlm import RLM
     from rlm.types import MapInput, MapItem, MapProgress, RLMChatCompletion, StopReason, Usage, UsageSummary
 
@@ -61,6 +62,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelTimeoutError",
     "ModelUnavailableError",
+    "Options",
     "REPLError",
     "RLMChatCompletion",
     "RLMError",
@@ -102,6 +104,7 @@ _HOMES = {
     ),
     "rlm.environments.isolation": ("IsolationWarning",),
     "rlm.logger": ("RLMLogger",),
+    "rlm.options": ("Options",),
     "rlm.rlm": ("RLM",),
     "rlm.types": (
         "MapInput",
@@ -113,7 +116,7 @@ _HOMES = {
         "UsageSummary",
     ),
 }
-"""Where they are. Imported when they are asked for: `rlm --help` and a worker's tools need none of them."""
+"""The module of each exported name. Imported on first use: `rlm --help` and the tools of a worker need none of them."""
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

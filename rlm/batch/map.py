@@ -1,4 +1,4 @@
-"""One question over many inputs: `RLM.map` and `RLM.amap`."""
+"""One question over many inputs: what `RLM.map` and `RLM.amap` do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, I
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-from rlm._options import check_call, names_nearest
+from rlm._checks import check_call, check_integer
 from rlm._wording import a
 from rlm.batch.reader import read
 from rlm.batch.results_file import Results
@@ -42,49 +42,31 @@ class Runner(Protocol):
 
 
 class MapOptions(TypedDict, total=False):
-    """Options of `amap`, which see."""
+    """Options of `RLM.map` and `RLM.amap`."""
 
     progress: Progress | bool | None
+    """Function called with a `MapProgress` at the beginning and after each input. True: a bar on stderr."""
     resume: str | os.PathLike[str] | None
+    """JSONL file to which each result is appended. Inputs whose result it holds for the same question and configuration are
+    not run again, unless they failed. So a map that was interrupted or killed continues where it stopped."""
     response_format: Any
+    """As `acompletion` takes it."""
     cancel: CancelToken | None
+    """As `acompletion` takes it. A cancelled map reads no more inputs, and waits for none."""
 
 
-@names_nearest("map")
-async def amap(
+async def run_map(
     runner: Runner,
     inputs: Inputs,
-    root_prompt: str | None = None,
+    root_prompt: str | None,
+    concurrency: int,
     *,
-    concurrency: int = 8,
     progress: Progress | bool | None = None,
     resume: str | os.PathLike[str] | None = None,
     response_format: Any = None,
     cancel: CancelToken | None = None,
 ) -> list[MapItem]:
-    """Runs a completion for each input, several at once.
-
-    Args:
-        inputs: what `acompletion` takes as prompt, or a `MapInput` with a question of its own; a list, or any iterable, also an
-            async one. No more are read ahead than run. What is no list or tuple and not async is read in a thread of its own,
-            so that one that waits holds nothing up.
-        root_prompt: the question, for all that have none of their own.
-        concurrency: completions at once.
-        progress: is called with a `MapProgress` at the beginning and after each input; True: a bar on stderr.
-        resume: a JSONL file to which each result is appended. What it holds of the same input, question and configuration
-            is not run again, except what failed. So a map that was interrupted, or killed, goes on where it stopped.
-        response_format, cancel: as `acompletion` takes them. A cancelled map reads no more inputs, and waits for none.
-
-    Returns:
-        One item for each input that was read, in the order of the inputs. What an input fails with is in its item, and does
-        not touch the others.
-
-    Raises:
-        ConfigError: an argument does not fit, `resume` cannot be written to, or the RLM cannot run at all. What ran is
-            stopped.
-        LogError: `resume` is a file of something else, or has a line that cannot be read.
-        asyncio.CancelledError: the caller was cancelled; what ran is stopped. The results are in the file of `resume`.
-    """
+    """Runs a completion of `runner` for each input. See `RLM.amap` for arguments, result and errors."""
     total = _check(inputs, concurrency)
     check_call(root_prompt, cancel)
     if not isinstance(resume, str | os.PathLike | None):
@@ -218,8 +200,7 @@ class _Tally:
 
 def _check(inputs: object, concurrency: object) -> int | None:
     """How many inputs there are, if that is known."""
-    if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
-        raise ConfigError(f"concurrency must be an integer of at least 1, and is {concurrency!r}")
+    check_integer("concurrency", concurrency, 1)
     if any(kind.__name__ == "DataFrame" for kind in type(inputs).__mro__):  # of pandas, polars, dask, ...
         raise ConfigError(
             "map needs a list or another iterable of inputs, and a DataFrame is one of the names of its columns; give one "

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
-
-from rlm.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -27,16 +24,6 @@ class Callbacks:
     """depth of the run, turn (from 1)."""
     on_iteration_complete: Callable[[int, int, float], object] | None = None
     """depth of the run, turn, seconds."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            function = getattr(self, field.name)
-            if function is None:
-                continue
-            if not callable(function):
-                raise ConfigError(f"{field.name} must be a function, and is {function!r}")
-            if inspect.iscoroutinefunction(function):
-                raise ConfigError(f"{field.name} must be a plain function, not an async one")
 
     def subcall_start(self, depth: int, model: str, head: str) -> None:
         _call(self.on_subcall_start, depth, model, head)

@@ -41,6 +41,7 @@ def test_the_exported_names_are_these() -> None:
         "ModelNotFoundError",
         "ModelTimeoutError",
         "ModelUnavailableError",
+        "Options",
         "REPLError",
         "RLM",
         "RLMChatCompletion",

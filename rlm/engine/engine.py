@@ -1,0 +1,172 @@
+"""What all completions of an `RLM` share, and how one of them runs, from its input to its result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rlm.aio.notebooks import heeding_notebooks
+from rlm.cancellation import CancelToken
+from rlm.clients.base import Client
+from rlm.context import Context
+from rlm.engine.call_tree import Outcome, Tree, stop_reason
+from rlm.engine.ledger import Ledger
+from rlm.engine.request_keys import fingerprint
+from rlm.engine.setup import environment_of, models_of, settings_of
+from rlm.errors import CancellationError, LimitError, RLMError, RolloutStoppedError
+from rlm.options import Options
+from rlm.repl.persistent import Conversation
+from rlm.types import RLMChatCompletion, RunStats
+
+if TYPE_CHECKING:
+    from rlm.engine.answer_format import AnswerFormat
+    from rlm.events import Event
+
+
+class Engine:
+    """Runs completions, any number at once; with a persistent REPL one after the other.
+
+    Args:
+        options: its configuration.
+
+    Raises:
+        ConfigError: an option does not fit.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._models = models_of(options)
+        self._environment, session = environment_of(options)
+        self._settings = settings_of(options, session)
+        self._limits: dict[str, Any] = {
+            "max_timeout": options.max_timeout,
+            "max_tokens": options.max_tokens,
+            "max_budget": options.max_budget,
+            "max_subcalls": options.max_subcalls,
+        }
+        self.conversation = Conversation(self._environment) if options.persistent else None
+        """The persistent REPL; None if each completion has its own."""
+
+    async def run(
+        self,
+        prompt: Any,
+        question: str | None,
+        *,
+        answer_format: AnswerFormat | None,
+        cancel: CancelToken | None,
+        listeners: Sequence[Callable[[Event], None]],
+    ) -> tuple[RLMChatCompletion, RLMError | None]:
+        """Runs one completion.
+
+        Returns:
+            The completion, and the error that the caller gets in its place; None if there is a result.
+
+        Raises:
+            ContextError: the input cannot be sent to a REPL.
+            asyncio.CancelledError: the caller was cancelled. Every process of the run has ended.
+        """
+        context = await Context.made(prompt)
+        async with contextlib.AsyncExitStack() as stack:
+            if context is not prompt and self.conversation is None:
+                stack.callback(context.close)
+            ledger = Ledger(**self._limits)
+            stack.callback(ledger.stop)
+            stack.enter_context(heeding_notebooks())
+            if cancel is not None:
+                stack.enter_context(cancel.calling(partial(_trip, asyncio.get_running_loop(), ledger)))
+            refusal = await self._wait(stack, ledger)
+            started = time.perf_counter()
+            if refusal is None:
+                outcome = await self._roll_out(context, question, answer_format, ledger, listeners)
+            else:
+                outcome = Outcome("", stop_reason(refusal), refusal, RunStats(), [], [])
+            seconds = time.perf_counter() - started
+            description = None
+            if not isinstance(
+                prompt, str | bytes | Context
+            ):  # these cannot change: they are described on demand
+                description = await asyncio.to_thread(context.describe)
+        completion = RLMChatCompletion(
+            root_model=self._models.root.name,
+            prompt=prompt,
+            response=outcome.response,
+            usage_summary=ledger.summary,
+            execution_time=seconds,
+            error=None if outcome.error is None else str(outcome.error),
+            stop=outcome.stop,
+            stats=outcome.stats,
+            messages=outcome.messages,
+            iterations=outcome.iterations,
+            parsed=outcome.parsed,
+            description=description,
+        )
+        return completion, None if _is_result(outcome) else outcome.error
+
+    async def _wait(self, stack: contextlib.AsyncExitStack, ledger: Ledger) -> LimitError | None:
+        """Waits until the persistent REPL is free, and holds it until the stack is left. Returns the error if the completion
+        was cancelled before."""
+        if self.conversation is None:
+            return None
+        try:
+            async with ledger.guard():
+                await stack.enter_async_context(self.conversation.turn())
+        except LimitError as error:
+            return error
+        return None
+
+    async def _roll_out(
+        self,
+        context: Context,
+        question: str | None,
+        answer_format: AnswerFormat | None,
+        ledger: Ledger,
+        listeners: Sequence[Callable[[Event], None]],
+    ) -> Outcome:
+        from rlm.engine.rollout import Rollout  # imported on first use: saves import time
+
+        tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners))
+        ledger.start()
+        outcome = await Rollout(
+            tree,
+            self._models.root,
+            context,
+            question,
+            conversation=self.conversation,
+            answer_format=answer_format,
+        ).run()
+        if self.conversation is not None:
+            self.conversation.remember(outcome.messages, outcome.response)
+        return outcome
+
+    @property
+    def fingerprint(self) -> str:
+        """See `RLM.fingerprint`."""
+        settings, models = self._settings, self._models
+        return fingerprint(
+            [
+                [_asked(models.root.client), {model.name: _asked(model.client) for model in models}],
+                [models.by_depth, models.root.sampling, models.sub_sampling],
+                [settings.root.tools.identity(), settings.below.tools.identity()],
+                [settings.max_depth, settings.max_iterations, settings.compaction, settings.prologue],
+                [settings.root.system_prompt, settings.below.system_prompt],
+                settings.session,
+            ]
+        )
+
+
+def _asked(client: Client) -> list[Any]:
+    """What a client asks for, wherever its server is."""
+    return [client.model, getattr(client, "sampling_args", None)]
+
+
+def _trip(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
+    loop.call_soon_threadsafe(ledger.trip, CancellationError())
+
+
+def _is_result(outcome: Outcome) -> bool:
+    """Whether an outcome with an error is returned all the same: there is an answer, or a training endpoint ended the
+    rollout."""
+    return outcome.stats.answered or isinstance(outcome.error, RolloutStoppedError)
