@@ -15,12 +15,12 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
-from rlm.repl.worker.process.cells import Worker
+from rlm.repl.worker.process.cells import Cells
 from rlm.repl.worker.process.channel import Channel
+from rlm.repl.worker.process.interrupts import Interrupts
 from rlm.repl.worker.process.output import Output
-from rlm.repl.worker.process.resources import seed_random
 from rlm.repl.worker.protocol.frames import Frames, decode, encode, pack
-from rlm.repl.worker.protocol.kinds import FromSupervisor, FromWorker, ToSupervisor
+from rlm.repl.worker.protocol.kinds import FromSupervisor, ToSupervisor
 
 _MOST_OUTPUT = 1 << 20
 """Characters of each stream: what is printed is part of a worker's message."""
@@ -105,68 +105,15 @@ def _input(prompt: object = "", /) -> NoReturn:
 _OWN_BUILTINS: dict[str, Any] = {"exit": _Quitter("exit"), "quit": _Quitter("quit"), "input": _input}
 
 
-class _Guest(Worker):
-    """A worker that is a thread of somebody else's process, which it leaves as it is.
+class _ThreadInterrupts(Interrupts):
+    """Interrupts of cells in the thread that makes this, by another thread."""
 
-    Args:
-        max_output: characters that are kept of what a cell prints.
-    """
-
-    def __init__(self, max_output: int) -> None:
-        self._pid = os.getpid()
-        self._armed = False
-        self._strikes = 0
-        self._flags = 0
-        self._memory = 0
-        self._arms = threading.Lock()
-        most = min(max_output, _MOST_OUTPUT)
-        self.outputs = [Output(most), Output(most)]
-
-    def serve(self, link: int, files: list[int]) -> None:
-        """Serves cells in this thread until nobody wants any more.
-
-        Args:
-            link: a descriptor of the stream to the host.
-            files: those of files with the encoded contexts.
-        """
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
         self._thread = threading.get_ident()
-        self._channel = _Channel(link)
-        try:
-            spec = self.receive()
-            self.begin(spec["history"], spec["answer"], spec["tools"])
-            self._names["__builtins__"] = self._builtins = {**vars(builtins), **_OWN_BUILTINS}
-            error = self._take(spec["contexts"], files)
-            if error is not None:
-                self._channel.send(FromWorker.FAILED, {"error": error})
-                return
-            if spec["seed"] is not None:
-                seed_random(spec["seed"])
-            self._channel.send(FromWorker.UP, {"python": sys.version.split()[0]})
-            while True:
-                self.step()
-        except _Left:
-            pass
-        finally:
-            for fd in (link, *files):
-                os.close(fd)
+        self._lock = threading.Lock()
 
-    def interrupt(self) -> None:
-        """Interrupts the cell that runs, as soon as it runs Python code again. From another thread."""
-        with self._arms:
-            first, self._strikes = self._strikes == 0, self._strikes + 1
-            if not self._armed or self._channel.waiting or (first and self._channel.told):
-                return  # who waits for a reply hears from the host
-            if self._channel.guarded:
-                self._channel.deferred = True
-                return
-            self._raise(KeyboardInterrupt)
-
-    def _raise(self, error: type[BaseException] | None) -> None:
-        """Has an exception come up in the guest's thread, or none after all."""
-        what = ctypes.py_object(error) if error is not None else None
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), what)
-
-    def _guard(self, action: Callable[[], None]) -> bool:
+    def guard(self, action: Callable[[], None]) -> bool:
         try:
             try:
                 self._channel.deferred = False
@@ -181,30 +128,97 @@ class _Guest(Worker):
         return True
 
     def _disarm(self) -> None:
-        """From here on nothing comes up, not even what was on its way."""
-        with self._arms:
+        """From here on no interrupt comes up, not even one that was on its way."""
+        with self._lock:
             self._armed = False
             self._channel.guarded = True
             self._raise(None)
 
-    def _make_names(self) -> dict[str, Any]:
-        return types.ModuleType("__main__").__dict__
+    def interrupt(self) -> None:
+        """Interrupts the cell as soon as it runs Python code again. From the other thread."""
+        with self._lock:
+            first, self._strikes = self._strikes == 0, self._strikes + 1
+            if not self._armed or self._channel.waiting or (first and self._channel.told):
+                return  # a cell that waits for a reply hears of the interrupt from the host
+            if self._channel.guarded:
+                self._channel.deferred = True
+                return
+            self._raise(KeyboardInterrupt)
 
-    def _prepare(self) -> None:
-        self._strikes = 0
-        self._channel.told = False
-        self._names.update(self._values)
+    def _raise(self, error: type[BaseException] | None) -> None:
+        """Has an exception come up in the thread of the cell; None: takes it back."""
+        what = ctypes.py_object(error) if error is not None else None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), what)
+
+
+class _Guest:
+    """A thread of the host's process in which cells run. It leaves the process as it is. It is also the `cells.Interpreter`
+    of its cells.
+
+    Args:
+        max_output: characters that are kept of what a cell prints.
+    """
+
+    def __init__(self, max_output: int) -> None:
+        self.pid = os.getpid()
+        self._interrupts: _ThreadInterrupts | None = None
+        most = min(max_output, _MOST_OUTPUT)
+        self.outputs = [Output(most), Output(most)]
+        self._builtins = {**vars(builtins), **_OWN_BUILTINS}
+
+    def serve(self, link: int, files: list[int]) -> None:
+        """Serves cells in this thread until the host wants no more.
+
+        Args:
+            link: a descriptor of the stream to the host.
+            files: descriptors of files with the encoded contexts.
+        """
+        channel = _Channel(link)
+        self._interrupts = _ThreadInterrupts(channel)
+        try:
+            cells = Cells(channel, self._interrupts, self)
+            if cells.begin(channel.next(), files):
+                cells.say_up()
+                while True:
+                    cells.step()
+        except _Left:
+            pass
+        finally:
+            for fd in (link, *files):
+                os.close(fd)
+
+    def interrupt(self) -> None:
+        """Interrupts the cell that runs. From another thread."""
+        if self._interrupts is not None:
+            self._interrupts.interrupt()
+
+    # for its cells: see `cells.Interpreter`
+
+    def make_main(self) -> dict[str, Any]:
+        names = types.ModuleType("__main__").__dict__
+        names["__builtins__"] = self._builtins
+        return names
+
+    def prepare(self, names: dict[str, Any]) -> dict[str, Any]:
         for name, output in zip(("stdout", "stderr"), self.outputs, strict=True):
             _tap(name, output)
+        return names
 
-    def _restore(self) -> None:
+    def release_memory(self) -> None:
+        """None is held back."""
+
+    def restore(self) -> None:
         for name in ("stdout", "stderr"):
             _untap(name)
 
-    def _printed(self) -> list[str | None]:
+    def take_output(self) -> list[str | None]:
         return [output.take() for output in self.outputs]
 
-    def _keep(self, value: Any) -> None:
+    def flush(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+    def keep(self, value: Any) -> None:
         self._builtins["_"] = value
 
 

@@ -177,7 +177,7 @@ async def test_a_model_that_thinks_is_time_enough(open_repl: OpenREPL) -> None:
 
 _FORGE = """
 import gc, socket, struct
-(post,) = [thing._post for thing in gc.get_objects() if type(thing).__name__ == "Checkpoints"]
+(post,) = [thing._stream for thing in gc.get_objects() if type(thing).__name__ == "Post"]
 for number in range(200):
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, 76, 1)  # SO_PASSPIDFD: each message brings a descriptor

@@ -37,9 +37,9 @@ import time
 import traceback
 
 from ..process import processes, streams
-from ..process.cells import Worker
-from ..process.checkpoint import Checkpoints
+from ..process.post import Post
 from ..process.processes import MOST_FDS, receive_fds
+from ..process.worker import Worker
 from ..protocol.kinds import FromForkServer, ToForkServer
 from .checkpoint_handle import CLEAR_TIMEOUT, CheckpointHandle
 from .memory import CHECK_INTERVAL, MemoryMeter
@@ -234,7 +234,7 @@ class ForkServer:
                 worker = Worker(stdout, stderr, shared)
                 self._trees.set_up_worker()
                 processes.close_all_but([post, *worker.descriptors])
-                worker.run(Checkpoints(post, self._trees), folder)
+                worker.run(Post(post), self._trees, folder)
             except BaseException:
                 traceback.print_exc()
             finally:

@@ -10,11 +10,11 @@ import signal
 import socket
 
 from ..process import streams
-from ..process.checkpoint import SAVED
 from ..process.output import Output
-from ..process.processes import LINUX, receive_fds, remove_tree
+from ..process.post import receive_report, send_job
+from ..process.processes import LINUX, remove_tree
 from ..protocol.frames import Frames, ProtocolError, decode, encode, pack
-from ..protocol.kinds import FromSupervisor, Mailbox, ToSupervisor
+from ..protocol.kinds import FromSupervisor, ToSupervisor
 from ..sandbox.syscalls import UNKNOWN
 from .poll_loop import READ, Loop, Outbox, read
 
@@ -114,9 +114,7 @@ class Watch:
             Whether it was there to take it.
         """
         self._outputs = [Output(settings["max_output"]), Output(settings["max_output"])]
-        try:
-            socket.send_fds(self._post, [Mailbox.JOB], list(fds))
-        except OSError:
+        if not send_job(self._post, fds):
             return False
         self._limit(settings["memory"])
         self._loop.watch(self._post.fileno(), READ, self._read_post)
@@ -125,15 +123,12 @@ class Watch:
     def _read_post(self, events: int) -> None:
         """The worker has a new checkpoint, or none. The code may have sent that too: it is passed on to nobody but those
         who have to do with this REPL alone."""
-        try:
-            said, fds = receive_fds(self._post, SAVED.size, 1)
-        except OSError:
-            said, fds = b"", []
-        if len(said) == SAVED.size:
-            self._done = SAVED.unpack(said)[1]
-            self._save(fds)
-        else:
+        report = receive_report(self._post)
+        if report is None:
             self._loop.watch(self._post.fileno(), 0, self._read_post)
+            return
+        self._done, fds = report
+        self._save(fds)
         for fd in fds:
             os.close(fd)
 

@@ -16,7 +16,7 @@ import os
 import socket
 
 from ..process import streams
-from ..process.cells import Worker
+from ..process.worker import Worker
 from ..protocol.frames import pack, write_all
 from ..protocol.kinds import ToWorker
 
@@ -37,20 +37,17 @@ def warm_up() -> None:
     pipes = os.pipe(), os.pipe()
     with mmap.mmap(-1, streams.SHARED) as memory:
         worker = Worker(pipes[0][1], pipes[1][1], memory)
-        worker.connect(end.detach())
-        write_all(
-            host.fileno(),
-            pack(ToWorker.OPEN, marshal.dumps({"history": [], "answer": ["", False], "tools": []})),
-        )
-        spec = worker.receive()
-        worker.begin(spec["history"], spec["answer"], spec["tools"])
+        channel, cells = worker.connect(end.detach())
+        opening = {"history": [], "answer": ["", False], "tools": [], "contexts": [], "seed": None}
+        write_all(host.fileno(), pack(ToWorker.OPEN, marshal.dumps(opening)))
+        cells.begin(channel.next(), [])
         for number in range(1, _ROUNDS + 1):
             cell = {"id": number, "code": _CELLS[number % len(_CELLS)]}
             write_all(host.fileno(), pack(ToWorker.RUN, marshal.dumps(cell)))
-            worker.step()
+            cells.step()
             host.recv(1 << 16)
             linecache.cache.clear()
-        worker.end()
+        worker.close()
     host.close()
     for fd in (*pipes[0], *pipes[1]):
         os.close(fd)

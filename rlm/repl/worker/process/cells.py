@@ -1,38 +1,64 @@
-"""The process in which the code runs: the worker."""
+"""Cells: pieces of code that run one after the other in one namespace."""
 
-# ruff: noqa: PTH102, PTH103, SIM105 (no pathlib, no contextlib)
+# ruff: noqa: SIM105 (no contextlib)
 
 from __future__ import annotations
 import __future__
 
 import _ast
-import _signal  # type: ignore[import-not-found]
-import builtins
-import gc
 import io
 import linecache
-import mmap
 import os
 import sys
-import types
 
 from ..protocol.kinds import FromWorker
 from .answer import Answer
-from .channel import Channel
-from .contexts import ContextError, fetch_context, read_context
+from .contexts import UnreadableContextError, fetch_context, read_context
 from .descriptions import bounded, describe, one_line, one_line_error, trace
 from .namespace import make_functions
-from .processes import MOST_FDS, libc, move_high
-from .resources import hold_memory, seed_random, set_limits
-from .streams import SHARED, STREAMS
+from .resources import seed_random
 from .tools import ToolError, make_tools
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    import types
+    from typing import Any, Protocol
 
-    from .checkpoint import Checkpoints
+    from .channel import Channel
+    from .interrupts import Interrupts
+
+    class Interpreter(Protocol):
+        """What cells need of the interpreter that they run in. A worker has one for its cells alone (`worker.Worker`);
+        with `isolation="none"` cells share the host's (`rlm.environments.inline`)."""
+
+        pid: int
+        """The process of the namespace. A cell may fork it."""
+
+        def make_main(self) -> dict[str, Any]:
+            """Makes a `__main__` module. Returns its names, with `__builtins__`."""
+
+        def prepare(self, names: dict[str, Any]) -> dict[str, Any]:
+            """Before a cell: undoes what earlier cells did to the interpreter, and begins to collect output.
+
+            Returns:
+                The names that the cell runs with: `names`, or a copy in a new `__main__` module.
+            """
+
+        def release_memory(self) -> None:
+            """Frees the memory that is held back: what handles an error must run when the code has used up all other memory."""
+
+        def restore(self) -> None:
+            """After a cell: takes the interpreter back from it."""
+
+        def take_output(self) -> list[str | None]:
+            """What the cell printed on stdout and on stderr; None if the supervisor has it."""
+
+        def flush(self) -> None:
+            """Writes what was printed."""
+
+        def keep(self, value: Any) -> None:
+            """Keeps the value of a last expression as `_`."""
+
 
 _FUTURES = 0
 for _name in __future__.all_feature_names:
@@ -41,140 +67,76 @@ _ONLY_AST = 0x400
 _TOP_LEVEL_AWAIT = 0x2000
 _COROUTINE = 0x80
 _MOST_NAMES = 300
-_CHECKPOINT_WORTH = 10
-"""A checkpoint that is not asked for after each cell takes at most one part in so many of the time: where many REPLs share few
-cores, it takes longer, and so there are fewer."""
+"""Names that the host is told of after a cell."""
 
 
-class Worker:
-    """Runs cells in one namespace."""
+class Cells:
+    """One namespace, and the cells that run in it.
 
-    def __init__(self, stdout: int, stderr: int, memory: Any) -> None:
-        """
-        Args:
-            stdout, stderr: descriptors of the pipes to the supervisor.
-            memory: the memory shared with it, of `streams.SHARED` bytes.
-        """
-        self._maps: list[Any] = []
-        self._attach(stdout, stderr, memory)
-        self._pid = os.getpid()
-        self._armed = False
-        self._strikes = 0
+    Args:
+        channel: the stream to the host, which sends cells and gets their results.
+        interrupts: runs code of the user, which an interrupt may end.
+        interpreter: where the cells run.
+    """
+
+    def __init__(self, channel: Channel, interrupts: Interrupts, interpreter: Interpreter) -> None:
+        self._channel = channel
+        self._interrupts = interrupts
+        self._interpreter = interpreter
         self._flags = 0
-        self._reserve: Any = None
-        """Memory that is given back when the code has used up all: Python needs some to say so."""
+        """Compiler flags of the `__future__` imports of earlier cells."""
+        self.memory_bytes = 0
+        """Memory limit of the process, for error texts."""
 
-    def _attach(self, stdout: int, stderr: int, memory: Any) -> None:
-        null = os.open(os.devnull, os.O_RDWR)
-        self._spare = [move_high(fd) for fd in (null, stdout, stderr)]
-        os.close(null)
-        self._renew_descriptors()
-        # Never closed: it would close the number that its descriptor had, which may be somebody else's by now.
-        self._maps.append(memory)
-        STREAMS.connect(memory, *self._spare[1:])
-
-    @property
-    def descriptors(self) -> list[int]:
-        """Those that it holds, besides 0, 1 and 2."""
-        return self._spare
-
-    def run(self, checkpoints: Checkpoints, folder: str) -> None:
-        """Serves cells in this process, which was forked for it, until it ends.
+    def begin(self, spec: dict[str, Any], files: list[int]) -> bool:
+        """Makes the namespace, or tells the host why it cannot be made.
 
         Args:
-            checkpoints: bring the descriptors of the stream to the host and of files with the encoded contexts, and keep
-                what there is after each cell.
-            folder: the directory to make and to work in.
+            spec: the host's message `ToWorker.OPEN`.
+            files: descriptors of files with the first of the contexts. The host is asked for the others.
+
+        Returns:
+            Whether it was made.
         """
-        os.setsid()
-        sys.argv = [""]
-        os.register_at_fork(before=self._flush, after_in_child=self._after_fork)
-        link, *files = checkpoints.enlist(MOST_FDS)
-        try:
-            os.mkdir(folder, 0o700)
-        except FileNotFoundError:  # whoever cleans up old files may have taken the one that it is in
-            os.makedirs(folder, 0o700)
-        os.chdir(folder)
-        self.connect(link)
-        spec = self.receive()
-        set_limits(spec["limits"])
-        self._memory = spec["limits"]["memory_bytes"]
-        self.begin(spec["history"], spec["answer"], spec["tools"])
+        self._answer = Answer(*spec["answer"])
+        self._values: dict[str, Any] = {
+            "history": spec["history"],
+            **make_functions(self._channel.ask, self._locals),
+            "ToolError": ToolError,
+            **make_tools(self._channel.call, spec["tools"]),
+        }
+        self._names = self._interpreter.make_main()
+        self._names["answer"] = self._answer.value
         error = self._take(spec["contexts"], files)
         if error is not None:
             self._channel.send(FromWorker.FAILED, {"error": error})
-            return
-        for fd in files:
-            os.close(fd)
+            return False
         if spec["seed"] is not None:
             seed_random(spec["seed"])
-        gc.enable()
-        checkpoints.most_bytes = spec["checkpoint_bytes"]
-        self._say_up()
-        done = 0
-        while True:
-            ran = self.step()
-            done += 1
-            if ran and spec["checkpoint_after"]:
-                patience = max(spec["checkpoint_after"], _CHECKPOINT_WORTH * checkpoints.seconds)
-                if not self._channel.idle(patience):
-                    continue
-            fds = checkpoints.take(done, self._spare)
-            while fds is not None:
-                self._rise(fds, checkpoints.enlist(1)[0])
-                fds = checkpoints.take(done, self._spare)
+        return True
 
-    def _say_up(self) -> None:
+    def say_up(self) -> None:
+        """Tells the host that cells can run."""
         self._channel.send(FromWorker.UP, {"python": sys.version.split()[0]})
 
-    def _rise(self, fds: list[int], link: int) -> None:
-        """We were a checkpoint, and go on in the place of a worker that has ended.
-
-        Args:
-            fds: what `Checkpoints.take` returned.
-            link: a descriptor of the stream to the host.
-        """
-        stdout, stderr, memory = fds
-        self._pid = os.getpid()
-        self._attach(stdout, stderr, mmap.mmap(memory, SHARED))
-        self._channel.join(move_high(link))
-        for fd in (*fds, link):
-            os.close(fd)
-        self._say_up()
-
-    def connect(self, link: int) -> None:
-        """Takes the stream to the host."""
-        self._channel = Channel(move_high(link))
-        os.close(link)
-
-    def begin(self, history: list[Any], answer: list[Any], tools: list[Any]) -> None:
-        """Makes the namespace."""
-        self._answer = Answer(*answer)
-        self._values: dict[str, Any] = {
-            "history": history,
-            **make_functions(self._channel.ask, self._locals),
-            "ToolError": ToolError,
-            **make_tools(self._channel.call, tools),
-        }
-        self._names = self._make_names()
-        self._names["__builtins__"] = builtins
-        self._names["answer"] = self._answer.value
-
-    def _make_names(self) -> dict[str, Any]:
-        main = types.ModuleType("__main__")
-        sys.modules["__main__"] = main
-        return main.__dict__
+    def step(self) -> bool:
+        """Waits for a cell and runs it, or for further contexts and takes them. Returns whether it was a cell."""
+        task = self._channel.next()
+        if "code" in task:
+            self._channel.send(FromWorker.DONE, self._run(task["id"], task["code"]))
+            return True
+        self._channel.send(FromWorker.EXTENDED, {"error": self._extend(task)})
+        return False
 
     def _take(self, contexts: list[dict[str, Any]], files: list[int]) -> str | None:
-        """Takes contexts and other values into the namespace, all or none.
+        """Takes contexts and values of tools into the namespace: all or none.
 
         Args:
-            contexts: what the host says of each: the names that it gets, its kind and its bytes. Without names it is a
-                dict of names and values.
-            files: descriptors of files with the first of them. The host is asked for the others.
+            contexts: of each its "names", "kind" and "size" in bytes. One without names is a dict of names and values.
+            files: see `begin`.
 
         Returns:
-            What is wrong with them.
+            Why they cannot be taken; None if they were.
         """
         values: dict[str, Any] = {}
         try:
@@ -186,27 +148,15 @@ class Worker:
                     value = fetch_context(kind, number, context["size"], self._channel)
                 values.update(dict.fromkeys(context["names"], value) if context["names"] else value)
         except MemoryError:
-            return f"the contexts do not fit in the memory of a REPL, {self._memory:,} bytes (limits: memory_bytes)"
-        except ContextError as error:
+            limit = f", {self.memory_bytes:,} bytes (limits: memory_bytes)" if self.memory_bytes else ""
+            return f"the contexts do not fit in the memory of a REPL{limit}"
+        except UnreadableContextError as error:
             return str(error)
         self._values.update(values)
         return None
 
-    def receive(self) -> dict[str, Any]:
-        """Waits for what is to be done next: the namespace, then cell after cell."""
-        return self._channel.next()
-
-    def step(self) -> bool:
-        """Waits for a cell and runs it, or takes further contexts. Returns whether it was a cell."""
-        task = self.receive()
-        if "code" in task:
-            self._channel.send(FromWorker.DONE, self._run_cell(task["id"], task["code"]))
-            return True
-        self._channel.send(FromWorker.EXTENDED, {"error": self._extend(task)})
-        return False
-
     def _extend(self, task: dict[str, Any]) -> str | None:
-        """Takes what a further completion brings. Returns what is wrong with it."""
+        """Takes what a further completion brings. Returns why that cannot be."""
         error = self._take(task["contexts"], [])
         if error is not None:
             return error
@@ -217,104 +167,26 @@ class Worker:
             self._names["answer"] = self._answer.value
         return None
 
-    def end(self) -> None:
-        """Gives its descriptors up."""
-        self._channel.leave()
-        for fd in self._spare:
-            os.close(fd)
-
-    def _renew_descriptors(self) -> None:
-        for fd, spare in enumerate(self._spare):
-            os.dup2(spare, fd)
-            os.set_blocking(fd, True)  # some programs leave a pipe otherwise
-
-    def _after_fork(self) -> None:
-        self._channel.leave()
-        STREAMS.leave()
-        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-
-    def on_interrupt(self, *_: object) -> None:
-        """SIGINT: from the supervisor, at most twice in a cell, or raised by the code itself."""
-        if not self._armed or self._strikes >= 2:
-            return
-        if self._strikes == 0 and self._channel.told:
-            self._strikes = 1  # the news of it was quicker
-            return
-        if self._channel.guarded:
-            self._channel.deferred = True
-            return
-        self._strikes += 1
-        self._channel.guarded, self._channel.waiting = self._channel.waiting, False
-        raise KeyboardInterrupt
-
     # one cell
 
-    def _run_cell(self, number: int, code: str) -> dict[str, Any]:
-        self._prepare()
+    def _run(self, number: int, code: str) -> dict[str, Any]:
+        self._interrupts.reset()
+        self._names = self._interpreter.prepare(self._names)
+        self._names.update(self._values)
         result: dict[str, Any] = {"id": number, "status": "ok", "error": None, "value": "", "traceback": ""}
-        if not self._guard(lambda: self._perform(number, code, result)):
+        if not self._interrupts.guard(lambda: self._perform(number, code, result)):
             result.update(status="error", error="KeyboardInterrupt", traceback="KeyboardInterrupt\n")
-        self._reserve = None
-        if os.getpid() != self._pid:
-            self._end_child(result)
-        if not self._guard(lambda: self._answer.read(self._names)):
+        self._interpreter.release_memory()
+        if os.getpid() != self._interpreter.pid:
+            self._end_copy(result)
+        if not self._interrupts.guard(lambda: self._answer.read(self._names)):
             self._answer.report = [*self._answer.report[:2], "reading `answer` took too long"]
         self._answer.restore(self._names)
-        self._restore()
+        self._interpreter.restore()
         result["answer"] = self._answer.report
         result["locals"] = self._locals()
-        result["printed"] = self._printed()
+        result["printed"] = self._interpreter.take_output()
         return result
-
-    def _guard(self, action: Callable[[], None]) -> bool:
-        """Runs code of the user, in which an interrupt may come. Returns whether it came through to us."""
-        try:
-            try:
-                self._channel.deferred = False
-                self._channel.guarded = False
-                self._armed = True
-                action()
-            finally:
-                self._armed = False
-                self._channel.guarded = True
-        except KeyboardInterrupt:
-            self._armed = False
-            self._channel.guarded = True
-            return False
-        return True
-
-    def _prepare(self) -> None:
-        """Sets right what the last cell may have bent."""
-        self._reserve = hold_memory()
-        self._strikes = 0
-        self._channel.told = False
-        self._renew_descriptors()
-        STREAMS.renew()
-        _signal.signal(_signal.SIGINT, self.on_interrupt)
-        if sys.modules.get("__main__") is None or sys.modules["__main__"].__dict__ is not self._names:
-            main = types.ModuleType("__main__")
-            main.__dict__.update(self._names)
-            sys.modules["__main__"] = main
-            self._names = main.__dict__
-        self._names.update(self._values)
-
-    def _restore(self) -> None:
-        """Takes back our process after a cell."""
-        sys.settrace(None)
-        sys.setprofile(None)
-        if sys.getrecursionlimit() < 500:
-            sys.setrecursionlimit(1000)
-        if libc is not None:
-            libc.fflush(None)
-
-    def _printed(self) -> list[str | None]:
-        """What was printed in the cell, as `Ending` has it."""
-        return STREAMS.take()
-
-    def _flush(self) -> None:
-        STREAMS.spill()
-        if libc is not None:
-            libc.fflush(None)
 
     def _perform(self, number: int, code: str, result: dict[str, Any]) -> None:
         name = f"<cell {number}>"
@@ -322,7 +194,7 @@ class Worker:
         try:
             value = self._execute(name, code)
             if value is not None:
-                self._keep(value)
+                self._interpreter.keep(value)
                 result["value"] = bounded(repr(value)) + "\n"
         except SystemExit as stop:
             reason = stop.code
@@ -332,7 +204,7 @@ class Worker:
                 result["traceback"] = bounded(f"{reason}\n")
             result["code"] = 0 if reason is None else reason if isinstance(reason, int) else 1
         except BaseException as error:
-            self._reserve = None
+            self._interpreter.release_memory()
             sys.settrace(None)
             result["status"] = "error"
             result["error"] = type(error).__name__
@@ -343,12 +215,8 @@ class Worker:
                 error.__traceback__ = None
                 result["traceback"] = result["error"] + "\n"
 
-    def _keep(self, value: Any) -> None:
-        """Keeps the value of a last expression as `_`."""
-        builtins._ = value  # type: ignore[attr-defined]
-
     def _execute(self, name: str, code: str) -> Any:
-        """Runs a cell; returns the value of its last expression."""
+        """Runs a cell. Returns the value of its last expression."""
         tree = compile(code, name, "exec", _ONLY_AST | _TOP_LEVEL_AWAIT | self._flags, True)
         last = None
         if tree.body and type(tree.body[-1]).__name__ == "Expr":
@@ -369,17 +237,17 @@ class Worker:
             value = asyncio.run(value)
         return value
 
-    def _end_child(self, result: dict[str, Any]) -> None:
-        """The code forked, and its child came to the end of the cell."""
-        text = result["traceback"]
+    def _end_copy(self, result: dict[str, Any]) -> None:
+        """The code forked, and this is its child, which has come to the end of the cell."""
         try:
-            sys.stderr.write(text)
+            sys.stderr.write(result["traceback"])
         except Exception:
             pass
-        self._flush()
+        self._interpreter.flush()
         os._exit({"ok": 0, "exit": result.get("code", 0)}.get(result["status"], 1) & 0xFF)
 
     def _locals(self) -> dict[str, str]:
+        """The names that the code has defined, and a short description of each value."""
         names: dict[str, str] = {}
         for name, value in list(self._names.items()):
             if type(name) is not str or name.startswith("__") or name in self._values or name == "answer":

@@ -1,10 +1,16 @@
-"""Checkpoints: a fork of the worker, made between two cells, that sleeps. When the worker ends in the next cell, it goes on
-in its place, with the namespace as it was before. Linux only.
+"""Checkpoints: forks of the worker, made between two cells, that sleep. When the worker ends in the next cell, the checkpoint
+goes on in its place, with the namespace as it was before that cell. Linux only.
 
-The worker makes it, and a pair of sockets. One is the checkpoint's mailbox; the other one goes by way of the supervisor to
-the warm parent. There the checkpoint says that it is there, and is told that this is known. When the worker has ended, it is
-asked to clear up what the worker left, and says when that is done; and it is given new descriptors, as a fresh worker gets
-them. The end of its mailbox is its own end. `control/checkpoint_handle.py` has the other side.
+What the worker, its checkpoint and the fork server say to each other (`protocol.kinds.Mailbox`):
+
+1. The worker makes a pair of sockets and forks. One socket is the checkpoint's mailbox. The worker sends the other one to the
+   supervisor (`post.Post.report`), which passes it on to the fork server.
+2. The checkpoint says HERE, and the fork server answers HERE: from now on the checkpoint is registered.
+3. When the worker has ended, the fork server sends CLEAR. The checkpoint ends what the worker left, and answers CLEAR.
+4. The fork server sends RISE with the descriptors of a worker, and the checkpoint becomes the worker.
+
+A checkpoint ends when its mailbox is closed. The fork server's side is `control.checkpoint_handle`, the host's is
+`rlm.repl.checkpoint`.
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
@@ -19,72 +25,77 @@ import resource
 import select
 import socket
 import stat
-import struct
 import sys
 import time
 
 from ..protocol.kinds import Mailbox
-from .processes import LINUX, fork_twice, kill, libc, move_high, receive_fds
+from .processes import LINUX, fork_twice, kill, libc, receive_fds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, Protocol
 
-    from ..control.process_trees import ProcessTrees
+    from .post import Post
 
-SAVED = struct.Struct(">cQ")
-"""What a worker tells its supervisor: `Mailbox.CHECKPOINT`, with one end of a mailbox, and how much of the work was done by
-then; or `Mailbox.NO_CHECKPOINT`."""
+    class WorkerTree(Protocol):
+        """What a worker and its checkpoint ask of the process tree that they belong to (`control.process_trees`)."""
+
+        def pass_on_orphans(self, on: bool) -> None:
+            """In the worker: sets whether its orphaned descendants become children of the worker's parent."""
+
+        def kill_what_only_a_checkpoint_finds(self) -> None:
+            """In the checkpoint, when the worker has ended: kills the leftovers that the fork server cannot find."""
+
+        def set_up_resumed(self) -> None:
+            """In the checkpoint, when it becomes the worker."""
+
+
 DESCRIPTORS = 4
-"""What a checkpoint is given: the worker's stream to the supervisor, stdout, stderr, and the memory for what it prints."""
+"""Descriptors that a checkpoint gets with RISE: the mailbox to the supervisor, stdout, stderr, and the memory for what it
+prints."""
 
-_PATIENCE = 10_000
-"""Milliseconds in which the warm parent must have heard of a checkpoint."""
+_REGISTRATION = 10_000
+"""Milliseconds in which the fork server must have registered a checkpoint."""
+_SHARE = 10
+"""Checkpoints between turns take at most a tenth of the time: the worker must be idle for this many times as long as the last
+checkpoint took. Where many REPLs share few cores, a checkpoint takes longer, so there are fewer."""
 _SIGINT, _SIGCHLD = int(_signal.SIGINT), int(_signal.SIGCHLD)
 
 
 class Checkpoints:
-    """Those of one worker, of which there is never more than one.
+    """The checkpoints of one worker. There is never more than one.
 
     Args:
-        post: a descriptor of the stream from and to the supervisor.
-        trees: those of the warm parent.
+        post: the worker's mailbox.
+        tree: the worker's process tree.
+        most_bytes: memory up to which a worker gets a checkpoint; 0: never.
+        after: seconds for which the worker must be idle before it makes one; 0: it makes one at once.
     """
 
-    def __init__(self, post: int, trees: ProcessTrees) -> None:
-        self._take(post)
-        self._trees = trees
+    def __init__(self, post: Post, tree: WorkerTree, most_bytes: int, after: float) -> None:
+        self._post, self._tree = post, tree
+        self._most_bytes, self._after = most_bytes, after
         self._stubborn = False
-        """After a fork there were threads still, of a library that does not expect one."""
-        self.most_bytes = 0
-        """Memory that a worker may have to be worth one; 0: none are wanted."""
-        self.seconds = 0.0
-        """What the last one took."""
+        """Whether a library started threads in a fork again: such a process can have no checkpoint."""
+        self._seconds = 0.0
+        """What the last checkpoint took."""
 
-    def _take(self, post: int) -> None:
-        self._post = socket.socket(fileno=move_high(post))
-        os.close(post)
-
-    def enlist(self, most: int) -> list[int]:
-        """Waits for the descriptors of the worker's stream and of files with its contexts. Ends us if there will be none."""
-        data, fds = receive_fds(self._post, 1, most)
-        if not data:
-            os._exit(0)  # nobody needed us
-        return fds
-
-    def take(self, done: int, spare: Sequence[int]) -> list[int] | None:
-        """Makes a checkpoint, if it is wanted and can be had, in place of the last one. From the main thread, between cells.
+    def take(self, done: int, spare: Sequence[int], idle: Callable[[float], bool] | None) -> list[int] | None:
+        """Makes a checkpoint, in place of the last one, if it is wanted and possible. From the main thread, between cells.
 
         Args:
-            done: how much of the work is done.
+            done: cells and extensions that the worker has done.
             spare: descriptors that the checkpoint has no use for.
+            idle: waits for some seconds, and returns whether the worker had nothing to do; None: the worker need not be idle.
 
         Returns:
-            None in the worker; in the checkpoint, once the worker has ended and it is to be the worker: descriptors of its
-            stdout and stderr, and of the memory for what it prints.
+            None in the worker. In the checkpoint it returns when the checkpoint becomes the worker: descriptors of its stdout
+            and stderr, and of the memory for what it prints.
         """
-        if not self.most_bytes or not LINUX or libc is None:
+        if not self._most_bytes or not LINUX or libc is None:
+            return None
+        if idle is not None and self._after and not idle(max(self._after, _SHARE * self._seconds)):
             return None
         made: bool | list[int] = False
         started = time.monotonic()
@@ -93,15 +104,15 @@ class Checkpoints:
                 made = self._make(done, spare)
         except OSError:
             pass  # there can be no more processes or descriptors
-        self.seconds = time.monotonic() - started
+        self._seconds = time.monotonic() - started
         if isinstance(made, list):
-            self.seconds = 0.0  # it slept most of that
+            self._seconds = 0.0  # it slept most of that time
             return made
         if not made:
             try:
-                self._post.sendall(SAVED.pack(Mailbox.NO_CHECKPOINT, done))
+                self._post.report(done, None)
             except OSError:
-                pass  # the code closed it
+                pass  # the code closed the mailbox
         return None
 
     def _fits(self) -> bool:
@@ -109,7 +120,7 @@ class Checkpoints:
         if _thread._count():
             return False
         memory, threads = _memory_and_threads()
-        return memory <= self.most_bytes and not (self._stubborn and threads > 1)
+        return memory <= self._most_bytes and not (self._stubborn and threads > 1)
 
     def _make(self, done: int, spare: Sequence[int]) -> bool | list[int]:
         """Whether there is one; in the checkpoint, what `take` returns there."""
@@ -121,7 +132,7 @@ class Checkpoints:
             handler = _signal.getsignal(_SIGCHLD)
             _signal.signal(_SIGCHLD, _signal.SIG_DFL)
             mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_SIGINT,))
-            self._trees.pass_on_orphans(True)
+            self._tree.pass_on_orphans(True)
             middle = -1
             try:
                 middle = fork_twice(lambda: _hold(tell))
@@ -129,7 +140,9 @@ class Checkpoints:
                     try:
                         os.setsid()
                         _signal.signal(_SIGINT, _signal.SIG_IGN)
-                        for fd in (told, ours.detach(), self._post.detach(), *spare):
+                        ours.close()
+                        self._post.close()
+                        for fd in (told, *spare):
                             os.close(fd)
                         if chance is not None:
                             sys.modules["random"].setstate(chance)
@@ -141,11 +154,11 @@ class Checkpoints:
                 if _memory_and_threads()[1] > 1:
                     self._stubborn = True
                     return False
-                socket.send_fds(self._post, [SAVED.pack(Mailbox.CHECKPOINT, done)], [ours.fileno()])
+                self._post.report(done, ours)
                 poll = select.poll()
                 poll.register(told, select.POLLIN)
                 # If the worker ended before that is known, its checkpoint would be taken for something that it left.
-                return bool(poll.poll(_PATIENCE)) and os.read(told, 1) == Mailbox.HERE
+                return bool(poll.poll(_REGISTRATION)) and os.read(told, 1) == Mailbox.HERE
             finally:
                 if middle:
                     for fd in (told, tell):
@@ -154,7 +167,7 @@ class Checkpoints:
                     if middle > 0:
                         kill(middle, _signal.SIGKILL)
                         os.waitpid(middle, 0)
-                self._trees.pass_on_orphans(False)
+                self._tree.pass_on_orphans(False)
                 _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
                 if handler is not None:
                     _signal.signal(_SIGCHLD, handler)
@@ -178,11 +191,11 @@ class Checkpoints:
                 while os.getppid() == middle:  # the worker ended before it ended that
                     kill(middle, _signal.SIGKILL)
                     time.sleep(0.0002)
-                self._trees.kill_what_only_a_checkpoint_finds()
+                self._tree.kill_what_only_a_checkpoint_finds()
                 mailbox.sendall(Mailbox.CLEAR)
             elif said == Mailbox.RISE and len(fds) == DESCRIPTORS:
-                self._take(fds[0])
-                self._trees.set_up_resumed()
+                self._post.join(fds[0])
+                self._tree.set_up_resumed()
                 return fds[1:]
             else:
                 os._exit(0)

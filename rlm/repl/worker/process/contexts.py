@@ -19,7 +19,7 @@ _AHEAD = 4
 """Pieces that are asked for before the first one is here."""
 
 
-class ContextError(Exception):
+class UnreadableContextError(Exception):
     """A context that the REPL cannot have."""
 
 
@@ -27,7 +27,7 @@ def read_context(kind: str, fd: int) -> Any:
     """Reads a context from a file.
 
     Raises:
-        ContextError: it needs something that cannot be imported here.
+        UnreadableContextError: it needs something that cannot be imported here.
         MemoryError: there is no room for it.
     """
     size = os.fstat(fd).st_size
@@ -45,7 +45,7 @@ def fetch_context(kind: str, number: int, size: int, channel: Channel) -> Any:
         size: its bytes.
 
     Raises:
-        ContextError, MemoryError: see `read_context`.
+        UnreadableContextError, MemoryError: see `read_context`.
     """
     data = bytearray(size)
     at = 0
@@ -70,13 +70,15 @@ def _load(kind: str, data: memoryview) -> Any:
             return _TABLES[kind](data)
         except ImportError as error:
             library = "pyarrow" if kind == "table" else "pandas"
-            raise ContextError(
+            raise UnreadableContextError(
                 f"a context is a table of {library}, and the REPL cannot import what it needs: {error}"
             ) from error
         except MemoryError:
             raise
         except Exception as error:
-            raise ContextError(f"a context that is a table cannot be read in the REPL: {error}") from error
+            raise UnreadableContextError(
+                f"a context that is a table cannot be read in the REPL: {error}"
+            ) from error
     return marshal.loads(data)
 
 
