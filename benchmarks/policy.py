@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rlm.testing import ChatRequest
+from rlm.testing import FINISH, ChatRequest, finish, repl_block
 
 ONE_TURN = "one turn"
 FIVE_TURNS = "five turns"
@@ -14,15 +14,14 @@ SEQUENCE = "sub-calls one by one"
 CALLS = 200
 """Of a sequence."""
 
-_FINISH = '```repl\nanswer["content"] = "done"\nanswer["ready"] = True\n```'
-_STEP = "```repl\nx = len(context)\n```"
-_ASK = (
-    "```repl\nr = llm_query_batched(['p'] * 1000)\nassert len(r) == 1000 and all(len(s) == 2 for s in r), r[:3]\n"
-    'answer["content"] = "done"\nanswer["ready"] = True\n```'
+_STEP = repl_block("x = len(context)")
+_ASK = finish(
+    "'done'",
+    "r = llm_query_batched(['p'] * 1000)\nassert len(r) == 1000 and all(len(s) == 2 for s in r), r[:3]",
 )
-_ONE_BY_ONE = (
-    f"```repl\nimport time\nstarted = time.perf_counter()\nfor i in range({CALLS}): llm_query('p')\n"
-    f'answer["content"] = (time.perf_counter() - started) * 1e3 / {CALLS}\nanswer["ready"] = True\n```'
+_ONE_BY_ONE = finish(
+    f"(time.perf_counter() - started) * 1e3 / {CALLS}",
+    f"import time\nstarted = time.perf_counter()\nfor i in range({CALLS}): llm_query('p')",
 )
 
 
@@ -62,13 +61,13 @@ def policy(request: ChatRequest) -> str:
     if len(request.messages) > 1 and _SHAPE.search(chat):
         return _root_of(shape_of(chat), request.turn)
     if FIVE_TURNS in chat:
-        return _FINISH if request.turn >= 4 else _STEP
+        return FINISH if request.turn >= 4 else _STEP
     if BATCH in chat:
         return _ASK
     if SEQUENCE in chat:
         return _ONE_BY_ONE
     if ONE_TURN in chat:
-        return _FINISH
+        return FINISH
     return "ok"
 
 

@@ -16,7 +16,7 @@ from benchmarks.policy import BATCH, CALLS, FIVE_TURNS, ONE_TURN, SEQUENCE, poli
 from rlm import RLM
 from rlm.clients.base import ModelReply
 from rlm.errors import TimeoutExceededError
-from rlm.testing import ChatRequest, ScriptedClient
+from rlm.testing import ChatRequest, ScriptedClient, repl_block
 from rlm.types import Message, SamplingArgs, Usage
 
 _LATENCY = 0.05
@@ -168,10 +168,9 @@ async def _stop(what: str) -> Row:
     code = _STOPPED[what]
 
     async def model(request: ChatRequest) -> str:
-        is_plain = request.messages[0]["role"] != "system"
-        if what == "a model call" or is_plain:
+        if what == "a model call" or request.is_subcall:
             await asyncio.sleep(60)
-        return f"```repl\n{code}\n```"
+        return repl_block(code)
 
     samples = Samples()
     async with RLM(client=ScriptedClient(model), max_timeout=limit, max_depth=3) as rlm:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.testing import ChatRequest, serve
+from rlm.testing import ChatRequest, finish, serve
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -33,11 +33,11 @@ def _ids(document: Path) -> str:
 
 
 def _competent(request: ChatRequest) -> str:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return "seen"
-    return (
-        "```repl\nlines = context.splitlines() if isinstance(context, str) else context\n"
-        "answer.update(content=sum('error' in line for line in lines), ready=True)\n```"
+    return finish(
+        "sum('error' in line for line in lines)",
+        "lines = context.splitlines() if isinstance(context, str) else context",
     )
 
 

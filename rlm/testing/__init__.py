@@ -23,10 +23,12 @@ from rlm.testing.policy import (
     Script,
     ScriptExhaustedError,
 )
+from rlm.testing.replies import FINISH, finish, repl_block
 from rlm.testing.server import ModelServer, in_background, serve
 from rlm.testing.tokens import count_tokens
 
 __all__ = [
+    "FINISH",
     "Answer",
     "ChatRequest",
     "Fault",
@@ -37,6 +39,8 @@ __all__ = [
     "ScriptExhaustedError",
     "ScriptedClient",
     "count_tokens",
+    "finish",
     "in_background",
+    "repl_block",
     "serve",
 ]

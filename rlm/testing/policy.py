@@ -31,6 +31,11 @@ class ChatRequest:
         return sum(message.get("role") == "assistant" for message in self.messages)
 
     @property
+    def is_subcall(self) -> bool:
+        """Whether this is a plain call, as `llm_query` makes it. It has no system message; every turn of a run has one."""
+        return not self.messages or self.messages[0].get("role") != "system"
+
+    @property
     def attempt(self) -> int:
         """How many attempts of this very call failed before, as the caller says (`x-stainless-retry-count`)."""
         value = self.headers.get("x-stainless-retry-count", "0")
@@ -87,9 +92,18 @@ class Script:
     to the first attempt of that turn, and the retry gets what comes after it.
 
         Script(["first turn", Fault(429), "second turn, at the second attempt"])
+        Script([repl_block("print(llm_query('one'))"), FINISH], subcalls=lambda request: f"<{request.text}>")
     """
 
-    def __init__(self, answers: Sequence[Answer]) -> None:
+    def __init__(
+        self, answers: Sequence[Answer], *, subcalls: Callable[[ChatRequest], Answer] | None = None
+    ) -> None:
+        """
+        Args:
+            answers: the turns of a run, with the faults that come before them.
+            subcalls: answers plain calls (`ChatRequest.is_subcall`). None: a plain call gets the first turn.
+        """
+        self._subcalls = subcalls
         self._turns: list[list[Answer]] = []
         pending: list[Answer] = []
         for answer in answers:
@@ -101,6 +115,8 @@ class Script:
             self._turns.append(pending)
 
     def __call__(self, request: ChatRequest) -> Answer:
+        if self._subcalls is not None and request.is_subcall:
+            return self._subcalls(request)
         if request.turn >= len(self._turns):
             raise ScriptExhaustedError(
                 f"the script has {len(self._turns)} turns and was asked for turn {request.turn + 1}, "

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from oolong.policies.reference import ReferencePolicy
-from rlm.testing import ChatRequest, serve
+from rlm.testing import ChatRequest, finish, serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,17 +66,15 @@ TICKETS = ROOT / "examples" / "tickets.py"
 def clerk(request: ChatRequest) -> str:
     """Sorts the messages of the example: as root by code and sub-calls, as sub-model by what it reads."""
     first = request.messages[0]["content"]
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         topics: dict[str, list[str]] = runpy.run_path(str(TICKETS))["MESSAGES"]
         return next(topic for topic, messages in topics.items() if first.removeprefix("Topic? ") in messages)
     said = "\n".join(message["content"] for message in request.messages)
     found = re.search(r"How many messages are about (\w+)\?", said)
     assert found is not None
-    return (
-        "```repl\n"
-        "topics = llm_query_batched(['Topic? ' + line for line in context.splitlines()])\n"
-        f"answer.update(content=str(topics.count({found[1]!r})), ready=True)\n"
-        "```"
+    return finish(
+        f"topics.count({found[1]!r})",
+        "topics = llm_query_batched(['Topic? ' + line for line in context.splitlines()])",
     )
 
 

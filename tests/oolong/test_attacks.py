@@ -22,7 +22,7 @@ from oolong.policies.reference import ReferencePolicy, is_root, text_of
 from oolong.scoring.official import official
 from oolong.taskset import OolongConfig, OolongTaskset
 from rlm.environments.isolation import probe
-from rlm.testing import ChatRequest
+from rlm.testing import ChatRequest, finish, repl_block
 
 TASKS: dict[str, Any] = {"num_tasks": 24, "sizes": [6_000], "seed": 1}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "rewards.md"
@@ -45,8 +45,8 @@ def cell(code: str) -> Policy:
         if not is_root(request.messages):
             return "yes"
         if request.turn:
-            return '```repl\nanswer["content"], answer["ready"] = answer["content"] or "unknown", True\n```'
-        return f"```repl\nquestion = {question_of(request)!r}\n{code}\n```"
+            return finish('answer["content"] or "unknown"')
+        return repl_block(f"question = {question_of(request)!r}\n{code}")
 
     return policy
 
@@ -190,7 +190,7 @@ class Prior:
         code = self.blind.code(first)
         if self.number is not None:
             code = code.replace("str(len(lines) // labels)", repr(self.number))
-        return f"```repl\n{self.preparation}\n{code}\n```"
+        return repl_block(f"{self.preparation}\n{code}")
 
 
 @dataclass(frozen=True)

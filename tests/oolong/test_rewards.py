@@ -19,7 +19,7 @@ from oolong.generator import generate
 from oolong.scoring.scorers import score
 from oolong.scoring.strict import nearness
 from oolong.taskset import OolongConfig, OolongTask, OolongTaskset
-from rlm.testing import ChatRequest
+from rlm.testing import ChatRequest, repl_block
 from rlm_train.group import CostsConfig
 from rlm_train.rewards import GatesConfig
 
@@ -117,13 +117,13 @@ class Attempts:
         self.begun = itertools.count()
 
     def __call__(self, request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return "a label"
         if request.turn == 0:
             number = next(self.begun)
         else:
             number = int(re.findall(r"# attempt (\d+)", request.messages[2]["content"])[0])
-        return f"```repl\n# attempt {number}\n{self.scripts[number][request.turn]}\n```"
+        return repl_block(f"# attempt {number}\n{self.scripts[number][request.turn]}")
 
 
 def answer(text: str) -> str:

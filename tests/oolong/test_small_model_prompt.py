@@ -9,7 +9,7 @@ import pytest
 
 from oolong.window import WindowSpec, build
 from rlm import RLM
-from rlm.testing import ChatRequest, Script, ScriptedClient
+from rlm.testing import ChatRequest, Script, ScriptedClient, finish
 
 PROMPT = (Path(__file__).parents[2] / "configs" / "eval" / "small-model-prompt.txt").read_text(
     encoding="utf-8"
@@ -50,7 +50,7 @@ async def test_the_recipes_for_labels(wanted: str) -> None:
     positive = sum(len(entry.text) % 2 == 0 for entry in window.entries)
     assert positive * 2 != len(window.entries)
     expected = "positive" if (positive * 2 > len(window.entries)) == (wanted == "max") else "negative"
-    answer = f'```repl\nanswer["content"], answer["ready"] = {recipe[1]}, True\n```'
+    answer = finish(recipe[1])
     assert await run(count, answer) == expected
 
 
@@ -60,7 +60,7 @@ async def test_the_recipe_for_users() -> None:
     assert recipe is not None
     window = build(WindowSpec(rows=30, split="eval"))
     users = [entry.user for entry in window.entries]
-    answer = f'```repl\nanswer["content"], answer["ready"] = {recipe[1]}, True\n```'
+    answer = finish(recipe[1])
     assert users.count(int(await run(count, answer))) == max(map(users.count, users))
 
 
@@ -70,6 +70,6 @@ async def test_the_lines_of_some_users() -> None:
     window = build(WindowSpec(rows=30, split="eval"))
     user = window.entries[0].user
     count = count.replace("users = []", f'users = ["{user}", "33333"]')
-    answer = '```repl\nanswer["content"], answer["ready"] = str(len(rows)), True\n```'
+    answer = finish("len(rows)")
     expected = sum(entry.user in (user, 33333) for entry in window.entries)
     assert await run(count, answer) == str(expected)

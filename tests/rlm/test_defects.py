@@ -6,13 +6,7 @@ from __future__ import annotations
 import warnings
 
 from rlm import RLM
-from rlm.testing import ChatRequest, Reply, serve
-
-FINISH = "```repl\nanswer.update(content='done', ready=True)\n```"
-
-
-def block(code: str) -> str:
-    return f"```repl\n{code}\n```"
+from rlm.testing import FINISH, ChatRequest, Reply, repl_block, serve
 
 
 def make(url: str, max_iterations: int = 30) -> RLM:
@@ -32,9 +26,9 @@ def test_every_batch_over_one_client_is_answered() -> None:
     )
 
     def policy(request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return f"<{request.text}>"
-        return FINISH if request.turn else block(code)
+        return FINISH if request.turn else repl_block(code)
 
     with serve(policy) as server, make(server.base_url) as rlm:
         for _ in range(3):
@@ -47,9 +41,9 @@ def test_the_batch_that_the_prompt_recommends_goes_through() -> None:
     code = "r = llm_query_batched(['x' * 100_000] * 20)\nprint(r == ['100000'] * 20)"
 
     def policy(request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return str(len(request.text))
-        return FINISH if request.turn else block(code)
+        return FINISH if request.turn else repl_block(code)
 
     with serve(policy) as server, make(server.base_url) as rlm:
         completion = rlm.completion("x", "What?")
@@ -72,9 +66,9 @@ def test_a_reply_without_content_is_told_so() -> None:
 
 def test_each_item_of_a_batch_has_its_own_usage() -> None:
     def policy(request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return "word " * len(request.text)
-        return FINISH if request.turn else block("llm_query_batched(['a', 'bbbb', 'cccccccc' * 50])")
+        return FINISH if request.turn else repl_block("llm_query_batched(['a', 'bbbb', 'cccccccc' * 50])")
 
     with serve(policy) as server, make(server.base_url) as rlm:
         completion = rlm.completion("x", "What?")
@@ -99,6 +93,6 @@ def test_what_a_child_process_prints_is_seen() -> None:
     code = "import os\nos.system('echo from a child')\nprint(input.__name__)"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with serve(lambda r: FINISH if r.turn else block(code)) as server, make(server.base_url) as rlm:
+        with serve(lambda r: FINISH if r.turn else repl_block(code)) as server, make(server.base_url) as rlm:
             completion = rlm.completion("x", "What?")
     assert completion.iterations[0].observation.startswith("Output:\nfrom a child\ninput\n")

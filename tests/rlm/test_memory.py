@@ -18,15 +18,8 @@ from rlm.aio.background import background
 from rlm.context import Context
 from rlm.errors import ContextError, RLMError
 from rlm.logger import RLMLogger
-from rlm.testing import ChatRequest, Fault, Reply, ScriptedClient
+from rlm.testing import FINISH, ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block
 from rlm.types import MapInput
-
-
-def block(code: str) -> str:
-    return f"```repl\n{code}\n```"
-
-
-DONE = block("answer.update(content='done', ready=True)")
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +52,8 @@ async def failure(rlm: RLM, context: Any) -> str:
 
 def children(request: ChatRequest) -> str:
     if "Question:" not in str(request.messages[1]["content"]):
-        return DONE
-    return DONE if request.turn else block("rlm_query_batched(['x' * 100] * 3)")
+        return FINISH
+    return FINISH if request.turn else repl_block("rlm_query_batched(['x' * 100] * 3)")
 
 
 class _Text(str):
@@ -72,20 +65,24 @@ async def _nothing() -> None:
 
 
 ENDINGS: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "answer": (DONE, {}, "done"),
-    "logged": (DONE, {"logger": RLMLogger()}, "done"),
-    "sub-calls": (block("llm_query_batched(['a'] * 3)\nanswer.update(content='x', ready=True)"), {}, "x"),
+    "answer": (FINISH, {}, "done"),
+    "logged": (FINISH, {"logger": RLMLogger()}, "done"),
+    "sub-calls": (
+        finish("'x'", "llm_query_batched(['a'] * 3)"),
+        {},
+        "x",
+    ),
     "children": (children, {"max_depth": 2}, "done"),
     "tool": (
-        block("twice('a')\nanswer.update(content='x', ready=True)"),
+        finish("'x'", "twice('a')"),
         {"custom_tools": {"twice": lambda x: 2 * x}},
         "x",
     ),
     "model": (Fault(401), {}, "AuthenticationError"),
-    "time in a cell": (block("while True: pass"), {"max_timeout": 0.3}, "TimeoutExceededError"),
+    "time in a cell": (repl_block("while True: pass"), {"max_timeout": 0.3}, "TimeoutExceededError"),
     "time in a call": (Reply("x", delay=60), {"max_timeout": 0.3}, "TimeoutExceededError"),
-    "tokens": (DONE, {"max_tokens": 100}, "TokenLimitExceededError"),
-    "errors": (block("1/0"), {"max_errors": 1}, "ErrorThresholdExceededError"),
+    "tokens": (FINISH, {"max_tokens": 100}, "TokenLimitExceededError"),
+    "errors": (repl_block("1/0"), {"max_errors": 1}, "ErrorThresholdExceededError"),
 }
 
 
@@ -129,7 +126,7 @@ def test_nor_does_one_for_a_caller_without_an_event_loop(case: str) -> None:
 async def test_results_that_are_kept_keep_no_descriptors(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("first")
-    rlm = RLM(client=ScriptedClient(lambda request: DONE, record=False))
+    rlm = RLM(client=ScriptedClient(lambda request: FINISH, record=False))
     listed = ["a", "b"]
     inputs: list[Any] = ["text", b"bytes", listed, file, pd.DataFrame({"a": [1, 2]})]
     expected = [Context(value).describe() for value in inputs]
@@ -142,7 +139,7 @@ async def test_results_that_are_kept_keep_no_descriptors(tmp_path: Path) -> None
 
 
 async def test_a_context_of_the_caller_stays_open() -> None:
-    rlm = RLM(client=ScriptedClient(lambda request: DONE, record=False))
+    rlm = RLM(client=ScriptedClient(lambda request: FINISH, record=False))
     context = Context(["some", "text"])
     completion = await rlm.acompletion(context, "What?")
     assert context.has_file
@@ -154,7 +151,7 @@ async def test_a_context_of_the_caller_stays_open() -> None:
 
 async def test_a_map_keeps_no_descriptors_whatever_becomes_of_its_inputs() -> None:
     def policy(request: ChatRequest) -> Any:
-        return Fault(401) if "Question: bad" in str(request.messages[1]["content"]) else DONE
+        return Fault(401) if "Question: bad" in str(request.messages[1]["content"]) else FINISH
 
     rlm = RLM(client=ScriptedClient(policy, record=False))
     before = open_contexts()
@@ -168,7 +165,7 @@ async def test_a_map_keeps_no_descriptors_whatever_becomes_of_its_inputs() -> No
 
 
 async def test_a_persistent_repl_keeps_its_contexts_until_it_is_closed() -> None:
-    code = block("answer.update(content=repr([context_0, context]), ready=True)")
+    code = finish("repr([context_0, context])")
     rlm = RLM(client=ScriptedClient(lambda request: code, record=False), persistent=True)
     before = open_contexts()
     async with rlm:

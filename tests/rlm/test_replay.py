@@ -24,19 +24,12 @@ from rlm.errors import (
 from rlm.events import Event, RunStart
 from rlm.logger import RLMLogger, read_log
 from rlm.replay import ReplayClient
-from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient, serve
+from rlm.testing import FINISH, Answer, ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block, serve
 from rlm.types import RLMChatCompletion, Usage
 
 # What is another one in each run, and may be.
 CLOCKS = {"time", "seconds", "run", "parent", "batch", "call"}
 TIMES = {"model_seconds", "repl_seconds"}
-
-
-def block(code: str) -> str:
-    return f"I go on.\n```repl\n{code}\n```"
-
-
-FINISH = block("answer.update(content='done', ready=True)")
 
 
 class Model:
@@ -48,7 +41,7 @@ class Model:
         self.count = itertools.count(1)
 
     def __call__(self, request: ChatRequest) -> Answer:
-        if request.messages[0]["role"] == "system":
+        if not request.is_subcall:
             top = "Question: Top?" in request.messages[1]["content"]
             answer = (self.turns if top else self.below)[request.turn]
             if not isinstance(answer, str):
@@ -122,9 +115,11 @@ def essence(event: Event) -> str:
 async def test_a_run_with_subcalls_is_the_same(play: Play) -> None:
     model = Model(
         [
-            block("print(llm_query('one'))"),
-            Reply(block("1/0"), reasoning="I think", finish_reason="length", usage=Usage(100, 20, 0.5, 50)),
-            block("print(llm_query('one'), NUMBER)"),
+            repl_block("print(llm_query('one'))"),
+            Reply(
+                repl_block("1/0"), reasoning="I think", finish_reason="length", usage=Usage(100, 20, 0.5, 50)
+            ),
+            repl_block("print(llm_query('one'), NUMBER)"),
             FINISH,
         ]
     )
@@ -136,14 +131,14 @@ async def test_a_run_with_subcalls_is_the_same(play: Play) -> None:
 
 async def test_equal_prompts_of_a_batch_keep_their_replies(play: Play) -> None:
     model = Model(
-        [block("print(llm_query_batched(['same #0', 'same #1', 'same #2'] + ['same'] * 5))"), FINISH]
+        [repl_block("print(llm_query_batched(['same #0', 'same #1', 'same #2'] + ['same'] * 5))"), FINISH]
     )
     await play(model)
 
 
 async def test_failed_and_refused_subcalls_fail_alike(play: Play) -> None:
     code = "for reply in llm_query_batched(['fault', 'ok', 'refuse', 'fault']): print(type(reply).__name__, reply)"
-    completion = await play(Model([block(code), FINISH]))
+    completion = await play(Model([repl_block(code), FINISH]))
     text = completion.iterations[0].observation
     assert text.count("SubcallError Error: ") == 3
     assert "the model refused: refusal" in text
@@ -151,7 +146,7 @@ async def test_failed_and_refused_subcalls_fail_alike(play: Play) -> None:
 
 async def test_several_models(play: Play) -> None:
     code = "print(llm_query('x'), llm_query('x', model='b'), llm_query('x', model='root'), llm_query('x', model='c'))"
-    completion = await play(Model([block(code), FINISH]), ("b", "a"))
+    completion = await play(Model([repl_block(code), FINISH]), ("b", "a"))
     text = completion.iterations[0].observation
     assert text.startswith(
         "Output:\nb at its provider: 1 b at its provider: 2 root: 3 Error: there is no model named 'c'"
@@ -160,11 +155,11 @@ async def test_several_models(play: Play) -> None:
 
 async def test_child_runs_with_equal_prompts(play: Play) -> None:
     below: list[Answer] = [
-        block("note = llm_query('NUMBER')"),
-        block("answer.update(content=f'NUMBER {note}', ready=True)"),
+        repl_block("note = llm_query('NUMBER')"),
+        finish("f'NUMBER {note}'"),
     ]
     completion = await play(
-        Model([block("print(rlm_query_batched(['same'] * 4))"), FINISH], below), ("sub",), max_depth=2
+        Model([repl_block("print(rlm_query_batched(['same'] * 4))"), FINISH], below), ("sub",), max_depth=2
     )
     assert completion.iterations[0].observation.count("sub at its provider") == 4
 
@@ -174,7 +169,7 @@ async def test_compaction_comes_at_the_same_turn(tmp_path: Path, play: Play) -> 
         if "write now" in request.text:
             return "what I found out"
         return (
-            block("print('word ' * 300)")
+            repl_block("print('word ' * 300)")
             if request.turn < 3 and "notes" not in str(request.messages)
             else FINISH
         )
@@ -193,30 +188,30 @@ async def test_compaction_comes_at_the_same_turn(tmp_path: Path, play: Play) -> 
 
 
 async def test_turns_that_run_out(play: Play) -> None:
-    completion = await play(Model([block("1"), block("2"), "It is 3."]), max_iterations=2)
+    completion = await play(Model([repl_block("1"), repl_block("2"), "It is 3."]), max_iterations=2)
     assert completion.response == "It is 3."
 
 
 async def test_errors_of_the_root_have_their_type_and_message(play: Play) -> None:
-    completion = await play(Model([block("1"), Fault(503, "gone")]))
+    completion = await play(Model([repl_block("1"), Fault(503, "gone")]))
     assert isinstance(completion.parsed, ModelUnavailableError)
     assert completion.parsed.status is None
-    stopped = await play(Model([block("print(1)"), Fault(400, "Rollout stopped: enough")]))
+    stopped = await play(Model([repl_block("print(1)"), Fault(400, "Rollout stopped: enough")]))
     assert stopped.parsed is None or isinstance(stopped.parsed, RolloutStoppedError)
 
 
 async def test_limits_are_reached_again(play: Play) -> None:
-    tokens = await play(Model([block("print('x' * 5000)")] * 9), max_tokens=4000)
+    tokens = await play(Model([repl_block("print('x' * 5000)")] * 9), max_tokens=4000)
     assert isinstance(tokens.parsed, TokenLimitExceededError)
-    errors = await play(Model([block("1/0")] * 9), max_errors=2)
+    errors = await play(Model([repl_block("1/0")] * 9), max_errors=2)
     assert isinstance(errors.parsed, ErrorThresholdExceededError)
 
 
 async def test_a_call_that_was_cut_with_its_cell_is_cut_again(play: Play) -> None:
     def never(request: ChatRequest) -> Answer:
-        if request.messages[0]["role"] == "system":
+        if not request.is_subcall:
             code = "try:\n    llm_query('x')\nexcept KeyboardInterrupt:\n    print('cut')"
-            return [block(code), FINISH][request.turn]
+            return [repl_block(code), FINISH][request.turn]
         return Reply("late", delay=30)
 
     environment = {"cell_timeout": 0.5}
@@ -225,7 +220,7 @@ async def test_a_call_that_was_cut_with_its_cell_is_cut_again(play: Play) -> Non
 
 
 def test_thinking_goes_back_into_the_chat_as_it_did(tmp_path: Path) -> None:
-    turns = [block("print(1)"), FINISH]
+    turns = [repl_block("print(1)"), FINISH]
     logger = RLMLogger(log_dir=tmp_path)
     with serve(lambda request: Reply(turns[request.turn], reasoning=f"thought {request.turn}")) as server:
         options = {"model_name": server.model, "base_url": server.base_url, "echo_reasoning": True}
@@ -242,7 +237,7 @@ async def test_answers_of_a_form(play: Play) -> None:
         number: int
 
     turns: list[Answer] = [
-        block("answer.update(content='three', ready=True)"),
+        finish("'three'"),
         "still three",
         '{"number": 3}',
     ]
@@ -256,7 +251,7 @@ async def test_a_run_without_a_repl(play: Play) -> None:
 
 
 async def test_completions_in_one_repl(tmp_path: Path) -> None:
-    turns = [block("print(llm_query('x'), len(history)); n = 1"), FINISH]
+    turns = [repl_block("print(llm_query('x'), len(history)); n = 1"), FINISH]
     logger = RLMLogger(log_dir=tmp_path)
 
     async def both(client: Any, **options: Any) -> list[Any]:
@@ -289,7 +284,7 @@ async def again(client: ReplayClient, prompt: str, **options: Any) -> RLMChatCom
 
 
 async def test_another_message_is_an_error_that_shows_it(tmp_path: Path) -> None:
-    path = await record(tmp_path, Model([block("print(context)"), FINISH]), ["abc def"])
+    path = await record(tmp_path, Model([repl_block("print(context)"), FINISH]), ["abc def"])
     with pytest.raises(ReplayError) as caught:
         await again(ReplayClient.from_log(path), "abc xyz")
     message = str(caught.value)
@@ -303,7 +298,7 @@ async def test_another_message_is_an_error_that_shows_it(tmp_path: Path) -> None
 
 async def test_another_prompt_of_a_subcall_ends_the_run(tmp_path: Path) -> None:
     path = await record(
-        tmp_path, Model([block("llm_query(f'read {context}')"), block("pass"), FINISH]), ["abc"]
+        tmp_path, Model([repl_block("llm_query(f'read {context}')"), repl_block("pass"), FINISH]), ["abc"]
     )
     with pytest.raises(
         ReplayError,
@@ -329,7 +324,7 @@ async def test_what_was_not_asked_as_often_is_an_error(tmp_path: Path) -> None:
 
 
 async def test_one_of_several_runs(tmp_path: Path) -> None:
-    model = Model([block("answer.update(content='NUMBER', ready=True)")])
+    model = Model([finish("'NUMBER'")])
     path = await record(tmp_path, model, ["abc", "abc", "abc"])
     runs = [event.run for event in read_log(path) if isinstance(event, RunStart)]
     assert (await again(ReplayClient.from_log(path, run=runs[1]), "abc")).response == "2"
@@ -347,7 +342,7 @@ def test_a_log_without_a_run_is_an_error(tmp_path: Path) -> None:
 
 
 async def test_a_log_that_breaks_off_is_replayed_as_far_as_it_goes(tmp_path: Path) -> None:
-    path = await record(tmp_path, Model([block("print(1)"), block("print(2)"), FINISH]), ["abc"])
+    path = await record(tmp_path, Model([repl_block("print(1)"), repl_block("print(2)"), FINISH]), ["abc"])
     lines = path.read_text().splitlines(keepends=True)
     cut = tmp_path / "cut.jsonl"
     second = [number for number, line in enumerate(lines) if '"reply"' in line][1]

@@ -23,17 +23,10 @@ from rlm.errors import (
     TimeoutExceededError,
     TokenLimitExceededError,
 )
-from rlm.testing import ChatRequest, Fault, Reply, ScriptedClient
+from rlm.testing import FINISH, ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block
 from rlm.types import RLMChatCompletion, StopReason, Usage
 
 Turns = list[str | Reply | Fault]
-
-
-def block(code: str) -> str:
-    return f"I go on.\n```repl\n{code}\n```"
-
-
-FINISH = block('answer["content"] = "done"\nanswer["ready"] = True')
 
 
 class Model:
@@ -48,7 +41,7 @@ class Model:
         self.sub_requests: list[str] = []
 
     def __call__(self, request: ChatRequest) -> str | Reply | Fault:
-        if request.messages[0]["role"] == "system":
+        if not request.is_subcall:
             self.root_requests.append(list(request.messages))
             return self.turns[min(request.turn, len(self.turns) - 1)]
         self.sub_requests.append(request.text)
@@ -67,7 +60,7 @@ def observation(completion: RLMChatCompletion, turn: int = 1) -> str:
 
 
 async def test_a_run_from_question_to_answer() -> None:
-    model = Model([block("print(len(context), context[:4])"), FINISH])
+    model = Model([repl_block("print(len(context), context[:4])"), FINISH])
     completion = await run(model, "x" * 1000)
     assert completion.response == "done"
     assert completion.stop is StopReason.ANSWERED
@@ -82,7 +75,7 @@ async def test_a_run_from_question_to_answer() -> None:
 
 
 async def test_the_history_is_append_only_and_alternates() -> None:
-    model = Model([block("print(1)"), "no code here", block("1/0"), FINISH])
+    model = Model([repl_block("print(1)"), "no code here", repl_block("1/0"), FINISH])
     completion = await run(model)
     for earlier, later in zip(model.root_requests, model.root_requests[1:], strict=False):
         assert later[: len(earlier)] == earlier
@@ -117,8 +110,8 @@ async def test_the_orchestrator_advice_can_be_left_out() -> None:
 
 
 async def test_several_blocks_run_in_order_until_the_answer() -> None:
-    both = block("a = 1\nprint('one')") + "\nand\n" + block("print(a + 1)")
-    completion = await run(Model([both, f"{FINISH}\n{block('print(1)')}"]))
+    both = repl_block("a = 1\nprint('one')") + "\nand\n" + repl_block("print(a + 1)")
+    completion = await run(Model([both, f"{FINISH}\n{repl_block('print(1)')}"]))
     assert observation(completion).startswith("Output of block 1:\none\n\nOutput of block 2:\n2\n")
     assert completion.stats.cells == 3
 
@@ -155,27 +148,27 @@ async def test_a_truncated_reply_is_counted_and_its_open_block_not_run() -> None
     ],
 )
 async def test_every_way_to_set_the_answer(code: str, expected: str) -> None:
-    completion = await run(Model([block(code)]), max_iterations=1)
+    completion = await run(Model([repl_block(code)]), max_iterations=1)
     assert completion.stop is StopReason.ANSWERED
     assert completion.response == expected
 
 
 async def test_ready_without_content_is_not_the_end() -> None:
-    ready = block('answer["ready"] = True')
-    completion = await run(Model([ready, block('answer["content"] = "late"')]))
+    ready = repl_block('answer["ready"] = True')
+    completion = await run(Model([ready, repl_block('answer["content"] = "late"')]))
     assert 'answer["content"] is empty' in observation(completion)
     assert completion.response == "late"
     assert completion.stats.turns == 2
 
 
 async def test_an_answer_variable_that_was_rebound_says_so_and_counts_as_content() -> None:
-    completion = await run(Model([block('answer = "42"'), block('answer["ready"] = True')]))
+    completion = await run(Model([repl_block('answer = "42"'), repl_block('answer["ready"] = True')]))
     assert "answer" in observation(completion)
     assert completion.response == "42"
 
 
 async def test_out_of_turns_the_model_is_asked_once_more() -> None:
-    model = Model([block("print(1)"), block("print(2)"), "<think>hm</think>\nlabel: spam "])
+    model = Model([repl_block("print(1)"), repl_block("print(2)"), "<think>hm</think>\nlabel: spam "])
     completion = await run(model, max_iterations=2)
     assert completion.response == "label: spam"
     assert completion.stop is StopReason.MAX_ITERATIONS
@@ -191,13 +184,13 @@ async def test_out_of_turns_the_model_is_asked_once_more() -> None:
 
 
 async def test_an_empty_last_word_falls_back_on_what_the_code_had() -> None:
-    completion = await run(Model([block('answer["content"] = "draft"'), Reply("")]), max_iterations=1)
+    completion = await run(Model([repl_block('answer["content"] = "draft"'), Reply("")]), max_iterations=1)
     assert completion.response == "draft"
 
 
 async def test_queries_come_back_in_order_and_are_booked() -> None:
     code = "r = llm_query_batched([f'p{i}' for i in range(50)])\nprint(r == [f'<p{i}>' for i in range(50)])"
-    completion = await run(Model([block(code), FINISH]), max_concurrent_subcalls=7)
+    completion = await run(Model([repl_block(code), FINISH]), max_concurrent_subcalls=7)
     assert observation(completion).startswith("Output:\nTrue\n")
     assert completion.stats.subcalls == 50
     assert completion.stats.subcall_failures == 0
@@ -216,7 +209,7 @@ async def test_one_item_fails_alone_and_says_so() -> None:
         "r = llm_query_batched(['a', 'bad', 'c'])\n"
         "print(r[0], r[2], isinstance(r[1], SubcallError), isinstance(r[0], SubcallError))\nprint(r[1])"
     )
-    completion = await run(Model([block(code), FINISH], sub))
+    completion = await run(Model([repl_block(code), FINISH], sub))
     lines = observation(completion).splitlines()
     assert lines[1] == "A C True False"
     assert lines[2].startswith("Error: ")
@@ -227,25 +220,28 @@ async def test_one_item_fails_alone_and_says_so() -> None:
 
 @pytest.mark.parametrize("prompt", ["5", "None", "[]", "[1]", "{'a': 1}", "[{'role': 'x', 'content': 'y'}]"])
 async def test_a_prompt_of_the_wrong_kind_is_a_failed_item(prompt: str) -> None:
-    completion = await run(Model([block(f"print(llm_query({prompt}))"), FINISH]))
+    completion = await run(Model([repl_block(f"print(llm_query({prompt}))"), FINISH]))
     assert "Error: " in observation(completion)
 
 
 async def test_a_prompt_may_be_a_list_of_messages() -> None:
     code = "print(llm_query([{'role': 'user', 'content': 'a'}, {'role': 'user', 'content': 'b'}]))"
-    completion = await run(Model([block(code), FINISH]))
+    completion = await run(Model([repl_block(code), FINISH]))
     assert "<b>" in observation(completion)
 
 
 async def test_an_unknown_model_is_an_error_in_the_code() -> None:
-    completion = await run(Model([block("print(llm_query('x', model='gpt-9'))"), FINISH]))
+    completion = await run(Model([repl_block("print(llm_query('x', model='gpt-9'))"), FINISH]))
     assert "no model named 'gpt-9'" in observation(completion)
     assert "root" in observation(completion)
 
 
 async def test_sub_models_answer_by_default_and_by_name() -> None:
     root = Model(
-        [block("print(llm_query('a'), llm_query('b', model='big'), llm_query('c', model='root'))"), FINISH]
+        [
+            repl_block("print(llm_query('a'), llm_query('b', model='big'), llm_query('c', model='root'))"),
+            FINISH,
+        ]
     )
     small = ScriptedClient(lambda request: "small", model="small")
     big = ScriptedClient(lambda request: "big", model="big")
@@ -264,8 +260,8 @@ async def test_concurrency_is_bounded() -> None:
 
     async def policy(request: ChatRequest) -> str:
         nonlocal running, peak
-        if request.messages[0]["role"] == "system":
-            return FINISH if request.turn else block("r = llm_query_batched(['p'] * 40)")
+        if not request.is_subcall:
+            return FINISH if request.turn else repl_block("r = llm_query_batched(['p'] * 40)")
         running += 1
         peak = max(peak, running)
         await asyncio.sleep(0.001)
@@ -283,7 +279,7 @@ async def test_the_concurrency_of_child_runs_has_a_bound_of_its_own() -> None:
     async def policy(request: ChatRequest) -> str:
         nonlocal running, peak
         if "context: a str of 4 " not in request.messages[1]["content"].lower():
-            return FINISH if request.turn else block("r = rlm_query_batched(['text'] * 6)")
+            return FINISH if request.turn else repl_block("r = rlm_query_batched(['text'] * 6)")
         running += 1
         peak = max(peak, running)
         await asyncio.sleep(0.05)
@@ -303,18 +299,18 @@ async def test_threads_of_the_code_may_ask_at_once() -> None:
         "with ThreadPoolExecutor(8) as pool:\n"
         "    print(list(pool.map(llm_query, 'abcdefgh')))"
     )
-    completion = await run(Model([block(code), FINISH]))
+    completion = await run(Model([repl_block(code), FINISH]))
     assert observation(completion).startswith(f"Output:\n{[f'<{c}>' for c in 'abcdefgh']}")
 
 
 async def test_child_runs_have_a_repl_of_their_own() -> None:
     def policy(request: ChatRequest) -> str:
         first = request.messages[1]["content"] if len(request.messages) > 1 else ""
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return f"plain:{request.messages[-1]['content']}"
         if "Question: Top?" in first:
-            return FINISH if request.turn else block("x = 5\nprint(rlm_query('inner text'), x)")
-        return block("x = rlm_query(context)\nanswer.update(content=f'child saw {x}', ready=True)")
+            return FINISH if request.turn else repl_block("x = 5\nprint(rlm_query('inner text'), x)")
+        return finish("f'child saw {x}'", "x = rlm_query(context)")
 
     async with RLM(client=ScriptedClient(policy, model="m"), max_depth=2) as rlm:
         completion = await rlm.acompletion("outer", "Top?")
@@ -324,14 +320,18 @@ async def test_child_runs_have_a_repl_of_their_own() -> None:
 
 
 async def test_rlm_query_is_a_plain_call_at_depth_one() -> None:
-    completion = await run(Model([block("print(rlm_query('x'), rlm_query_batched(['y', 'z']))"), FINISH]))
+    completion = await run(
+        Model([repl_block("print(rlm_query('x'), rlm_query_batched(['y', 'z']))"), FINISH])
+    )
     assert observation(completion).startswith("Output:\n<x> ['<y>', '<z>']")
 
 
 async def test_a_child_without_an_answer_is_a_failed_item() -> None:
     def policy(request: ChatRequest) -> str | Reply:
         if "Question: Top?" in request.messages[1]["content"]:
-            return FINISH if request.turn else block("r = rlm_query('inner')\nprint(type(r).__name__, r)")
+            return (
+                FINISH if request.turn else repl_block("r = rlm_query('inner')\nprint(type(r).__name__, r)")
+            )
         return Reply("")
 
     async with RLM(client=ScriptedClient(policy, model="m"), max_depth=2, max_iterations=2) as rlm:
@@ -341,9 +341,9 @@ async def test_a_child_without_an_answer_is_a_failed_item() -> None:
 
 async def test_deep_recursion_ends_at_max_depth() -> None:
     def policy(request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return "leaf"
-        return block("answer.update(content='(' + rlm_query('deeper') + ')', ready=True)")
+        return finish("'(' + rlm_query('deeper') + ')'")
 
     async with RLM(client=ScriptedClient(policy, model="m"), max_depth=4) as rlm:
         completion = await rlm.acompletion("outer", "Top?")
@@ -361,7 +361,7 @@ async def test_depth_zero_is_one_plain_call() -> None:
 
 
 async def test_the_clock_interrupts_a_cell() -> None:
-    model = Model([block("answer['content'] = 'so far'\nwhile True: pass")])
+    model = Model([repl_block("answer['content'] = 'so far'\nwhile True: pass")])
     with pytest.raises(TimeoutExceededError) as caught:
         await run(model, max_timeout=0.7)
     assert caught.value.partial_answer == "so far"
@@ -383,9 +383,9 @@ async def test_the_clock_interrupts_a_model_call() -> None:
 
 async def test_the_clock_interrupts_sub_calls_at_any_depth() -> None:
     async def policy(request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             await asyncio.Event().wait()
-        return block("print(rlm_query('deeper'))")
+        return repl_block("print(rlm_query('deeper'))")
 
     async with RLM(client=ScriptedClient(policy, model="m"), max_depth=3, max_timeout=1.0) as rlm:
         with pytest.raises(TimeoutExceededError):
@@ -393,7 +393,7 @@ async def test_the_clock_interrupts_sub_calls_at_any_depth() -> None:
 
 
 async def test_an_answer_that_was_found_survives_the_limit() -> None:
-    found = block('answer.update(content="found", ready=True)\nwhile True: pass')
+    found = repl_block('answer.update(content="found", ready=True)\nwhile True: pass')
     completion = await run(Model([found]), max_timeout=0.7)
     assert completion.response == "found"
     assert completion.stop is StopReason.ANSWERED
@@ -417,7 +417,7 @@ async def test_a_prompt_for_which_too_little_is_left_is_not_sent() -> None:
 
 async def test_the_token_limit_holds_for_the_whole_tree() -> None:
     code = "answer['content'] = 'partial'\nfor i in range(1000):\n    llm_query('word ' * 200)"
-    model = Model([block(code)], lambda text: "word " * 200)
+    model = Model([repl_block(code)], lambda text: "word " * 200)
     with pytest.raises(TokenLimitExceededError) as caught:
         await run(model, max_tokens=5_000)
     assert caught.value.partial_answer == "partial"
@@ -427,7 +427,7 @@ async def test_the_token_limit_holds_for_the_whole_tree() -> None:
 
 
 async def test_max_errors_counts_cells_in_a_row() -> None:
-    turns: Turns = [block("1/0"), block("1"), block("1/0"), block("[][1]")]
+    turns: Turns = [repl_block("1/0"), repl_block("1"), repl_block("1/0"), repl_block("[][1]")]
     with pytest.raises(ErrorThresholdExceededError) as caught:
         await run(Model(turns), max_errors=2)
     assert caught.value.last_error == "IndexError: list index out of range"
@@ -436,7 +436,7 @@ async def test_max_errors_counts_cells_in_a_row() -> None:
 
 
 async def test_a_model_that_fails_for_good_ends_the_run_with_what_there_is() -> None:
-    model = Model([block("answer['content'] = 'half'"), Fault(status=503)])
+    model = Model([repl_block("answer['content'] = 'half'"), Fault(status=503)])
     with pytest.raises(ModelUnavailableError) as caught:
         await run(model)
     assert caught.value.partial_answer == "half"
@@ -446,7 +446,7 @@ async def test_a_model_that_fails_for_good_ends_the_run_with_what_there_is() -> 
 
 async def test_a_stopped_rollout_ends_with_the_best_answer() -> None:
     stopped = Fault(status=400, body={"error": "rollout stopped"})
-    completion = await run(Model([block("answer['content'] = 'half'"), stopped]))
+    completion = await run(Model([repl_block("answer['content'] = 'half'"), stopped]))
     assert completion.stop is StopReason.STOPPED
     assert completion.response == "half"
 
@@ -454,7 +454,8 @@ async def test_a_stopped_rollout_ends_with_the_best_answer() -> None:
 async def test_a_rollout_stopped_in_a_sub_call_ends_the_run() -> None:
     stopped = Fault(status=400, body={"error": "rollout stopped"})
     model = Model(
-        [block("answer['content'] = 'half'\nr = llm_query_batched(['a'] * 20)"), FINISH], lambda _: stopped
+        [repl_block("answer['content'] = 'half'\nr = llm_query_batched(['a'] * 20)"), FINISH],
+        lambda _: stopped,
     )
     completion = await run(model)
     assert completion.stop is StopReason.STOPPED
@@ -463,13 +464,13 @@ async def test_a_rollout_stopped_in_a_sub_call_ends_the_run() -> None:
 
 
 async def test_a_prompt_over_the_window_is_not_sent() -> None:
-    model = Model([block("print(llm_query('word ' * 50_000))\nprint(llm_query('short'))"), FINISH])
+    model = Model([repl_block("print(llm_query('word ' * 50_000))\nprint(llm_query('short'))"), FINISH])
     async with RLM(client=ScriptedClient(model, model="m", max_model_len=20_000)) as rlm:
         completion = await rlm.acompletion("text", "What?")
     assert "window" in observation(completion)
     assert "<short>" in observation(completion)
     assert model.sub_requests == ["short"]
-    big = Model([block("print('word ' * 4000)"), block("print('word ' * 4000)")])
+    big = Model([repl_block("print('word ' * 4000)"), repl_block("print('word ' * 4000)")])
     async with RLM(client=ScriptedClient(big, model="m", max_model_len=6_000)) as rlm:
         with pytest.raises(ContextLengthError) as caught:
             await rlm.acompletion("text", "What?")
@@ -478,14 +479,16 @@ async def test_a_prompt_over_the_window_is_not_sent() -> None:
 
 
 async def test_a_cell_that_exits_does_not_end_the_run() -> None:
-    completion = await run(Model([block("import sys\nsys.exit(3)"), block("import os\nos._exit(1)"), FINISH]))
+    completion = await run(
+        Model([repl_block("import sys\nsys.exit(3)"), repl_block("import os\nos._exit(1)"), FINISH])
+    )
     assert completion.response == "done"
     assert completion.stats.cell_errors == 2
 
 
 async def test_equal_replies_get_equal_observations() -> None:
     code = "import random\nprint(hash('x'), {f'k{i}' for i in range(9)}, len(context))\nd = {}\nd[1]"
-    runs = [await run(Model([block(code), FINISH]), {"a": [1, 2]}) for _ in range(2)]
+    runs = [await run(Model([repl_block(code), FINISH]), {"a": [1, 2]}) for _ in range(2)]
     assert runs[0].messages == runs[1].messages
 
 
@@ -493,11 +496,11 @@ async def test_sampling_arguments_reach_their_calls() -> None:
     seen: list[tuple[str, Any]] = []
 
     def policy(request: ChatRequest) -> str:
-        root = request.messages[0]["role"] == "system"
+        root = not request.is_subcall
         seen.append(("root" if root else "sub", dict(request.sampling)))
-        return FINISH if seen[0] != seen[-1] or not root else block("llm_query('x')")
+        return FINISH if seen[0] != seen[-1] or not root else repl_block("llm_query('x')")
 
-    turns = Model([block("llm_query('x')"), FINISH])
+    turns = Model([repl_block("llm_query('x')"), FINISH])
 
     def recording(request: ChatRequest) -> str | Reply | Fault:
         policy(request)
@@ -517,7 +520,7 @@ async def test_sampling_arguments_reach_their_calls() -> None:
 
 async def test_many_runs_at_once_share_a_context() -> None:
     context = Context("line\n" * 10_000)
-    client = ScriptedClient(Model([block("print(context.count('line'))"), FINISH]), model="m")
+    client = ScriptedClient(Model([repl_block("print(context.count('line'))"), FINISH]), model="m")
     async with RLM(client=client) as rlm:
         completions = await asyncio.gather(*(rlm.acompletion(context, "What?") for _ in range(16)))
     assert {observation(c) for c in completions} == {"Output:\n10000\n\nTurn 2/30"}
@@ -530,7 +533,7 @@ async def test_cancelling_a_run_stops_its_cell() -> None:
         reached.set()
         return "ok"
 
-    model = Model([block("llm_query('x')\nwhile True: pass")], sub)
+    model = Model([repl_block("llm_query('x')\nwhile True: pass")], sub)
     async with RLM(client=ScriptedClient(model, model="m")) as rlm:
         task = asyncio.create_task(rlm.acompletion("text", "What?"))
         await reached.wait()
@@ -541,8 +544,8 @@ async def test_cancelling_a_run_stops_its_cell() -> None:
 
 async def test_what_a_limit_cuts_short_counts_as_failed_once() -> None:
     async def policy(request: ChatRequest) -> str:
-        if request.messages[0]["role"] == "system":
-            return block("llm_query_batched(['quick'] * 3 + ['slow'] * 7)")
+        if not request.is_subcall:
+            return repl_block("llm_query_batched(['quick'] * 3 + ['slow'] * 7)")
         if request.text == "slow":
             await asyncio.Event().wait()
         return "ok"
@@ -564,7 +567,7 @@ async def test_what_stops_a_run_does_not_wait_for_c_code(by: str) -> None:
         reached.set()
         return "ok"
 
-    model = Model([block("llm_query('x')\nsum(range(10**12))")], sub)
+    model = Model([repl_block("llm_query('x')\nsum(range(10**12))")], sub)
     client = ScriptedClient(model, model="m")
     limit = 1.0 if by == "limit" else None
     async with RLM(client=client, max_timeout=limit, environment_kwargs={"interrupt_grace": 1e6}) as rlm:
@@ -577,7 +580,7 @@ async def test_what_stops_a_run_does_not_wait_for_c_code(by: str) -> None:
 
 
 def test_completion_works_from_any_thread() -> None:
-    rlm = RLM(client=ScriptedClient(Model([block("print(context)"), FINISH]), model="m"))
+    rlm = RLM(client=ScriptedClient(Model([repl_block("print(context)"), FINISH]), model="m"))
     results: dict[int, str] = {}
 
     def work(number: int) -> None:
@@ -602,7 +605,7 @@ def test_an_rlm_is_made_in_each_process(copied: Callable[[Any], Any]) -> None:
 
 
 async def test_a_completion_survives_the_trip_through_json() -> None:
-    completion = await run(Model([block("llm_query('x')"), FINISH]), {"k": [1]})
+    completion = await run(Model([repl_block("llm_query('x')"), FINISH]), {"k": [1]})
     data = completion.to_dict()
     again = RLMChatCompletion.from_dict(data)
     assert again.to_dict() == data

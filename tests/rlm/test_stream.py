@@ -13,24 +13,13 @@ import pytest
 from rlm import RLM, events
 from rlm.cancellation import CancelToken
 from rlm.errors import CancellationError, ModelUnavailableError, RLMError, TimeoutExceededError
-from rlm.testing import ChatRequest, Fault, ScriptedClient
+from rlm.testing import FINISH, ChatRequest, Fault, ScriptedClient, repl_block
 from rlm.types import StopReason
-
-
-def block(code: str) -> str:
-    return f"```repl\n{code}\n```"
-
-
-FINISH = block("answer.update(content='done', ready=True)")
-
-
-def is_root(request: ChatRequest) -> bool:
-    return bool(request.messages[0]["role"] == "system")
 
 
 def plays(*turns: str) -> ScriptedClient:
     def policy(request: ChatRequest) -> str:
-        return turns[min(request.turn, len(turns) - 1)] if is_root(request) else f"<{request.text}>"
+        return f"<{request.text}>" if request.is_subcall else turns[min(request.turn, len(turns) - 1)]
 
     return ScriptedClient(policy, model="m")
 
@@ -47,7 +36,7 @@ async def collect(rlm: RLM) -> tuple[list[events.Event], RLMError | None]:
 
 
 async def test_the_events_of_a_run_come_in_order_and_end_with_the_completion() -> None:
-    turns = [block("print(llm_query_batched(['a', 'b']))"), FINISH]
+    turns = [repl_block("print(llm_query_batched(['a', 'b']))"), FINISH]
     async with RLM(client=plays(*turns)) as rlm:
         seen = [event async for event in rlm.stream("text", "What?")]
     assert [event.type for event in seen] == [
@@ -64,7 +53,7 @@ async def test_the_events_of_a_run_come_in_order_and_end_with_the_completion() -
 async def test_events_of_child_runs_name_their_call() -> None:
     def policy(request: ChatRequest) -> str:
         child = "Context: a str of 5 " in request.messages[1]["content"]
-        return FINISH if child or request.turn else block("rlm_query('piece')")
+        return FINISH if child or request.turn else repl_block("rlm_query('piece')")
 
     async with RLM(client=ScriptedClient(policy, model="m"), max_depth=2) as rlm:
         seen = [event async for event in rlm.stream("the whole", "What?")]
@@ -138,7 +127,7 @@ async def test_who_is_cancelled_while_a_stream_ends_is_cancelled() -> None:
             ending.set()
             await go_on.wait()
 
-    rlm = RLM(client=plays(block("stubborn()")), custom_tools={"stubborn": stubborn})
+    rlm = RLM(client=plays(repl_block("stubborn()")), custom_tools={"stubborn": stubborn})
     seen = []
 
     async def watch() -> str:
@@ -160,7 +149,7 @@ async def test_who_is_cancelled_while_a_stream_ends_is_cancelled() -> None:
 
 
 async def test_a_limit_is_an_event() -> None:
-    async with RLM(client=plays(block("while True: pass")), max_timeout=0.3) as rlm:
+    async with RLM(client=plays(repl_block("while True: pass")), max_timeout=0.3) as rlm:
         seen, error = await collect(rlm)
     assert isinstance(error, TimeoutExceededError)
     limits = [event for event in seen if isinstance(event, events.LimitReached)]
@@ -172,8 +161,8 @@ async def test_a_token_cancels_a_cell_that_runs() -> None:
     code = "answer['content'] = 'so far'\nllm_query('go')\nwhile True: pass"
 
     def policy(request: ChatRequest) -> str:
-        if is_root(request):
-            return block(code)
+        if not request.is_subcall:
+            return repl_block(code)
         threading.Timer(0.1, token.cancel).start()
         return "ok"
 
@@ -217,7 +206,7 @@ async def test_callbacks_are_told() -> None:
         raise RuntimeError("nobody minds")
 
     async with RLM(
-        client=plays(block("llm_query('a piece')"), FINISH),
+        client=plays(repl_block("llm_query('a piece')"), FINISH),
         on_subcall_start=lambda *args: told.append(("subcall_start", *args)),
         on_subcall_complete=lambda depth, model, _, error: told.append(
             ("subcall_complete", depth, model, error)
@@ -251,7 +240,7 @@ async def test_sub_calls_that_fail_before_they_are_made_are_told_too(
     starts: list[object] = []
     ends: list[object] = []
     async with RLM(
-        client=plays(block(code), FINISH),
+        client=plays(repl_block(code), FINISH),
         on_subcall_start=lambda *args: starts.append(args[2]),
         on_subcall_complete=lambda *args: ends.append(args[3]),
         **options,

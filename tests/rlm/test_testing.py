@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlm import RLM
 from rlm.clients.base import Client, ModelReply
 from rlm.clients.openai import OpenAIClient
 from rlm.errors import (
@@ -28,6 +29,7 @@ from rlm.errors import (
     RolloutStoppedError,
 )
 from rlm.testing import (
+    FINISH,
     Answer,
     ChatRequest,
     Fault,
@@ -37,6 +39,8 @@ from rlm.testing import (
     ScriptedClient,
     ScriptExhaustedError,
     count_tokens,
+    finish,
+    repl_block,
     serve,
 )
 from rlm.types import Message, SamplingArgs, Usage
@@ -87,6 +91,18 @@ def test_faults_of_a_script_happen_to_the_first_attempts() -> None:
 
     assert [attempt(0), attempt(1), attempt(2), attempt(3)] == [first, second, "one", "one"]
     assert attempt(5, turn=1) == Fault(drop="before")
+
+
+async def test_a_script_answers_a_run_and_its_subcalls() -> None:
+    turns = [repl_block("print('seen')", "I look."), finish("parts", "parts = llm_query_batched(context)")]
+    client = ScriptedClient(Script(turns, subcalls=lambda request: request.text.upper()))
+    async with RLM(client=client) as rlm:
+        completion = await rlm.acompletion(["a", "b"], "What?")
+    assert completion.response == "['A', 'B']"
+    assert completion.iterations[0].observation.startswith("Output:\nseen\n")
+    assert [request.is_subcall for request in client.requests] == [False, False, True, True]
+    async with RLM(client=ScriptedClient(Script([FINISH]))) as rlm:
+        assert (await rlm.acompletion("text", "What?")).response == "done"
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "²"])

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+from rlm.testing import finish
+
 _CHILD = """
 import gc, json, weakref
 from rlm_train.garbage import settle
@@ -47,7 +49,7 @@ def test_what_is_there_is_left_out_and_later_garbage_still_goes() -> None:
 async def test_the_first_rollout_does_it_unless_told_otherwise(run: Any, monkeypatch: Any) -> None:
     calls: list[None] = []
     monkeypatch.setattr("rlm_train.harness.settle", lambda: calls.append(None))
-    answer = '```repl\nanswer["content"], answer["ready"] = "3", True\n```'
+    answer = finish('"3"')
     await run(lambda request: answer, settle_collector=False)
     assert calls == []
     await run(lambda request: answer)

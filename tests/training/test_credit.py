@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from rlm.testing import ChatRequest
+from rlm.testing import ChatRequest, finish, repl_block
 
-ASK = '```repl\nreplies = llm_query_batched(["one", "two", "one"])\n```'
-ANSWER = '```repl\nanswer["content"], answer["ready"] = "3", True\n```'
-CHILD = '```repl\nanswer["content"], answer["ready"] = "7", True\n```'
+ASK = repl_block('replies = llm_query_batched(["one", "two", "one"])')
+ANSWER = finish('"3"')
+CHILD = finish('"7"')
 
 
 def policy(request: ChatRequest) -> str:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return f"echo {request.text}"
     if "of 17 characters" in request.messages[1]["content"]:
         return CHILD
-    return [ASK, '```repl\nrlm_query("count the letters")\n```', ANSWER][request.turn]
+    return [ASK, repl_block('rlm_query("count the letters")'), ANSWER][request.turn]
 
 
 def sampled(trace: Any) -> tuple[list[Any], list[Any]]:

@@ -10,18 +10,18 @@ import pytest
 import verifiers.v1 as vf
 
 from rlm.clients.pool import open_pools
-from rlm.testing import ChatRequest, Fault, ModelServer, Reply
+from rlm.testing import ChatRequest, Fault, ModelServer, Reply, finish, repl_block
 from rlm_train.direct_client import DirectClient
 from rlm_train.testing import InferenceServer
 
-ASK = '```repl\nreplies = llm_query_batched(["one", "two", "one"])\nprint(replies)\n```'
-ASK_CHILD = '```repl\nprint(rlm_query("count the letters"))\n```'
-CHILD = '```repl\nanswer["content"], answer["ready"] = "7", True\n```'
-ANSWER = '```repl\nanswer["content"], answer["ready"] = str(len(context.split())), True\n```'
+ASK = repl_block('replies = llm_query_batched(["one", "two", "one"])\nprint(replies)')
+ASK_CHILD = repl_block('print(rlm_query("count the letters"))')
+CHILD = finish('"7"')
+ANSWER = finish("str(len(context.split()))")
 
 
 def policy(request: ChatRequest) -> Any:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return Fault(400, "no") if request.text == "break" else f"echo {request.text}"
     if "of 17 characters" in request.messages[1]["content"]:
         return CHILD
@@ -29,7 +29,7 @@ def policy(request: ChatRequest) -> Any:
 
 
 def is_root(request: ChatRequest) -> bool:
-    return request.messages[0]["role"] == "system" and "How many fruits" in request.messages[1]["content"]
+    return not request.is_subcall and "How many fruits" in request.messages[1]["content"]
 
 
 async def test_only_the_root_is_in_the_trace(run: Any) -> None:
@@ -123,7 +123,7 @@ async def test_sub_calls_are_asked_as_the_run_says(
 
 
 async def test_a_failed_sub_call_is_one_failed_item(run: Any) -> None:
-    code = '```repl\nreply = llm_query("break")\nassert isinstance(reply, SubcallError)\n```'
+    code = repl_block('reply = llm_query("break")\nassert isinstance(reply, SubcallError)')
     trace = await run(
         lambda request: [code, ANSWER][request.turn] if is_root(request) else policy(request),
         train_subcalls="direct",
@@ -141,7 +141,7 @@ async def test_limits_count_what_went_past_the_endpoint(run: Any) -> None:
 
 
 async def test_a_prompt_over_the_servers_window_is_not_sent(run: Any) -> None:
-    code = '```repl\nreply = llm_query("long " * 10_000)\nassert isinstance(reply, SubcallError)\n```'
+    code = repl_block('reply = llm_query("long " * 10_000)\nassert isinstance(reply, SubcallError)')
     server = ModelServer(
         lambda request: [code, ANSWER][request.turn] if is_root(request) else "no", max_model_len=8_000
     )

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,16 @@ from pydantic import ValidationError
 from rlm import RLM
 from rlm.engine import prompts
 from rlm.errors import REPLError
-from rlm.testing import ChatRequest, Fault, ModelServer, Reply, Script
+from rlm.testing import ChatRequest, Fault, ModelServer, Reply, Script, finish, repl_block
 from rlm_train import RLMHarnessConfig
 
-ANSWER = """```repl
-answer["content"] = str(len(context.split()))
-answer["ready"] = True
-```"""
-
-ASK = """```repl
-replies = llm_query_batched(["one", "two"])
-print(replies)
-```"""
+ANSWER = finish("str(len(context.split()))")
+ASK = repl_block('replies = llm_query_batched(["one", "two"])\nprint(replies)')
 
 
-def is_root(request: ChatRequest) -> bool:
-    return bool(request.messages[0]["role"] == "system")
-
-
-def with_subcalls(*turns: Any) -> Callable[[ChatRequest], Any]:
+def with_subcalls(*turns: Any) -> Script:
     """The root follows a script, and sub-models repeat what they are asked."""
-    script = Script(list(turns))
-    return lambda request: script(request) if is_root(request) else f"echo {request.text}"
+    return Script(turns, subcalls=lambda request: f"echo {request.text}")
 
 
 async def test_a_rollout_is_scored_and_described(run: Any) -> None:
@@ -76,8 +63,8 @@ async def test_root_replies_with_reasoning_are_the_roots(run: Any) -> None:
 
 
 async def test_child_runs_are_below_the_root(run: Any) -> None:
-    ask_child = '```repl\nprint(rlm_query("count the letters"))\n```'
-    child = '```repl\nanswer["content"], answer["ready"] = "7", True\n```'
+    ask_child = repl_block('print(rlm_query("count the letters"))')
+    child = finish('"7"')
 
     def policy(request: ChatRequest) -> str:
         if "count the letters" not in request.text and "of 17 characters" in request.messages[1]["content"]:
@@ -105,8 +92,10 @@ async def test_the_last_model_call_may_fail_and_the_rollout_is_scored(run: Any) 
 
 
 async def test_a_failed_last_subcall_does_not_take_the_answer_away(run: Any) -> None:
-    code = f'```repl\nreply = llm_query("break")\nassert isinstance(reply, SubcallError)\n{ANSWER[8:]}'
-    trace = await run(lambda request: code if is_root(request) else Fault(400, "no"))
+    code = finish(
+        "len(context.split())", 'reply = llm_query("break")\nassert isinstance(reply, SubcallError)'
+    )
+    trace = await run(Script([code], subcalls=lambda request: Fault(400, "no")))
     assert trace.ok
     assert trace.reward == 1.0
     assert trace.stop_condition == "agent_completed"
@@ -114,7 +103,7 @@ async def test_a_failed_last_subcall_does_not_take_the_answer_away(run: Any) -> 
 
 
 async def test_an_answer_that_was_not_ready_is_scored_when_the_model_fails(run: Any) -> None:
-    trace = await run(with_subcalls('```repl\nanswer["content"] = "3"\n```', Fault(400, "gone")))
+    trace = await run(with_subcalls(repl_block('answer["content"] = "3"'), Fault(400, "gone")))
     assert trace.info["rlm"]["answer"] == "3"
     assert trace.reward == 1.0
     assert trace.metrics["answered"] == 0
@@ -127,13 +116,13 @@ async def test_no_answer_keeps_a_trace_from_being_sent(run: Any) -> None:
         ("'\\ud83d\\ude00'", "\U0001f600"),
         ("'9' * 3_900_000", "9" * 1_000_000),
     ]:
-        trace = await run(Script([f'```repl\nanswer["content"], answer["ready"] = {answer}, True\n```']))
+        trace = await run(Script([finish(answer)]))
         assert trace.info["rlm"]["answer"] == kept
         assert len(trace.model_dump_json()) < 2_500_000
 
 
 async def test_no_failure_keeps_a_trace_from_being_sent(run: Any) -> None:
-    trace = await run(Script(['```repl\nraise ValueError("\\ud800")\n```']), max_errors=1)
+    trace = await run(Script([repl_block('raise ValueError("\\ud800")')]), max_errors=1)
     assert trace.info["rlm"]["stop"] == "error_threshold"
     assert trace.model_dump_json()
 
@@ -184,7 +173,7 @@ async def test_a_bug_of_the_engine_is_data_with_its_traceback(
 
 async def test_the_agents_time_limit_leaves_a_scored_rollout(run: Any) -> None:
     trace = await run(
-        with_subcalls('```repl\nanswer["content"] = "3"\n```', Reply(ANSWER, delay=60)), timeout=6.0
+        with_subcalls(repl_block('answer["content"] = "3"'), Reply(ANSWER, delay=60)), timeout=6.0
     )
     assert trace.ok
     assert trace.stop_condition == "agent_timeout"
@@ -200,16 +189,16 @@ async def test_limits_of_the_config_hold(run: Any) -> None:
     assert trace.info["rlm"]["stop"] == "token_limit"
     assert trace.stop_condition == "max_total_tokens"
     assert trace.is_truncated
-    trace = await run(with_subcalls(*["```repl\n1/0\n```"] * 9), max_errors=2)
+    trace = await run(with_subcalls(*[repl_block("1/0")] * 9), max_errors=2)
     assert trace.info["rlm"]["stop"] == "error_threshold"
     assert trace.metrics["cell_errors"] == 2
 
 
 async def test_a_prompt_over_the_window_is_one_failed_item(run: Any) -> None:
     """verifiers 0.3 would end the whole trace over it, so it must not be sent."""
-    code = (
-        '```repl\nreplies = llm_query_batched(["short", "long " * 10_000])\n'
-        "print([isinstance(reply, SubcallError) for reply in replies])\n```"
+    code = repl_block(
+        'replies = llm_query_batched(["short", "long " * 10_000])\n'
+        "print([isinstance(reply, SubcallError) for reply in replies])"
     )
     policy = with_subcalls(code, ANSWER)
     trace = await run(policy, server=ModelServer(policy, max_model_len=8_000))
@@ -223,7 +212,7 @@ async def test_a_prompt_over_the_window_is_one_failed_item(run: Any) -> None:
 async def test_a_cancelled_rollout_leaves_nothing_behind(run: Any) -> None:
     started = asyncio.Event()
     seconds = f"{os.getpid()}.{time.monotonic_ns()}"  # which tells the child from all others
-    tell = f"```repl\nimport subprocess\nchild = subprocess.Popen(['sleep', {seconds!r}])\n```"
+    tell = repl_block(f"import subprocess\nchild = subprocess.Popen(['sleep', {seconds!r}])")
 
     def policy(request: ChatRequest) -> Reply:
         if request.turn == 0:

@@ -8,22 +8,24 @@ from typing import Any
 import pytest
 
 from rlm import RLM
-from rlm.testing import ChatRequest, ModelServer
+from rlm.testing import ChatRequest, ModelServer, finish, repl_block
 
 TURNS = (
-    "First a look.\n```repl\nprint(type(context), len(context))\nprint(context)\n```",
-    '```repl\nreplies = llm_query_batched([line + " é\\u2028" for line in context.split()])\nprint(replies)\n1/0\n```',
+    repl_block("print(type(context), len(context))\nprint(context)", "First a look."),
+    repl_block(
+        'replies = llm_query_batched([line + " é\\u2028" for line in context.split()])\nprint(replies)\n1/0'
+    ),
     "Nothing to run here.",
-    '```repl\nprint(rlm_query("how many?"))\nprint("x" * 50_000)\n```',
-    '```repl\nanswer["content"], answer["ready"] = len(replies), True\n```',
+    repl_block('print(rlm_query("how many?"))\nprint("x" * 50_000)'),
+    finish("len(replies)"),
 )
 
 
 def policy(request: ChatRequest) -> str:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return f"label of {request.text}"
     if "of 9 characters" in request.messages[1]["content"]:
-        return "```repl\nanswer.update(content=context.upper(), ready=True)\n```"
+        return finish("context.upper()")
     return TURNS[request.turn]
 
 

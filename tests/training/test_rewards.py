@@ -10,14 +10,14 @@ import pytest
 import verifiers.v1 as vf
 from pydantic import ValidationError
 
-from rlm.testing import ChatRequest, Fault, Reply, Script
+from rlm.testing import Fault, Reply, Script, finish, repl_block
 from rlm_train import RLMTask, RLMTaskConfig
 from rlm_train.rollout_info import answer_of
 
-ANSWER = '```repl\nanswer["content"] = str(len(context.split()))\nanswer["ready"] = True\n```'
-WRONG = '```repl\nanswer["content"], answer["ready"] = "17", True\n```'
-LOOK = "```repl\nprint(context)\n```"
-ASK = '```repl\nprint(llm_query_batched(["one", "two"]))\n```'
+ANSWER = finish("str(len(context.split()))")
+WRONG = finish('"17"')
+LOOK = repl_block("print(context)")
+ASK = repl_block('print(llm_query_batched(["one", "two"]))')
 
 
 class FruitTask(RLMTask[Any]):
@@ -40,12 +40,7 @@ def weights(**rewards: float) -> RLMTaskConfig:
 
 def policy(*turns: Any) -> Any:
     """The root follows a script; sub-models repeat what they are asked."""
-    script = Script(list(turns))
-
-    def answer(request: ChatRequest) -> Any:
-        return script(request) if request.messages[0]["role"] == "system" else f"echo {request.text}"
-
-    return answer
+    return Script(turns, subcalls=lambda request: f"echo {request.text}")
 
 
 @pytest.fixture
@@ -108,10 +103,8 @@ async def test_partial_credit_under_the_least_reward_is_none(play: Any) -> None:
 
 async def test_calls_that_fail_do_not_open_a_gate(play: Any, run: Any, task: Any) -> None:
     graded = FruitTask(task().data, settings(gates={"min_subcalls": 1}))
-    code = f'```repl\nassert isinstance(llm_query("x"), SubcallError)\n{ANSWER[8:]}'
-    trace = await run(
-        lambda request: code if request.messages[0]["role"] == "system" else Fault(400, "no"), graded
-    )
+    code = finish("str(len(context.split()))", 'assert isinstance(llm_query("x"), SubcallError)')
+    trace = await run(Script([code], subcalls=lambda request: Fault(400, "no")), graded)
     assert trace.metrics["subcalls"] == 1
     assert trace.reward == 0.0
 
@@ -128,7 +121,7 @@ async def test_format_counts_turns_without_code(play: Any) -> None:
     on = weights(format=0.2)
     assert (await play(on, LOOK, ANSWER)).reward == 1.0
     assert (await play(on, "Hm.", LOOK, "Hm.", ANSWER)).reward == pytest.approx(0.9)
-    assert (await play(on, "```repl\n1/0\n```", ANSWER)).reward == 1.0  # code that fails is code
+    assert (await play(on, repl_block("1/0"), ANSWER)).reward == 1.0  # code that fails is code
 
 
 async def test_no_answer_is_the_rollouts_own_doing(play: Any) -> None:
@@ -138,7 +131,7 @@ async def test_no_answer_is_the_rollouts_own_doing(play: Any) -> None:
     assert (await play(on, LOOK, "It is 3.", max_iterations=1)).reward == 0.0
     broken = await play(on, LOOK, Fault(400, "gone"))
     assert (broken.info["rlm"]["failure"]["where"], broken.reward) == ("model", 0.0)
-    limited = await play(on, *["```repl\n1/0\n```"] * 3, max_errors=2)
+    limited = await play(on, *[repl_block("1/0")] * 3, max_errors=2)
     assert (limited.info["rlm"]["failure"]["where"], limited.reward) == ("limit", -0.5)
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from rlm.testing import ChatRequest, Reply
+from rlm.testing import ChatRequest, Reply, finish, repl_block
 from rlm_train.testing import InferenceServer, generations_of
 
 TURNS = (
-    "```repl\nprint(len(context))\n```",
-    "```repl\nprint(context.split())\n```",
-    "```repl\nprint(context[:5])\n```",
-    '```repl\nanswer["content"], answer["ready"] = "3", True\n```',
+    repl_block("print(len(context))"),
+    repl_block("print(context.split())"),
+    repl_block("print(context[:5])"),
+    finish('"3"'),
 )
 THOUGHT = "What is left to do?\n\nLook at the text first, then count."
 
@@ -71,10 +71,10 @@ def text_of(message: dict[str, Any]) -> str:
 
 
 async def test_a_sub_call_is_one_sample_with_or_without_thinking(train_run: Any, tokenizer_path: Any) -> None:
-    code = f'```repl\nllm_query("one?")\n{TURNS[-1][8:]}'
+    code = finish("'3'", 'llm_query("one?")')
 
     def policy(request: ChatRequest) -> Reply:
-        return Reply(code if request.messages[0]["role"] == "system" else "1", reasoning=THOUGHT)
+        return Reply("1" if request.is_subcall else code, reasoning=THOUGHT)
 
     server = InferenceServer(policy, tokenizer_path, spell=True)
     trace = await train_run(policy, server=server, renderer={}, train_subcalls="train")

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import verifiers.v1 as vf
 
-from rlm.testing import ChatRequest, ModelServer
+from rlm.testing import ChatRequest, ModelServer, finish, repl_block
 
 WINDOW, REPLY = 8_000, 3_000
-CODE = (
-    '```repl\nreplies = llm_query_batched(["short", "long " * 5_500])\n'
-    "kinds = [isinstance(reply, SubcallError) for reply in replies]\n```"
+CODE = repl_block(
+    'replies = llm_query_batched(["short", "long " * 5_500])\n'
+    "kinds = [isinstance(reply, SubcallError) for reply in replies]"
 )
-ANSWER = '```repl\nanswer.update(content="3" if kinds == [False, True] else str(replies), ready=True)\n```'
+ANSWER = finish('"3" if kinds == [False, True] else str(replies)')
 
 
 def policy(request: ChatRequest) -> str:
-    return "read" if request.messages[0]["role"] != "system" else [CODE, ANSWER][request.turn]
+    return "read" if request.is_subcall else [CODE, ANSWER][request.turn]
 
 
 @pytest.mark.parametrize("subcalls", ["mask", "direct"])

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from oolong.policies.reference import ReferencePolicy, is_root
-from rlm.testing import ChatRequest, in_background
+from rlm.testing import ChatRequest, in_background, repl_block
 from rlm_train.testing import Generation, InferenceServer, build_tokenizer, generations_of
 
 HERE = Path(__file__).parent
@@ -25,8 +25,8 @@ VARIABLE = "PRIME_RL_PYTHON"
 SECONDS = 1_200
 """That a whole run may take. It takes 1 to 2 minutes where nothing else runs, most of them for imports."""
 
-GIVE_UP = (
-    '```repl\nreply = llm_query("Is it worth it?")\nanswer["content"], answer["ready"] = "no idea", True\n```'
+GIVE_UP = repl_block(
+    'reply = llm_query("Is it worth it?")\nanswer["content"], answer["ready"] = "no idea", True'
 )
 
 

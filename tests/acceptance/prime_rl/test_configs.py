@@ -21,7 +21,7 @@ import pytest
 from oolong.policies.reference import ReferencePolicy
 from oolong.sources.fetched import FETCHED_SHA256, data_folder
 from rlm import RLM
-from rlm.testing import Script, ScriptedClient, serve
+from rlm.testing import Script, ScriptedClient, finish, repl_block, serve
 from rlm_train.testing import build_tokenizer
 
 ROOT = Path(__file__).parents[3]
@@ -134,8 +134,8 @@ def test_a_dry_run(file: Path, tmp_path: Path) -> None:
 def test_fine_tuning_is_on_what_the_assistant_said(tmp_path: Path) -> None:
     """A rollout of the engine in the format that the file asks for, through prime-rl's own reading of data."""
     replies = [
-        "I look first.\n```repl\nprint(len(context))\n```",
-        "```repl\nanswer.update(content='5', ready=True)\n```",
+        repl_block("print(len(context))", "I look first."),
+        finish("'5'"),
     ]
     with RLM(client=ScriptedClient(Script(replies))) as rlm:
         messages = rlm.completion("a b c", root_prompt="How long is it?").messages

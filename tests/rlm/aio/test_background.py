@@ -15,19 +15,12 @@ from rlm import RLM
 from rlm.aio.background import background
 from rlm.clients.base import ModelReply
 from rlm.errors import ConfigError
-from rlm.testing import ScriptedClient
+from rlm.testing import FINISH, ScriptedClient, finish
 from rlm.types import Message, SamplingArgs
 
 
-def block(code: str) -> str:
-    return f"```repl\n{code}\n```"
-
-
-DONE = block("answer.update(content='done', ready=True)")
-
-
 def done(**options: Any) -> RLM:
-    return RLM(client=ScriptedClient(lambda request: DONE), **options)
+    return RLM(client=ScriptedClient(lambda request: FINISH), **options)
 
 
 class Calls:
@@ -42,7 +35,7 @@ class Calls:
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
     ) -> ModelReply:
         self.action()
-        return ModelReply(DONE, "m")
+        return ModelReply(FINISH, "m")
 
     async def context_length(self, model: str | None = None) -> int | None:
         return None
@@ -64,7 +57,7 @@ def test_a_completion_on_the_loop_itself_is_refused() -> None:
     assert done(on_iteration_start=ask).completion("x").response == "done"
     assert len(refusals) == 2
     assert "await acompletion()" in str(refusals[0])
-    code = block("tool()\nanswer.update(content='told', ready=True)")
+    code = finish("'told'", "tool()")
     rlm = RLM(client=ScriptedClient(lambda request: code), custom_tools={"tool": tool})
     assert rlm.completion("x").response == "told"
     assert len(refusals) == 4

@@ -19,7 +19,7 @@ from pydantic import BaseModel, field_validator
 from rlm import RLM
 from rlm.cancellation import CancelToken
 from rlm.errors import CancellationError, ConfigError, ContextError, LogError, ModelUnavailableError
-from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient
+from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block
 from rlm.types import MapInput, MapItem, MapProgress, Usage
 
 
@@ -36,7 +36,7 @@ class Counter:
         if question == "fail":
             return Fault(503, "not now")
         code = "answer.update(content=context.upper(), ready=True)"
-        return Reply(f"```repl\n{code}\n```", usage=Usage(10, 5, self.price))
+        return Reply(repl_block(code), usage=Usage(10, 5, self.price))
 
 
 def responses(items: list[MapItem]) -> list[str | None]:
@@ -57,7 +57,7 @@ async def test_results_come_in_the_order_of_the_inputs() -> None:
         else:
             gates["input 2"].set()
         running -= 1
-        return "```repl\nanswer.update(content=context, ready=True)\n```"
+        return finish("context")
 
     inputs = [MapInput(f"text {n}", f"input {n}") for n in range(6)]
     async with RLM(client=ScriptedClient(policy)) as rlm:
@@ -135,7 +135,7 @@ async def test_inputs_that_break_stop_the_map() -> None:
 
 
 async def test_prompts_of_any_kind_are_described_in_the_results() -> None:
-    code = "```repl\nanswer.update(content=type(context).__name__, ready=True)\n```"
+    code = finish("type(context).__name__")
     async with RLM(client=ScriptedClient(lambda request: code)) as rlm:
         items = await rlm.amap([("a", "b"), {"a": 1}, b"abc"], "What?")
     assert responses(items) == ["tuple", "dict", "bytes"]
@@ -157,7 +157,7 @@ async def test_a_table_is_refused_and_its_rows_and_columns_are_taken() -> None:
         with pytest.raises(ConfigError, match=r"one column, frame\['text'\], or its rows"):
             await rlm.amap(frame, "What?")
         assert responses(await rlm.amap(frame["text"], "What?")) == ["A", "B"]
-    code = "```repl\nanswer.update(content=context['text'], ready=True)\n```"
+    code = finish("context['text']")
     async with RLM(client=ScriptedClient(lambda _: code)) as rlm:
         assert responses(await rlm.amap(frame.to_dict("records"), "What?")) == ["a", "b"]
 
@@ -230,7 +230,7 @@ async def test_a_cancelled_map_stops_what_runs(tmp_path: Path) -> None:
                 await asyncio.Event().wait()
             finally:
                 stopped.append(request.text)
-        return "```repl\nanswer.update(content='fine', ready=True)\n```"
+        return finish("'fine'")
 
     def progress(state: MapProgress) -> None:
         if state.done == 1:
@@ -378,7 +378,7 @@ async def test_tools_and_models_of_the_same_shape_are_told_apart(tmp_path: Path)
 
     def root(request: ChatRequest) -> str:
         below = "answer.update(content=llm_query(context), ready=True)"
-        return f"```repl\n{below if 'Question: Which?' not in request.messages[1]['content'] else names}\n```"
+        return repl_block(names if "Question: Which?" in request.messages[1]["content"] else below)
 
     def model(name: str) -> ScriptedClient:
         return ScriptedClient(lambda r: name if len(r.messages) == 1 else root(r), model=name)
@@ -427,7 +427,7 @@ async def test_structured_answers_come_back_as_objects(tmp_path: Path) -> None:
     class Count(BaseModel):
         number: int
 
-    code = "```repl\nanswer.update(content='{\"number\": 3}', ready=True)\n```"
+    code = finish("'{\"number\": 3}'")
     path = tmp_path / "results.jsonl"
     for _ in range(2):
         async with RLM(client=ScriptedClient(lambda request: code)) as rlm:
@@ -476,7 +476,7 @@ async def test_answers_are_taken_up_as_they_were(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("THEIR_API_KEY", "ABCDEFGH-1234")
     text = '{"header": "Bearer ABCDEFGHIJKLMNOP1234 of ABCDEFGH-1234"}'
     schema = {"properties": {"header": {"type": "string", "pattern": "^Bearer [A-Z0-9]+ of [A-Z0-9-]+$"}}}
-    code = f"```repl\nanswer.update(content={text!r}, ready=True)\n```"
+    code = finish(repr(text))
     client = ScriptedClient(lambda _: code, model="my-secret")
     options: dict[str, Any] = {"resume": tmp_path / "results.jsonl", "response_format": schema}
     async with RLM(client=client) as rlm:
@@ -514,7 +514,7 @@ async def test_what_no_longer_has_its_form_is_run_again(tmp_path: Path) -> None:
                 raise ValueError("not that many")
             return number
 
-    code = "```repl\nanswer.update(content='{\"number\": %d}', ready=True)\n```"
+    code = finish("'{\"number\": %d}'")
     path = tmp_path / "results.jsonl"
     for number, asked in ((3, 1), (3, 0), (7, 1), (7, 0)):
         taken = {number}

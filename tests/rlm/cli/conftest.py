@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlm.testing import ChatRequest, ModelServer, serve
+from rlm.testing import ChatRequest, ModelServer, finish, serve
 
 # Not every machine that runs these tests has a sandbox.
 PROGRAM = (sys.executable, "-W", "error", "-W", "ignore:there is no sandbox", "-m", "rlm")
@@ -67,18 +67,13 @@ def rlm(tmp_path: Path) -> Run:
     return run
 
 
-def cell(code: str) -> str:
-    """A reply of the root that runs code."""
-    return f"```repl\n{code}\n```"
-
-
 def describing(request: ChatRequest) -> str:
     """Answers with what the code sees, and with the question."""
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return "seen"
     said = "\n".join(str(message["content"]) for message in request.messages)
     asked = next((word for word in ("Which?", "Sum?") if word in said), "no question")
-    return cell(f"answer.update(content=f'{{context!r}} | {asked}', ready=True)")
+    return finish(f"f'{{context!r}} | {asked}'")
 
 
 @pytest.fixture

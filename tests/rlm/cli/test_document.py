@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rlm.cli.status import ExitCode
-from rlm.testing import ChatRequest, serve
+from rlm.testing import ChatRequest, finish, serve
 
-from .conftest import cell, environment
+from .conftest import environment
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,8 +23,8 @@ def clerk(request: ChatRequest) -> str:
     """Answers in the form that is asked for, or else with the size of the context."""
     said = "\n".join(str(message["content"]) for message in request.messages)
     if "JSON schema" in said:
-        return cell("import json\nanswer.update(content=json.dumps({'who': 'Ada'}), ready=True)")
-    return cell("answer.update(content=f'{type(context).__name__} of {len(context)}', ready=True)")
+        return finish("json.dumps({'who': 'Ada'})", "import json")
+    return finish("f'{type(context).__name__} of {len(context)}'")
 
 
 def blocks(document: str) -> list[str]:

@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from rlm.cli import main
-from rlm.testing import ChatRequest, Fault, ModelServer, Script, serve
+from rlm.testing import ChatRequest, Fault, ModelServer, Script, finish, repl_block, serve
 
-from .conftest import PROGRAM, Run, cell, environment
+from .conftest import PROGRAM, Run, environment
 
-READY = cell("answer.update(content='42', ready=True)")
+READY = finish("'42'")
 
 
 def sampling_of(server: ModelServer) -> list[dict[str, Any]]:
@@ -206,11 +206,11 @@ def test_without_a_server_the_backend_is_openai(rlm: Run) -> None:
 
 
 def test_arguments_reach_the_models(rlm: Run, tmp_path: Path) -> None:
-    asks = cell("answer.update(content=llm_query('sub'), ready=True)")
+    asks = finish("llm_query('sub')")
     (tmp_path / "system.txt").write_text("Be brief, {you}.")
 
     def policy(request: ChatRequest) -> str:
-        return asks if request.messages[0]["role"] == "system" else f"from {request.model}"
+        return f"from {request.model}" if request.is_subcall else asks
 
     options = ["--temperature", "0.5", "--set", "seed=7", "--set", 'stop=["x"]', "--sub-set", "temperature=0"]
     with serve(policy, models=["root", "sub"]) as server, serve(policy, models=["other"]) as other:
@@ -269,8 +269,8 @@ def test_json_has_what_a_script_needs(rlm: Run, server: ModelServer, tmp_path: P
 def test_an_answer_of_a_form(rlm: Run, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     (tmp_path / "schema.json").write_text(json.dumps(schema))
-    wrong = cell('answer.update(content=\'{"n": "many"}\', ready=True)')
-    right = cell("answer.update(content='{\"n\": 3}', ready=True)")
+    wrong = finish('\'{"n": "many"}\'')
+    right = finish("'{\"n\": 3}'")
     with serve(Script([wrong, right])) as server:
         where = ["--base-url", server.base_url, "--response-schema", "schema.json"]
         done = rlm("run", "How many?", *where)
@@ -293,14 +293,14 @@ def test_an_answer_of_a_form(rlm: Run, tmp_path: Path) -> None:
 
 
 def test_turns_that_run_out_end_in_an_answer_with_a_note(rlm: Run) -> None:
-    with serve(Script([cell("x = 1"), "I guess 7."])) as server:
+    with serve(Script([repl_block("x = 1"), "I guess 7."])) as server:
         done = rlm("run", "Which?", "--base-url", server.base_url, "--max-iterations", "1")
     assert (done.code, done.out) == (0, "I guess 7.\n")
     assert "the turns ran out" in done.err
 
 
 def test_a_limit_without_an_answer(rlm: Run) -> None:
-    begun = cell("answer['content'] = 'about 40'\nraise ValueError")
+    begun = repl_block("answer['content'] = 'about 40'\nraise ValueError")
     with serve(Script([begun, begun])) as server:
         words = ["run", "Which?", "--base-url", server.base_url, "--max-errors", "1"]
         done = rlm(*words)
@@ -319,7 +319,7 @@ def test_a_limit_without_an_answer(rlm: Run) -> None:
             True,
             True,
         )
-    with serve(Script([cell("while True: pass")])) as server:
+    with serve(Script([repl_block("while True: pass")])) as server:
         done = rlm("run", "Which?", "--base-url", server.base_url, "--max-timeout", "0.2")
     assert (done.code, done.out) == (1, "")
     assert "max_timeout is 0.2 s; there is no answer" in done.err
@@ -403,7 +403,7 @@ def test_a_json_object_for_a_bug_too(
 
 def test_json_has_numbers_that_json_has(rlm: Run, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text('{"type": "number"}')
-    turns = [cell(f"answer.update(content='{number}', ready=True)") for number in ("NaN", "-Infinity", "3.5")]
+    turns = [finish(f"'{number}'") for number in ("NaN", "-Infinity", "3.5")]
     with serve(Script(turns)) as server:
         words = ["--base-url", server.base_url, "--response-schema", "schema.json", "--json"]
         done = rlm("run", "How many?", *words)
@@ -464,7 +464,7 @@ def test_a_full_disk(server: ModelServer, tmp_path: Path) -> None:
 
 
 def test_what_stdout_cannot_encode_is_escaped(rlm: Run) -> None:
-    with serve(Script([cell("answer.update(content='\\u20ac \\ud800', ready=True)")])) as server:
+    with serve(Script([finish("'\\u20ac \\ud800'")])) as server:
         done = rlm("run", "Which?", "--base-url", server.base_url, PYTHONIOENCODING="ascii")
     assert (done.code, done.out) == (0, "\\u20ac \\ud800\n"), done.err
 
@@ -476,11 +476,11 @@ def test_what_stdout_cannot_encode_is_escaped(rlm: Run) -> None:
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 def test_a_signal_ends_it_with_the_best_answer(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    cells = [cell("answer['content'] = 'so far'"), cell("llm_query('now')\nwhile True: pass")]
+    cells = [repl_block("answer['content'] = 'so far'"), repl_block("llm_query('now')\nwhile True: pass")]
     runs = threading.Event()
 
     def policy(request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             runs.set()
             return "go on"
         return cells[request.turn]

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from rlm import RLM
+from rlm.testing import finish, repl_block
 from rlm.types import StopReason
 
 from . import test_anthropic, test_gateways, test_gemini
 from .conftest import WireServer
 
-FIRST = "```repl\nword = llm_query('one word')\nprint(word)\n```"
-LAST = '```repl\nanswer["content"] = word * 2\nanswer["ready"] = True\n```'
+FIRST = repl_block("word = llm_query('one word')\nprint(word)")
+LAST = finish("word * 2")
 MODELS = {"anthropic": test_anthropic.MODEL, "gemini": test_gemini.MODEL}
 
 

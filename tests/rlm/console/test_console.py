@@ -36,23 +36,23 @@ from rlm.events import (
     Turn,
     TurnStart,
 )
-from rlm.testing import Answer, ChatRequest, Fault, ScriptedClient
+from rlm.testing import Answer, ChatRequest, Fault, ScriptedClient, finish, repl_block
 from rlm.types import RunStats, Usage
 
 CONTEXT = "a needle in the hay " * 500
 
 
 def policy(request: ChatRequest) -> Answer:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return Fault(400, "not this one") if request.text.endswith("13") else "sub reply"
     if "Question: What" not in request.messages[1]["content"]:
-        return "```repl\nanswer.update(content='child', ready=True)\n```"
+        return finish("'child'")
     codes = [
         "print(llm_query('read ' + context))\n1/0",
         "print(len(llm_query_batched([f'prompt {n}' for n in range(40)])), rlm_query('below'))",
         "answer.update(content='done', ready=True)",
     ]
-    return f"Look.\n```repl\n{codes[request.turn]}\n```"
+    return repl_block(codes[request.turn], "Look.")
 
 
 def events(run: str = "abcdef012345", **kinds: Any) -> list[Event]:

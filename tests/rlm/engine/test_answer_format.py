@@ -12,7 +12,7 @@ from pydantic import BaseModel, field_validator
 from rlm import RLM
 from rlm.engine.answer_format import AnswerFormat
 from rlm.errors import AnswerFormatError, ConfigError
-from rlm.testing import ChatRequest, ScriptedClient
+from rlm.testing import ChatRequest, ScriptedClient, finish, repl_block
 from rlm.types import RLMChatCompletion, StopReason
 
 
@@ -33,10 +33,6 @@ SCHEMA = {
 }
 
 
-def block(code: str) -> str:
-    return f"```repl\n{code}\n```"
-
-
 async def run(
     turns: list[str], response_format: Any, **options: Any
 ) -> tuple[RLMChatCompletion, list[ChatRequest]]:
@@ -46,8 +42,8 @@ async def run(
     return completion, client.requests
 
 
-GOOD = block("import json\nanswer.update(content=json.dumps({'label': 'spam', 'count': 3}), ready=True)")
-BAD = block("answer.update(content='about three', ready=True)")
+GOOD = finish("json.dumps({'label': 'spam', 'count': 3})", "import json")
+BAD = finish("'about three'")
 
 
 async def test_a_pydantic_model_comes_back_as_its_instance() -> None:
@@ -74,12 +70,12 @@ async def test_a_mismatch_goes_back_to_the_model() -> None:
 
 async def test_plain_values_count_as_json() -> None:
     code = "answer['content'] = {'label': 'spam', 'count': 3}\nanswer['ready'] = True"
-    completion, _ = await run([block(code)], Count)
+    completion, _ = await run([repl_block(code)], Count)
     assert completion.parsed == Count(label="spam", count=3)
 
 
 async def test_the_last_word_is_checked_too_and_may_be_said_twice() -> None:
-    turns = [block("1"), "I think three", '```json\n{"label": "spam", "count": 3}\n```']
+    turns = [repl_block("1"), "I think three", '```json\n{"label": "spam", "count": 3}\n```']
     completion, requests = await run(turns, Count, max_iterations=1)
     assert completion.parsed == Count(label="spam", count=3)
     assert completion.stop is StopReason.MAX_ITERATIONS
@@ -196,8 +192,8 @@ class Known(BaseModel):
 
 
 async def test_what_a_validator_raises_goes_back_to_the_model() -> None:
-    wrong = block("""answer.update(content='{"label": "ham"}', ready=True)""")
-    right = block("""answer.update(content='{"label": "spam"}', ready=True)""")
+    wrong = finish('\'{"label": "ham"}\'')
+    right = finish('\'{"label": "spam"}\'')
     completion, requests = await run([wrong, right], Known)
     assert completion.parsed == Known.model_construct(label="SPAM")
     assert "the check of it failed: KeyError: 'ham'" in requests[1].text

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlm import RLM
 from rlm.clients.base import ModelReply
 from rlm.errors import BudgetExceededError, RLMError, TokenLimitExceededError
-from rlm.testing import ChatRequest, ScriptedClient
+from rlm.testing import FINISH, ChatRequest, ScriptedClient, repl_block
 from rlm.testing.tokens import count_tokens, render
 from rlm.types import RLMChatCompletion, SamplingArgs, Usage
 
@@ -75,12 +75,11 @@ class Counting(ScriptedClient):
 
     async def _policy(self, request: ChatRequest) -> str:
         await asyncio.sleep(0)
-        messages = request.messages
-        if messages[0]["role"] != "system":
+        if request.is_subcall:
             return "ab " * (len(request.text) % 97)
         if request.turn:
-            return "```repl\nanswer.update(content='done', ready=True)\n```"
-        return "```repl\n" + _CODE + "\n```"
+            return FINISH
+        return repl_block(_CODE)
 
 
 _CODE = """

@@ -8,16 +8,10 @@ import pytest
 
 from rlm import RLM, events
 from rlm.errors import ContextLengthError
-from rlm.testing import ChatRequest, Fault, Reply, ScriptedClient
+from rlm.testing import FINISH, ChatRequest, Fault, Reply, ScriptedClient, repl_block
 from rlm.types import RLMChatCompletion, StopReason
 
-
-def block(code: str) -> str:
-    return f"```repl\n{code}\n```"
-
-
-FINISH = block("answer.update(content='done', ready=True)")
-LONG = block("notes = 'kept'\nprint('line\\n' * 1000)")
+LONG = repl_block("notes = 'kept'\nprint('line\\n' * 1000)")
 
 
 def is_request(request: ChatRequest) -> bool:
@@ -88,7 +82,7 @@ async def test_the_code_finds_the_whole_history() -> None:
             return "notes"
         if seen:
             code = "answer.update(content=str([len(history), history[-1][1]['content'][:8]]), ready=True)"
-            return block(code)
+            return repl_block(code)
         return LONG
 
     completion, _ = await run(model)
@@ -120,7 +114,7 @@ async def test_child_runs_compact_too() -> None:
             return "notes"
         text = request.messages[1]["content"]
         if "Context: a str of 5 " not in text:
-            return FINISH if request.turn else block("rlm_query('piece')")
+            return FINISH if request.turn else repl_block("rlm_query('piece')")
         return FINISH if "Your notes" in text else LONG
 
     _, seen = await run(model, max_depth=2)

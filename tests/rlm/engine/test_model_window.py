@@ -9,7 +9,7 @@ import pytest
 from rlm import RLM, RLMLogger
 from rlm.engine.model_window import Counted, ModelWindow, estimate_tokens
 from rlm.errors import ContextLengthError
-from rlm.testing import ChatRequest, Reply, ScriptedClient
+from rlm.testing import ChatRequest, Reply, ScriptedClient, finish, repl_block
 from rlm.types import Message, Usage
 
 _PROSE = "The input is a variable in a Python REPL, and the model writes code to look at it.\n" * 40
@@ -76,8 +76,8 @@ def test_a_guess_learns_from_sub_calls_too() -> None:
     code = "r = llm_query('x' * 3000); s = llm_query('x' * 12_000); answer.update(content=[r, s], ready=True)"
 
     def policy(request: ChatRequest) -> Reply | str:
-        if request.messages[0]["role"] == "system":
-            return f"```repl\n{code}\n```"
+        if not request.is_subcall:
+            return repl_block(code)
         served.append(len(str(request.messages[-1]["content"])))
         return Reply("read", usage=Usage(served[-1], 1))
 
@@ -106,7 +106,7 @@ async def test_a_client_that_cannot_tell_its_window_is_asked_all_the_same(option
         async def context_length(self, model: str | None = None) -> int | None:
             raise OSError("no route")
 
-    client = Client(lambda request: "```repl\nanswer.update(content='ok', ready=True)\n```")
+    client = Client(lambda request: finish("'ok'"))
     async with RLM(client=client, **options) as rlm:
         assert (await rlm.acompletion("text", "What?")).response == "ok"
 

@@ -13,16 +13,8 @@ from rlm.clients.base import ModelReply
 from rlm.clients.prices import Price
 from rlm.engine.ledger import Ledger
 from rlm.errors import BudgetExceededError, ConfigError, ModelError
-from rlm.testing import ChatRequest, Reply, ScriptedClient
+from rlm.testing import ChatRequest, Reply, ScriptedClient, finish, repl_block
 from rlm.types import Message, SamplingArgs, StopReason, Usage
-
-
-def block(code: str) -> str:
-    return f"```repl\n{code}\n```"
-
-
-def finish(expression: str) -> str:
-    return block(f"answer.update(content=str({expression}), ready=True)")
 
 
 class Named(ScriptedClient):
@@ -33,7 +25,7 @@ class Named(ScriptedClient):
         super().__init__(self._answer, model=model or name, **options)
 
     def _answer(self, request: ChatRequest) -> str:
-        if request.messages[0]["role"] == "system":
+        if not request.is_subcall:
             return finish(f"'{self.name}(' + rlm_query(context) + ')'")
         return self.name
 
@@ -92,10 +84,8 @@ async def test_the_price_table_or_the_provider_says_what_a_call_costs() -> None:
 
 
 async def test_a_budget_ends_the_run_and_keeps_what_it_has() -> None:
-    code = block("answer['content'] = 'so far'\nfor i in range(100): llm_query('x' * 400)")
-    client = ScriptedClient(
-        lambda r: code if r.messages[0]["role"] == "system" else Reply("ok", usage=Usage(100, 100)), model="m"
-    )
+    code = repl_block("answer['content'] = 'so far'\nfor i in range(100): llm_query('x' * 400)")
+    client = ScriptedClient(lambda r: Reply("ok", usage=Usage(100, 100)) if r.is_subcall else code, model="m")
     async with RLM(client=client, max_budget=0.1, prices={"m": Price(10, 50)}) as rlm:
         with pytest.raises(BudgetExceededError) as caught:
             await rlm.acompletion("text", "Which?")
@@ -114,10 +104,10 @@ class Reporting(ScriptedClient):
 
 
 async def test_a_budget_that_cannot_be_kept_ends_the_run() -> None:
-    code = block("answer['content'] = 'so far'\nfor i in range(100): llm_query('x')")
+    code = repl_block("answer['content'] = 'so far'\nfor i in range(100): llm_query('x')")
 
     def policy(request: ChatRequest) -> Reply:
-        root = request.messages[0]["role"] == "system"
+        root = not request.is_subcall
         return Reply(code if root else "ok", usage=Usage(10, 10, 0.001 if root else None))
 
     client = Reporting(policy, model="m")
@@ -199,7 +189,7 @@ async def test_a_client_may_say_that_it_has_no_sampling_arguments() -> None:
 
 
 async def test_what_the_roots_client_raises_leaves_what_there_is() -> None:
-    async with RLM(client=Broken(block("answer['content'] = 'so far'"))) as rlm:
+    async with RLM(client=Broken(repl_block("answer['content'] = 'so far'"))) as rlm:
         with pytest.raises(ModelError, match="ValueError: not today") as caught:
             await rlm.acompletion("text", "Which?")
     assert isinstance(caught.value.__cause__, ValueError)

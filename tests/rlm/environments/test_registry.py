@@ -12,7 +12,7 @@ from rlm.environments.local import LocalEnvironment
 from rlm.errors import ConfigError
 from rlm.repl.base import QueryHandler, SessionSpec
 from rlm.repl.session import Session
-from rlm.testing import ScriptedClient
+from rlm.testing import ScriptedClient, finish
 
 
 def test_local_is_made() -> None:
@@ -55,7 +55,7 @@ async def test_a_place_of_ones_own_is_reached_by_its_name() -> None:
 
     register_environment("elsewhere", Elsewhere)
     assert "elsewhere" in names()
-    client = ScriptedClient(lambda _: "```repl\nanswer.update(content=context, ready=True)\n```")
+    client = ScriptedClient(lambda _: finish("context"))
     async with RLM(client=client, environment="elsewhere", environment_kwargs={"where": "there"}) as rlm:
         assert (await rlm.acompletion("hello", "What?")).response == "hello"
     assert len(opened) == 1

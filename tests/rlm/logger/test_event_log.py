@@ -24,7 +24,7 @@ from rlm._redaction import REDACTED, Redactor, is_secret_name
 from rlm.errors import LogError, TimeoutExceededError
 from rlm.events import Event, Reply, RunStart, Subcall, Turn, TurnStart
 from rlm.logger import RLMLogger, Trajectory, protect, read_log
-from rlm.testing import ChatRequest, ScriptedClient, serve
+from rlm.testing import FINISH, ChatRequest, ScriptedClient, finish, repl_block, serve
 from rlm.types import Usage
 
 SECRET = "sk-do-not-write-me-down"
@@ -32,20 +32,20 @@ CONTEXT = "a needle in the hay " * 500
 
 
 def policy(request: ChatRequest) -> str:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return "sub reply \ud800"
     if request.turn == 0:
-        return "Look.\n```repl\nprint(llm_query('read ' + context))\n1/0\n```"
-    return "```repl\nanswer.update(content='done', ready=True)\n```"
+        return repl_block("print(llm_query('read ' + context))\n1/0", "Look.")
+    return FINISH
 
 
 def recursive(request: ChatRequest) -> str:
     """A root that asks a child, which asks a model."""
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return "leaf"
     deeper = "Question: Top?" in request.messages[1]["content"]
     code = "rlm_query('inner')" if deeper else "llm_query('innermost')"
-    return f"```repl\nanswer.update(content={code}, ready=True)\n```"
+    return finish(code)
 
 
 def turn_start(number: int, run: str = "r") -> TurnStart:
@@ -111,12 +111,12 @@ async def test_a_megabyte_of_context_over_six_turns_makes_a_small_log(tmp_path: 
     assert len(text) > 1_000_000
 
     def look(request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return "a summary of two hundred characters " * 6
         if request.turn < 5:
             code = "part = context[:100_000]\nprint(part[:2000])\nfor text in llm_query_batched([part] * 5): print(text)"
-            return f"I look at a part and ask about it.\n```repl\n{code}\n```"
-        return "```repl\nanswer.update(content='done', ready=True)\n```"
+            return repl_block(code, "I look at a part and ask about it.")
+        return FINISH
 
     logger = RLMLogger(log_dir=tmp_path)
     async with RLM(client=ScriptedClient(look), logger=logger) as rlm:
@@ -150,7 +150,7 @@ async def test_child_runs_name_their_parent_and_their_call(tmp_path: Path) -> No
 
 async def test_a_run_that_fails_has_its_limit_and_its_end_in_the_log(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
-    client = ScriptedClient(lambda request: "```repl\nwhile True: pass\n```")
+    client = ScriptedClient(lambda request: repl_block("while True: pass"))
     async with RLM(client=client, logger=logger, max_timeout=0.5) as rlm:
         with pytest.raises(TimeoutExceededError) as caught:
             await rlm.acompletion("x", "What?")
@@ -375,7 +375,7 @@ def test_keys_of_clients_and_of_the_environment_are_taken_out_of_texts(
 
 def test_a_key_that_the_model_prints_is_not_written_down(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
-    code = f"```repl\nprint('{SECRET}')\nanswer.update(content='{SECRET}', ready=True)\n```"
+    code = finish(f"'{SECRET}'", f"print('{SECRET}')")
     with serve(lambda request: code, api_key=SECRET) as server:
         options = {"model_name": "scripted", "base_url": server.base_url, "api_key": SECRET}
         with RLM(backend="vllm", backend_kwargs=options, logger=logger) as rlm:
@@ -399,10 +399,10 @@ async def test_secrets_are_nowhere_in_log_and_trajectory(
     monkeypatch.setenv("OTHER_API_KEY", key)
 
     def leaky(request: ChatRequest) -> str:
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return f"the key is {key}"
         code = f"k = {key!r}\nprint(k)\nd = llm_query(k)\nanswer.update(content=k, ready=True)\nraise ValueError(k)"
-        return f"```repl\n{code}\n```"
+        return repl_block(code)
 
     logger = RLMLogger(log_dir=tmp_path)
     sampling = {"extra_headers": {"x-api-key": "under-its-name"}, "temperature": 0.5}

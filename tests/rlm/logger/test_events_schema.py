@@ -16,7 +16,7 @@ from rlm.events import EVENTS
 from rlm.logger import RLMLogger
 from rlm.logger.event_log import FORMAT_VERSION
 from rlm.logger.schema import SCHEMA_FILE, field_docs, log_schema
-from rlm.testing import ChatRequest, Fault, Reply, ScriptedClient
+from rlm.testing import ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "events.md"
 
@@ -57,10 +57,10 @@ def test_the_schema_refuses_what_is_no_event(validator: Draft202012Validator, li
 
 
 def policy(request: ChatRequest) -> str | Reply | Fault:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return Fault(400, "no") if request.text == "bad" else Reply("fine", reasoning="hm")
     if "Question: Top?" not in request.messages[1]["content"]:
-        return "```repl\nanswer.update(content=tool(1), ready=True)\n```"
+        return finish("tool(1)")
     if "write now" in request.text:
         return "notes"
     codes = [
@@ -69,7 +69,7 @@ def policy(request: ChatRequest) -> str | Reply | Fault:
         "pass",
         "answer.update(content='done', ready=True)",
     ]
-    return Reply(f"```repl\n{codes[min(request.turn, 3)]}\n```", reasoning="well", usage=None)
+    return Reply(repl_block(codes[min(request.turn, 3)]), reasoning="well", usage=None)
 
 
 async def test_real_runs_are_valid(validator: Draft202012Validator, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ async def test_real_runs_are_valid(validator: Draft202012Validator, tmp_path: Pa
     async with RLM(client=broken, logger=logger, max_timeout=60, max_tokens=1000) as rlm:
         with pytest.raises(ModelUnavailableError):
             await rlm.acompletion("text", "Top?")
-    spent = ScriptedClient(lambda request: Reply("```repl\n1\n```"), model="spent")
+    spent = ScriptedClient(lambda request: Reply(repl_block("1")), model="spent")
     async with RLM(client=spent, logger=logger, max_tokens=1000) as rlm:
         with pytest.raises(Exception, match="max_tokens"):
             await rlm.acompletion("text", "Top?")

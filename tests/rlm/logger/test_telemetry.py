@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from rlm import RLM
 from rlm.errors import ModelUnavailableError
-from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient
+from rlm.testing import Answer, ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block
 from rlm.types import Usage
 
 EXPORTER = InMemorySpanExporter()
@@ -46,18 +46,18 @@ class Client(ScriptedClient):
 
 
 def policy(request: ChatRequest) -> Answer:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         if "fault" in request.text:
             return Fault(400, "no such thing")
         return Reply("sub reply", usage=Usage(7, 3, 0.25, 2), finish_reason="length")
     if "Question: Top?" not in request.messages[1]["content"]:
-        return "```repl\nanswer.update(content=llm_query('leaf'), ready=True)\n```"
+        return finish("llm_query('leaf')")
     codes = [
         "llm_query_batched(['one', 'fault'])\nlook_up('x')",
         "rlm_query('below')\n1/0",
         "answer.update(content='done', ready=True)",
     ]
-    return Reply(f"I look.\n```repl\n{codes[request.turn]}\n```", usage=Usage(100, 20))
+    return Reply(repl_block(codes[request.turn], "I look."), usage=Usage(100, 20))
 
 
 def spans() -> list[ReadableSpan]:
@@ -198,7 +198,7 @@ async def test_a_run_that_fails_is_marked() -> None:
 
 
 async def test_a_limit_and_a_cell_that_it_cut() -> None:
-    client = Client(lambda request: "```repl\nwhile True: pass\n```")
+    client = Client(lambda request: repl_block("while True: pass"))
     async with RLM(client=client, max_timeout=0.4) as rlm:
         with pytest.raises(Exception, match="max_timeout"):
             await rlm.acompletion("x", "Top?")
@@ -243,7 +243,7 @@ async def test_runs_at_once_have_traces_of_their_own() -> None:
 
 
 def test_the_span_of_a_thread_that_waits_is_the_parent() -> None:
-    client = Client(lambda request: "```repl\nanswer.update(content='x', ready=True)\n```", model="m")
+    client = Client(lambda request: finish("'x'"), model="m")
     with trace.get_tracer("test").start_as_current_span("the caller"), RLM(client=client) as rlm:
         rlm.completion("x", "Top?")
     assert tree() == [["the caller", ["invoke_agent rlm", "chat m", "execute_tool repl"]]]

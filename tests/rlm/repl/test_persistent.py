@@ -13,16 +13,8 @@ from rlm.environments import register_environment
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import CancellationError, ConfigError, TimeoutExceededError
 from rlm.repl.base import REPL, QueryHandler, SessionSpec
-from rlm.testing import ChatRequest, ScriptedClient
+from rlm.testing import ChatRequest, ScriptedClient, finish, repl_block
 from rlm.types import StopReason
-
-
-def block(code: str) -> str:
-    return f"```repl\n{code}\n```"
-
-
-def finish(expression: str) -> str:
-    return block(f"answer.update(content=str({expression}), ready=True)")
 
 
 class Plays:
@@ -34,7 +26,7 @@ class Plays:
 
     def __call__(self, request: ChatRequest) -> str:
         self.requests.append(request)
-        if request.messages[0]["role"] != "system":
+        if request.is_subcall:
             return f"<{request.text}>"
         first = request.messages[1]["content"]
         return next(reply for name, reply in self.answers.items() if f"Question: {name}\n" in first)
@@ -42,7 +34,7 @@ class Plays:
 
 async def test_a_completion_finds_what_those_before_it_left() -> None:
     model = Plays(
-        one=block("x = len(context)\nanswer.update(content=str(x), ready=True)"),
+        one=finish("str(x)", "x = len(context)"),
         two=finish("(x, context, context_0, context_1, answer['content'], answer['ready'])"),
         three=finish("[(h[1]['role'], h[-1]['content']) for h in history]"),
     )
@@ -74,7 +66,7 @@ async def test_sub_calls_and_tools_belong_to_the_completion_that_runs() -> None:
 
 async def test_completions_wait_for_each_other() -> None:
     model = Plays(
-        one=block("import time; time.sleep(0.2); x = 1\nanswer.update(content='one', ready=True)"),
+        one=finish("'one'", "import time; time.sleep(0.2); x = 1"),
         two=finish("x"),
     )
     async with RLM(client=ScriptedClient(model, model="m"), persistent=True) as rlm:
@@ -89,7 +81,7 @@ async def test_a_completion_that_waits_for_its_turn_can_be_cancelled() -> None:
         begun.set()
         await go_on.wait()
 
-    model = Plays(one=block("wait()\nanswer.update(content='one', ready=True)"), two=finish("2"))
+    model = Plays(one=finish("'one'", "wait()"), two=finish("2"))
     rlm = RLM(client=ScriptedClient(model, model="m"), persistent=True, custom_tools={"wait": wait})
     async with rlm:
         first = asyncio.ensure_future(rlm.acompletion("", "one"))
@@ -110,7 +102,7 @@ async def test_a_completion_that_waits_for_its_turn_can_be_cancelled() -> None:
 
 
 async def test_a_completion_that_fails_leaves_the_repl_to_the_next() -> None:
-    model = Plays(one=block("x = 7\nwhile True: pass"), two=finish("(x, context_0)"))
+    model = Plays(one=repl_block("x = 7\nwhile True: pass"), two=finish("(x, context_0)"))
     async with RLM(client=ScriptedClient(model, model="m"), persistent=True, max_timeout=0.5) as rlm:
         with pytest.raises(TimeoutExceededError):
             await rlm.acompletion("first", "one")
@@ -120,7 +112,7 @@ async def test_a_completion_that_fails_leaves_the_repl_to_the_next() -> None:
 async def test_a_worker_that_died_is_replaced_with_all_contexts_and_histories() -> None:
     model = Plays(one=finish("1"), two=finish("(context_0, context_1, len(history), 'x' in globals())"))
     model.answers["three"] = (
-        block("x = 1\nimport os; os._exit(3)")
+        repl_block("x = 1\nimport os; os._exit(3)")
         + "\n"
         + finish("(context_0, context_1, len(history), 'x' in globals())")
     )
@@ -171,7 +163,7 @@ async def test_a_context_that_was_on_its_way_when_its_completion_was_cancelled_c
 
 
 def test_from_any_thread_and_once_closed_no_more() -> None:
-    model = Plays(one=block("x = 1\nanswer.update(content='one', ready=True)"), two=finish("x"))
+    model = Plays(one=finish("'one'", "x = 1"), two=finish("x"))
     with RLM(client=ScriptedClient(model, model="m"), persistent=True) as rlm:
         rlm.completion("", "one")
         assert rlm.completion("", "two").response == "1"

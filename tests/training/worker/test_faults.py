@@ -12,29 +12,23 @@ import aiohttp
 import psutil
 import pytest
 
-from rlm.testing import ChatRequest, ModelServer
+from rlm.testing import ChatRequest, ModelServer, finish, repl_block
 from rlm_train.testing import InferenceServer
 
 # A worker imports verifiers, which takes ten seconds of a core.
 pytestmark = pytest.mark.timeout(180)
 
-LOOK = '```repl\nnumber = llm_query("repeat: " + context.split()[1])\n```'
-ANSWER = '```repl\nanswer["content"], answer["ready"] = f"{context.split()[1]} x {len(context.splitlines())}", True\n```'
+LOOK = repl_block('number = llm_query("repeat: " + context.split()[1])')
+ANSWER = finish('f"{context.split()[1]} x {len(context.splitlines())}"')
 
 # Cells that do not end by themselves: in Python, and in a C function that lets nobody interrupt it. Both say that they
 # are there, and have a child that would outlive them.
-STUCK = """```repl
-import re, subprocess
+STUCK = """import re, subprocess
 child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 llm_query("stuck " + context.split()[1])
-{code}
-```"""
-IN_PYTHON = STUCK.format(code="while True: pass")
-IN_C = STUCK.format(code='re.match("(a+)+$", "a" * 60 + "b")')
-
-
-def is_root(request: ChatRequest) -> bool:
-    return bool(request.messages[0]["role"] == "system")
+"""
+IN_PYTHON = repl_block(STUCK + "while True: pass")
+IN_C = repl_block(STUCK + 're.match("(a+)+$", "a" * 60 + "b")')
 
 
 def number_of(request: ChatRequest) -> int:
@@ -46,7 +40,7 @@ def number_of(request: ChatRequest) -> int:
 
 def play(request: ChatRequest, turns: Sequence[str] = (LOOK, ANSWER)) -> str:
     """The root's turns in order; a sub-model repeats what it is asked."""
-    return turns[request.turn] if is_root(request) else request.text.removeprefix("repeat: ")
+    return request.text.removeprefix("repeat: ") if request.is_subcall else turns[request.turn]
 
 
 class Arrivals:
@@ -81,15 +75,15 @@ async def test_a_killed_worker_takes_its_rollouts_processes_along(start_worker: 
 
     async def policy(request: ChatRequest) -> str:
         await arrivals.note(request)
-        if is_root(request) and not arrivals.open.is_set():
+        if not request.is_subcall and not arrivals.open.is_set():
             if number_of(request) < 2:
                 return IN_PYTHON
             await arrivals.open.wait()
-        return ANSWER if is_root(request) else "noted"
+        return "noted" if request.is_subcall else ANSWER
 
     async with ModelServer(policy) as server:
         rollouts = [asyncio.ensure_future(worker.run(server, number)) for number in range(4)]
-        await arrivals.count(4, is_root)
+        await arrivals.count(4, lambda request: not request.is_subcall)
         await arrivals.count(2, lambda request: "stuck" in request.text)
         # The broker gives each to the one who has less to do: both have one in a cell and one that waits for its model.
         loaded = [child for child in worker.process.children() if below(child)]
@@ -120,7 +114,7 @@ async def test_cancelled_rollouts_end_wherever_they_are(worker: Any) -> None:
 
     async def policy(request: ChatRequest) -> str:
         await arrivals.note(request)
-        if not is_root(request):
+        if request.is_subcall:
             if "stuck" not in request.text:
                 await arrivals.open.wait()
             return play(request)
@@ -133,7 +127,7 @@ async def test_cancelled_rollouts_end_wherever_they_are(worker: Any) -> None:
         waiting, in_cell, in_sub_call, untouched = (
             asyncio.ensure_future(worker.run(server, number)) for number in (1, 2, 3, 4)
         )
-        await arrivals.count(4, is_root)
+        await arrivals.count(4, lambda request: not request.is_subcall)
         await arrivals.count(1, lambda request: "stuck" in request.text)
         await arrivals.count(2, lambda request: "repeat" in request.text)
         for rollout in (waiting, in_cell, in_sub_call):
@@ -166,14 +160,14 @@ async def test_a_model_server_may_restart_in_the_middle(serve_here: Any, setting
 
     async def policy(request: ChatRequest) -> str:
         await arrivals.note(request)
-        if not arrivals.open.is_set() and (not is_root(request) or request.turn == 1):
+        if not arrivals.open.is_set() and (request.is_subcall or request.turn == 1):
             await asyncio.Event().wait()  # until the server is stopped
         return play(request)
 
     server = ModelServer(policy)
     await server.start()
     rollouts = [asyncio.ensure_future(trainer.run(server, number)) for number in range(4)]
-    await arrivals.count(4, lambda request: not is_root(request))
+    await arrivals.count(4, lambda request: request.is_subcall)
     await server.stop()
     arrivals.open.set()
     async with ModelServer(policy, port=server.port) as server:
@@ -237,7 +231,7 @@ async def test_a_weight_update_in_the_middle_of_a_turn_holds_it_up_and_no_more(
         old = [asyncio.ensure_future(trainer.run(server, number, client=client)) for number in range(4)]
         await post("/load_lora_adapter", {"lora_name": "adapter", "lora_path": str(tmp_path)})
         await post("/resume")
-        await arrivals.count(1, lambda request: not is_root(request))
+        await arrivals.count(1, lambda request: request.is_subcall)
         await post("/pause?mode=keep&clear_cache=false")
         new = [
             asyncio.ensure_future(trainer.run(server, number, client=client, model="adapter"))
@@ -260,17 +254,17 @@ async def test_a_weight_update_holds_up_direct_sub_calls_too(serve_here: Any) ->
 
     async def policy(request: ChatRequest) -> str:
         await arrivals.note(request)
-        if not is_root(request):
+        if request.is_subcall:
             await arrivals.open.wait()
         return play(request)
 
     async with ModelServer(policy, models=("base", "adapter")) as server:
         old = [asyncio.ensure_future(trainer.run(server, number, model="base")) for number in range(4)]
-        await arrivals.count(4, lambda request: not is_root(request))
+        await arrivals.count(4, lambda request: request.is_subcall)
         arrivals.open.set()
         new = [trainer.run(server, number, model="adapter") for number in range(4)]
         traces = await asyncio.gather(*old, *new)
     assert [trace.reward for trace in traces] == [1.0] * 8
     assert [trace.info["rlm"]["direct"]["retries"] for trace in traces] == [0] * 8
-    sub_calls = [request.model for request in server.requests if not is_root(request)]
+    sub_calls = [request.model for request in server.requests if request.is_subcall]
     assert sorted(sub_calls) == ["adapter"] * 4 + ["base"] * 4

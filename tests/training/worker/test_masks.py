@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
-CHILD = '```repl\nanswer["content"], answer["ready"] = "7", True\n```'
+from rlm.testing import finish, repl_block
+
+CHILD = finish('"7"')
 TURNS = (
-    '```repl\nreplies = llm_query_batched(["one", "two"])\n```',
-    '```repl\nrlm_query("count the letters")\n```',
-    '```repl\nanswer["content"], answer["ready"] = "5 x 100", True\n```',
+    repl_block('replies = llm_query_batched(["one", "two"])'),
+    repl_block('rlm_query("count the letters")'),
+    finish('"5 x 100"'),
 )
 
 
 def policy(request: Any) -> str:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return f"echo {request.text}"
     if "of 17 characters" in request.messages[1]["content"]:
         return CHILD

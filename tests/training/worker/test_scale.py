@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from rlm.testing import ChatRequest, ModelServer
+from rlm.testing import ChatRequest, ModelServer, finish, repl_block
 
 # A worker imports verifiers, which takes ten seconds of a core.
 pytestmark = pytest.mark.timeout(180)
 
 ROLLOUTS = 64
-LOOK = (
-    '```repl\nown = context.split()[1]\nsame = llm_query_batched([f"{own} {part}" for part in range(3)])\n```'
+LOOK = repl_block(
+    'own = context.split()[1]\nsame = llm_query_batched([f"{own} {part}" for part in range(3)])'
 )
-ANSWER = """```repl
-assert same == [f"heard {own} {part}" for part in range(3)], same
-answer["content"], answer["ready"] = f"{context.split()[1]} x {len(context.splitlines())}", True
-```"""
+ANSWER = finish(
+    'f"{context.split()[1]} x {len(context.splitlines())}"',
+    'assert same == [f"heard {own} {part}" for part in range(3)], same',
+)
 
 
 def policy(request: ChatRequest) -> str:
-    if request.messages[0]["role"] != "system":
+    if request.is_subcall:
         return f"heard {request.text}"
     return (LOOK, ANSWER)[request.turn]
 
