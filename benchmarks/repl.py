@@ -12,7 +12,8 @@ from benchmarks.measure import Row, Samples, private_megabytes, repeat
 from rlm.context import Context
 from rlm.environments import make_environment
 from rlm.environments.isolation import Isolation
-from rlm.repl.base import Query, QueryReply, SessionSpec
+from rlm.repl.interface import Query, QueryReply, SessionSpec
+from rlm.repl.repl_settings import REPLSettings
 
 _BATCH = 1000
 _CONTEXT_CHARS = 100_000_000
@@ -49,7 +50,7 @@ async def _start_and_cell(floor: Floor, isolation: Isolation = "sandbox") -> lis
 
     async def ours() -> None:
         with start.time():
-            repl = await place.open(SessionSpec(checkpoint_bytes=0), _no_queries)
+            repl = await place.open(SessionSpec(settings=REPLSettings(checkpoint_bytes=0)), _no_queries)
             await repl.execute("x = 1")
         for _ in range(10):
             with cell.time():
@@ -140,7 +141,10 @@ async def _big_context(floor: Floor) -> list[Row]:
 
 
 async def _memory(floor: Floor) -> list[Row]:
-    none, kept = SessionSpec(checkpoint_bytes=0), SessionSpec(checkpoint_after=0.0)
+    none, kept = (
+        SessionSpec(settings=REPLSettings(checkpoint_bytes=0)),
+        SessionSpec(settings=REPLSettings(checkpoint_after=0.0)),
+    )
     plain = await _memory_of(none)
     checkpoint = await _memory_of(kept, shared=True) - await _memory_of(none, shared=True)
     before = private_megabytes(floor.pid)
@@ -176,7 +180,7 @@ async def _checkpoints() -> list[Row]:
     rows = []
     for megabytes in (0, 100, 500):
         at_once, later = Samples(), Samples()
-        spec = SessionSpec(checkpoint_bytes=1 << 40, checkpoint_after=0.0)
+        spec = SessionSpec(settings=REPLSettings(checkpoint_bytes=1 << 40, checkpoint_after=0.0))
         repl = await place.open(spec, _no_queries)
         await repl.execute(f"big = bytearray(b'x' * {megabytes * 1_000_000})")
         for samples, seconds in ((at_once, 0.0), (later, 0.3)):

@@ -208,14 +208,16 @@ def _feature(name: str, value: bool | int | str) -> str:
 
 async def _repl() -> Check:
     """Opens a REPL as `rlm run` would, and runs a cell in it."""
-    from rlm.environments import Query, QueryReply, SessionSpec, make_environment
+    from rlm.environments import Query, QueryReply, REPLSettings, SessionSpec, make_environment
 
     async def nobody(query: Query) -> list[QueryReply]:
         return [QueryReply("", failed=True) for _ in query.prompts]
 
     started = time.perf_counter()
     try:
-        repl = await make_environment("local").open(SessionSpec(cell_timeout=30.0), nobody)
+        repl = await make_environment("local").open(
+            SessionSpec(settings=REPLSettings(cell_timeout=30.0)), nobody
+        )
         try:
             result = await repl.execute("print(6 * 7)")
         finally:

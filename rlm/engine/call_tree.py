@@ -21,7 +21,7 @@ from rlm.errors import (
     TimeoutExceededError,
     TokenLimitExceededError,
 )
-from rlm.repl.base import Environment
+from rlm.repl.interface import Environment
 from rlm.types import Iteration, Message, RunStats, StopReason
 
 if TYPE_CHECKING:

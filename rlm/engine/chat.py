@@ -14,7 +14,7 @@ from rlm.engine.model_window import UNCOUNTED, Counted
 from rlm.engine.models import Model
 from rlm.engine.request_keys import request_key
 from rlm.errors import ModelError, RLMError
-from rlm.repl.base import REPL
+from rlm.repl.interface import REPL
 from rlm.types import Message, RunStats, Usage
 
 if TYPE_CHECKING:

@@ -152,7 +152,7 @@ class Engine:
                 [settings.root.tools.identity(), settings.below.tools.identity()],
                 [settings.max_depth, settings.max_iterations, settings.compaction, settings.prologue],
                 [settings.root.system_prompt, settings.below.system_prompt],
-                settings.session,
+                settings.session.changed(),
             ]
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlm.repl.base import CellResult
+from rlm.repl.interface import CellResult
 from rlm.types import Message
 
 _MAX_NAMES = 20

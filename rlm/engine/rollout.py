@@ -26,9 +26,9 @@ from rlm.errors import (
     LimitError,
     RLMError,
 )
-from rlm.repl.base import REPL, AnswerState, CellResult, SessionSpec
+from rlm.repl.interface import REPL, AnswerState, CellResult, SessionSpec
 from rlm.repl.persistent import Conversation
-from rlm.repl.tools import ToolCall
+from rlm.repl.tools import ToolReport
 from rlm.types import CodeBlock, Iteration, Message, RunStats, StopReason
 
 # Seconds that a cell gets when the reply that holds it has already used up the tokens of the run: enough to set an answer.
@@ -200,11 +200,10 @@ class Rollout:
 
     async def _open(self) -> REPL:
         on_tool = partial(_emit_tool, self._emitter)
-        spec = SessionSpec(
-            [self._context], tools=self._setup.tools, on_tool=on_tool, **self._tree.settings.session
-        )
-        if spec.stop_grace is None and self._conversation is None:
-            spec = replace(spec, stop_grace=_STOP_GRACE)
+        settings = self._tree.settings.session
+        if settings.stop_grace is None and self._conversation is None:
+            settings = replace(settings, stop_grace=_STOP_GRACE)
+        spec = SessionSpec([self._context], tools=self._setup.tools, on_tool=on_tool, settings=settings)
         async with self._tree.ledger.guard():
             if self._conversation is not None:
                 return await self._conversation.open(spec, self._subcalls.answer)
@@ -386,7 +385,7 @@ def _emit_limit(emitter: Emitter, error: RLMError) -> None:
     emitter.emit("limit", error_type=type(error).__name__, message=str(error))
 
 
-def _emit_tool(emitter: Emitter, call: ToolCall) -> None:
+def _emit_tool(emitter: Emitter, call: ToolReport) -> None:
     emitter.emit("tool_call", name=call.name, error=call.error, seconds=call.seconds)
 
 

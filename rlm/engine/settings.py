@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from rlm.engine import prompts
 from rlm.engine.callbacks import Callbacks
+from rlm.repl.repl_settings import REPLSettings
 from rlm.repl.tools import Toolbox
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,7 @@ class TreeSettings:
     root: RunSetup
     below: RunSetup
     prologue: str | None
-    session: dict[str, Any]
-    """Fields of `SessionSpec`."""
+    session: REPLSettings
     compaction: float | None = None
     """The part of a model's window at which the history is compacted; None: never."""
     callbacks: Callbacks = field(default_factory=Callbacks)

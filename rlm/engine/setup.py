@@ -17,12 +17,11 @@ from rlm.engine.models import Models
 from rlm.engine.settings import RunSetup, TreeSettings
 from rlm.errors import ConfigError
 from rlm.options import Options
-from rlm.repl import resource_limits
-from rlm.repl.base import Environment, SessionSpec
+from rlm.repl.interface import Environment
+from rlm.repl.repl_settings import REPLSettings
 from rlm.repl.tools import Toolbox
 
-_OF_THE_ENGINE = {"contexts", "history", "tools", "on_tool"}
-_SESSION_OPTIONS = {f.name for f in fields(SessionSpec)} - _OF_THE_ENGINE
+_REPL_SETTINGS = {f.name for f in fields(REPLSettings)}
 
 
 def models_of(options: Options) -> Models:
@@ -82,33 +81,30 @@ def _pricing(prices: Mapping[str, Any] | None, *, required: bool) -> Callable[[C
     return price
 
 
-def environment_of(options: Options) -> tuple[Environment, dict[str, Any]]:
-    """The place where the code runs, and the settings of its REPLs: fields of `SessionSpec`.
+def environment_of(options: Options) -> tuple[Environment, REPLSettings]:
+    """The place where the code runs, and the settings of its REPLs.
 
     Raises:
         ConfigError: there is no such place or setting, a setting does not fit, or the place cannot offer it.
     """
     given = options.environment_kwargs or {}
-    session = {name: value for name, value in given.items() if name in _SESSION_OPTIONS}
-    place = {name: value for name, value in given.items() if name not in _SESSION_OPTIONS}
+    settings = {name: value for name, value in given.items() if name in _REPL_SETTINGS}
+    place = {name: value for name, value in given.items() if name not in _REPL_SETTINGS}
     for name in place:
-        near = difflib.get_close_matches(name, _SESSION_OPTIONS, n=1)
+        near = difflib.get_close_matches(name, _REPL_SETTINGS, n=1)
         if near:
             raise ConfigError(f"environment_kwargs has no {name!r}; did you mean {near[0]!r}?")
     environment = environments.make_environment(options.environment, **place)
-    spec = SessionSpec(**session)
-    resource_limits.checked(spec)
-    check_place = getattr(environment, "check", None)
-    if check_place is not None:
-        check_place(spec)
+    session = REPLSettings(**settings)
+    environment.check(session)
     return environment, session
 
 
-def settings_of(options: Options, session: dict[str, Any]) -> TreeSettings:
+def settings_of(options: Options, session: REPLSettings) -> TreeSettings:
     """The settings of the runs.
 
     Args:
-        session: settings of their REPLs: fields of `SessionSpec`.
+        session: the settings of their REPLs.
 
     Raises:
         ConfigError: a tool does not fit.

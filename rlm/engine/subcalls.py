@@ -24,7 +24,7 @@ from rlm.errors import (
     RLMError,
     RolloutStoppedError,
 )
-from rlm.repl.base import Query, QueryReply
+from rlm.repl.interface import Query, QueryReply
 from rlm.types import SubcallRecord, Usage, text_of
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from rlm._registry import Registry
+from rlm._wording import a
 from rlm.errors import ConfigError
-from rlm.repl.base import (
+from rlm.repl.interface import (
     REPL,
     AnswerState,
     CellResult,
@@ -18,8 +19,11 @@ from rlm.repl.base import (
     QueryReply,
     SessionSpec,
 )
+from rlm.repl.repl_settings import DEFAULT_LIMITS, REPLSettings
+from rlm.repl.tools import ToolReport
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "REPL",
     "AnswerState",
     "CellResult",
@@ -28,15 +32,17 @@ __all__ = [
     "Query",
     "QueryHandler",
     "QueryReply",
+    "REPLSettings",
     "SessionSpec",
+    "ToolReport",
     "make_environment",
     "names",
     "register_environment",
 ]
 
 Factory = Callable[..., Environment]
-"""Makes an environment from the entries of `environment_kwargs` that are none of `SessionSpec`'s, which are its keyword
-arguments. Raises ConfigError where they do not fit."""
+"""Makes an environment. Its keyword arguments are the entries of `environment_kwargs` that are not fields of
+`REPLSettings`. Raises ConfigError where they do not fit."""
 
 _NOT_BUILT = ("ipython", "docker", "modal", "prime", "daytona", "e2b")
 _registry: Registry[Environment] = Registry(
@@ -45,11 +51,11 @@ _registry: Registry[Environment] = Registry(
 
 
 def register_environment(name: str, factory: Factory, *, replace: bool = False) -> None:
-    """Makes a place known, so that `environment=name` means it everywhere.
+    """Gives a place a name, so that `environment=name` means it everywhere. docs/places.md shows how to write one.
 
     Args:
-        factory: returns an `Environment`: an object whose `open` starts a REPL.
-        replace: the name may be taken.
+        factory: returns an `Environment`. A plain object with a method `open` will do.
+        replace: allows a name that is taken.
 
     Raises:
         ConfigError: the name is taken, or the arguments are not a name and a function.
@@ -67,11 +73,32 @@ def make_environment(name: str, **kwargs: Any) -> Environment:
 
     Args:
         name: one of `names()`.
-        kwargs: its settings; for "local" those of `rlm.environments.local.LocalEnvironment`.
+        kwargs: options of the place; for "local" those of `rlm.environments.local.LocalEnvironment`.
 
     Raises:
-        ConfigError: there is no such environment or setting (the message names the nearest), or it is not built yet.
+        ConfigError: there is no such environment or option (the message names the nearest), it is not built yet, or its
+            factory made something that cannot open a REPL.
     """
     if name in _NOT_BUILT and name not in names():
         raise ConfigError(f"environment {name!r} is not built yet; there are {', '.join(names())}")
-    return _registry.make(name, kwargs)
+    made: object = _registry.make(name, kwargs)
+    return made if isinstance(made, Environment) else _Adapted(name, made)
+
+
+class _Adapted(Environment):
+    """A place whose class does not derive from `Environment`."""
+
+    def __init__(self, name: str, place: Any) -> None:
+        if not callable(getattr(place, "open", None)):
+            raise ConfigError(
+                f"the factory of environment {name!r} must return an rlm.environments.Environment, and returned {a(place)}"
+            )
+        self._place = place
+
+    async def open(self, spec: SessionSpec, on_query: QueryHandler) -> REPL:
+        repl: REPL = await self._place.open(spec, on_query)
+        return repl
+
+    def check(self, settings: REPLSettings) -> None:
+        if hasattr(self._place, "check"):
+            self._place.check(settings)

@@ -21,9 +21,9 @@ from rlm.environments.isolation import (
     probe,
 )
 from rlm.errors import ConfigError, REPLError
-from rlm.repl import resource_limits
-from rlm.repl.base import QueryHandler, SessionSpec
-from rlm.repl.processes import Links, Resume
+from rlm.repl.interface import Environment, QueryHandler, SessionSpec
+from rlm.repl.remote import Links, Resume
+from rlm.repl.repl_settings import REPLSettings
 from rlm.repl.session import Session
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _warning = threading.Lock()
 """Taken for good by the first warning that there is no sandbox."""
 
 
-class LocalEnvironment:
+class LocalEnvironment(Environment):
     """Runs each REPL in processes of its own on this machine.
 
     Args:
@@ -89,14 +89,14 @@ class LocalEnvironment:
         elif isolation == "sandbox!" and probe().level != "sandbox":
             raise ConfigError(f"there can be no sandbox here: {probe().reason}")
 
-    def check(self, spec: SessionSpec) -> None:
+    def check(self, settings: REPLSettings) -> None:
         """
         Raises:
-            ConfigError: there can be no such REPL here; with isolation="none" it has limits of resources.
+            ConfigError: `limits` are given with isolation="none", which has none.
         """
-        if spec.limits and self.isolation == "none":
+        if settings.limits and self.isolation == "none":
             raise ConfigError(
-                f'isolation="none" has no limits of resources, and these are given: {dict(spec.limits)}'
+                f'isolation="none" has no limits of resources, and these are given: {dict(settings.limits)}'
             )
 
     async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
@@ -105,12 +105,12 @@ class LocalEnvironment:
         Raises:
             ConfigError: the specification does not fit; see `check`.
         """
-        self.check(spec)
+        self.check(spec.settings)
         return await Session.open(self, spec, on_query)
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
         """See `remote.Place.connect`."""
-        settings = resource_limits.of_all(spec)
+        settings = spec.settings.for_supervisor()
 
         async def start(ends: list[int]) -> None:
             await self._start([*ends, *[await _file(context) for context in spec.contexts]], settings)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from rlm.errors import REPLError
-from rlm.repl.base import Query, QueryHandler, QueryReply
-from rlm.repl.processes import Remote
-from rlm.repl.tools import Toolbox, ToolCall, ToolError, converting
+from rlm.repl.interface import Query, QueryHandler, QueryReply
+from rlm.repl.remote import Remote
+from rlm.repl.tools import Toolbox, ToolError, ToolReport, converting
 from rlm.repl.worker.process.descriptions import cut
 from rlm.repl.worker.process.namespace import MOST_MODEL_NAME, MOST_PROMPTS
 from rlm.repl.worker.protocol.frames import NUMBER
@@ -41,7 +41,7 @@ class Calls:
     """The queries and calls of tools that one REPL has on the way."""
 
     def __init__(
-        self, tools: Toolbox, on_query: QueryHandler, on_tool: Callable[[ToolCall], None] | None
+        self, tools: Toolbox, on_query: QueryHandler, on_tool: Callable[[ToolReport], None] | None
     ) -> None:
         self._tools = tools
         self._on_query = on_query
@@ -154,7 +154,7 @@ class Calls:
         if self._on_tool is not None:
             problem = None if failure is None else str(failure)
             try:
-                self._on_tool(ToolCall(cut(name, _MOST_NAME), time.monotonic() - started, problem))
+                self._on_tool(ToolReport(cut(name, _MOST_NAME), time.monotonic() - started, problem))
             except Exception:  # nothing flows back from who only listens
                 _log.exception("a call of the tool %s was not noted", name)
 

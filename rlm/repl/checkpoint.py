@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from rlm.errors import REPLError
-from rlm.repl.processes import Remote
+from rlm.repl.remote import Remote
 
 _PATIENCE = 30.0
 """Seconds that a checkpoint may take to go on, on a machine that has better things to do."""

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from rlm.context import Context
 from rlm.errors import ConfigError, REPLError
-from rlm.repl.base import REPL, Environment, Query, QueryHandler, QueryReply, SessionSpec
-from rlm.repl.tools import ToolCall
+from rlm.repl.interface import REPL, Environment, Query, QueryHandler, QueryReply, SessionSpec
+from rlm.repl.tools import ToolReport
 from rlm.types import Message
 
 
@@ -24,7 +24,7 @@ class Conversation:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._repl: REPL | None = None
         self._handler: QueryHandler | None = None
-        self._on_tool: Callable[[ToolCall], None] | None = None
+        self._on_tool: Callable[[ToolReport], None] | None = None
         self._extension: asyncio.Task[None] | None = None
         self.contexts: list[Context] = []
         """Of the completions so far."""
@@ -126,6 +126,6 @@ class Conversation:
             return [reply] * len(query.prompts)
         return await self._handler(query)
 
-    def _tell(self, call: ToolCall) -> None:
+    def _tell(self, call: ToolReport) -> None:
         if self._on_tool is not None:
             self._on_tool(call)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from rlm.repl import resource_limits
-from rlm.repl.base import SessionSpec
-from rlm.repl.processes import Link, Links
+from rlm.repl.interface import SessionSpec
+from rlm.repl.remote import Link, Links
 from rlm.repl.worker.protocol.frames import Frames, ProtocolError, encode, pack
 from rlm.repl.worker.protocol.kinds import FromSupervisor, OneStream
 
@@ -37,7 +36,7 @@ class Relay(asyncio.Protocol):
         """
         sizes = [context.encoded_size for context in spec.contexts]
         link.write(
-            pack(OneStream.OPEN, encode({"contexts": sizes, "settings": resource_limits.of_all(spec)}))
+            pack(OneStream.OPEN, encode({"contexts": sizes, "settings": spec.settings.for_supervisor()}))
         )
         for context in spec.contexts:
             for chunk in context.chunks():

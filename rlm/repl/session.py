@@ -10,12 +10,11 @@ from typing import Any, Self
 
 from rlm.context import Context
 from rlm.errors import REPLError
-from rlm.repl import resource_limits
-from rlm.repl.base import AnswerState, CellResult, CellStatus, QueryHandler, SessionSpec
 from rlm.repl.calls import Calls
-from rlm.repl.cell import MOST_LINE, Cell, Ending
 from rlm.repl.checkpoint import Kept
-from rlm.repl.processes import Place, Remote
+from rlm.repl.interface import AnswerState, CellResult, CellStatus, QueryHandler, SessionSpec
+from rlm.repl.remote import Place, Remote
+from rlm.repl.running_cell import MOST_LINE, CellEnding, RunningCell
 from rlm.repl.tools import Toolbox
 from rlm.repl.uploads import MOST_FILES, Supply
 from rlm.repl.worker.process.descriptions import cut
@@ -36,9 +35,9 @@ class Session:
     def __init__(self, place: Place, spec: SessionSpec, on_query: QueryHandler) -> None:
         self._place = place
         self._spec = spec
+        self._settings = spec.settings
         self._tools = Toolbox.of(spec.tools)
         self._calls = Calls(self._tools, on_query, spec.on_tool)
-        self._limits = resource_limits.checked(spec)
         self._remote: Remote | None = None
         self._kept: Kept | None = None
         """What the last worker left, which has ended."""
@@ -46,7 +45,7 @@ class Session:
         """Cells and extensions that the worker is through with."""
         self._grown = 0
         """That number after the last extension."""
-        self._cell: Cell | None = None
+        self._cell: RunningCell | None = None
         self._number = 0
         self._supply = Supply()
         self._extension: asyncio.Task[str | None] | None = None
@@ -71,7 +70,7 @@ class Session:
         """See `REPL.execute`. A second call waits for the first."""
         await self._idle()
         self._number += 1
-        cell = self._cell = Cell(self._number, self._time_limit(timeout))
+        cell = self._cell = RunningCell(self._number, self._time_limit(timeout))
         try:
             if self._remote is None:
                 await self._launch()
@@ -98,10 +97,10 @@ class Session:
         return self._remote.ended if self._remote is not None and self._remote.condemned else None
 
     def _time_limit(self, timeout: float | None) -> float | None:
-        limits = [limit for limit in (timeout, self._spec.cell_timeout) if limit is not None]
+        limits = [limit for limit in (timeout, self._settings.cell_timeout) if limit is not None]
         return max(0.0, min(limits)) if limits else None
 
-    async def _run(self, code: str, cell: Cell) -> CellResult:
+    async def _run(self, code: str, cell: RunningCell) -> CellResult:
         remote = self._remote
         assert remote is not None
         cell.started = time.monotonic()
@@ -120,7 +119,7 @@ class Session:
             if timer is not None:
                 timer.cancel()
 
-    async def _stop(self, remote: Remote, cell: Cell) -> None:
+    async def _stop(self, remote: Remote, cell: RunningCell) -> None:
         """Ends the running cell for a caller that was cancelled."""
         cell.result = asyncio.get_running_loop().create_future()
         self._interrupt(remote, cell, "the caller was cancelled")
@@ -146,7 +145,7 @@ class Session:
         if self._cell is not None and self._remote is not None:
             self._interrupt(self._remote, self._cell, reason)
 
-    def _interrupt(self, remote: Remote, cell: Cell, reason: str) -> None:
+    def _interrupt(self, remote: Remote, cell: RunningCell, reason: str) -> None:
         """Interrupts a cell, unless that has been done.
 
         Args:
@@ -159,17 +158,16 @@ class Session:
         self._calls.cancel()
         remote.work.release_all()  # it gets no replies any more, and the end of its cell is to be heard of
         remote.tell(ToWorker.VOID, {"id": cell.number})
-        grace = self._stop_grace if reason else self._spec.interrupt_grace
+        grace = self._stop_grace if reason else self._settings.interrupt_grace
         remote.order(ToSupervisor.INTERRUPT, {"grace": grace})
         loop = asyncio.get_running_loop()
         loop.call_later(grace + _SLACK, self._insist, remote, cell)
 
     @property
     def _stop_grace(self) -> float:
-        grace = self._spec.stop_grace
-        return self._spec.interrupt_grace if grace is None else grace
+        return self._settings.grace_of_stop
 
-    def _insist(self, remote: Remote, cell: Cell) -> None:
+    def _insist(self, remote: Remote, cell: RunningCell) -> None:
         """Ends what did not end a cell by itself."""
         if self._cell is cell:
             self._kill(remote, "a cell that was interrupted did not stop in time and was killed")
@@ -314,15 +312,15 @@ class Session:
         return remote
 
     def _opening(self, remote: Remote) -> dict[str, Any]:
-        spec = self._spec
+        settings = self._settings
         return {
             "contexts": self._supply.announce(),
             "history": self._history(),
             "tools": self._tools.functions,
-            "limits": self._limits,
-            "checkpoint_bytes": spec.checkpoint_bytes if remote.resume is not None else 0,
-            "checkpoint_after": spec.checkpoint_after,
-            "seed": spec.seed,
+            "limits": settings.all_limits,
+            "checkpoint_bytes": settings.checkpoint_bytes if remote.resume is not None else 0,
+            "checkpoint_after": settings.checkpoint_after,
+            "seed": settings.seed,
             "answer": [self._answer.content, self._answer.ready],
         }
 
@@ -352,7 +350,7 @@ class Session:
         cell, remote = self._cell, self._remote
         if cell is None or remote is None or message["id"] != cell.number or cell.ending is not None:
             raise ValueError("the end of a cell that does not run")
-        ending = Ending.of(message)
+        ending = CellEnding.of(message)
         self._done += 1
         if None not in ending.printed and cell.interrupted is None:
             self._finish(cell, ending, ["", ""])
@@ -370,9 +368,9 @@ class Session:
         self._grown = self._done
         self._extended.set_result(None if error is None else cut(str(error), MOST_LINE))
 
-    def _finish(self, cell: Cell, ending: Ending, collected: list[str]) -> None:
+    def _finish(self, cell: RunningCell, ending: CellEnding, collected: list[str]) -> None:
         """Makes the result of a cell that has run."""
-        limit = self._spec.max_output_chars
+        limit = self._settings.max_output_chars
         stdout, stderr = (
             collected[number] if text is None else joined(limit, text, ending.lines[number])
             for number, text in enumerate(ending.printed)
@@ -404,7 +402,7 @@ class Session:
             return
         if self._closing is None:
             why += f"; {kept or _LOST}"
-        stderr = joined(self._spec.max_output_chars, stderr, why + "\n")
+        stderr = joined(self._settings.max_output_chars, stderr, why + "\n")
         self._conclude(cell, status, stdout, stderr, why, replace(self._answer, note=None), {})
 
     def _keep(self, remote: Remote) -> str:
@@ -425,7 +423,7 @@ class Session:
 
     def _conclude(
         self,
-        cell: Cell,
+        cell: RunningCell,
         status: CellStatus,
         stdout: str,
         stderr: str,

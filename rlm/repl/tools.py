@@ -41,7 +41,7 @@ of them would only wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolReport:
     """A call of a tool by the code, when it has ended."""
 
     name: str

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlm import RLM, Context
-from rlm.environments import SessionSpec, register_environment
+from rlm.environments import REPLSettings, register_environment
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import (
     ConfigError,
@@ -740,8 +740,8 @@ async def test_what_is_no_token_cannot_cancel(cancel: Any) -> None:
 
 def test_a_place_may_refuse_what_it_cannot_have() -> None:
     class Narrow(LocalEnvironment):
-        def check(self, spec: SessionSpec) -> None:
-            if spec.seed is not None:
+        def check(self, settings: REPLSettings) -> None:
+            if settings.seed is not None:
                 raise ConfigError("there is no chance here")
 
     register_environment("narrow", Narrow, replace=True)

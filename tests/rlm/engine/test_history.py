@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlm.engine.history import History, observation
-from rlm.repl.base import AnswerState, CellResult
+from rlm.repl.interface import AnswerState, CellResult
 
 NOTHING = AnswerState("", ready=False)
 

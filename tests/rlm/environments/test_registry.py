@@ -10,7 +10,7 @@ from rlm import RLM
 from rlm.environments import make_environment, names, register_environment
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import ConfigError
-from rlm.repl.base import QueryHandler, SessionSpec
+from rlm.repl.interface import QueryHandler, SessionSpec
 from rlm.repl.session import Session
 from rlm.testing import ScriptedClient, finish
 
@@ -68,3 +68,21 @@ async def test_a_place_of_ones_own_is_reached_by_its_name() -> None:
         register_environment("", Elsewhere)
     with pytest.raises(ConfigError, match="function"):
         register_environment("nowhere", "there")  # type: ignore[arg-type]
+
+
+def test_a_plain_object_that_opens_repls_will_do() -> None:
+    class Plain:
+        async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
+            return await LocalEnvironment(isolation="process").open(spec, on_query)
+
+    factory: Any = Plain
+    register_environment("plain", factory)
+    with RLM(client=ScriptedClient(lambda _: finish("context")), environment="plain") as rlm:
+        assert rlm.completion("hello", "What?").response == "hello"
+
+
+def test_a_factory_that_makes_no_environment_is_refused() -> None:
+    factory: Any = dict
+    register_environment("dict", factory)
+    with pytest.raises(ConfigError, match=r"must return an rlm.environments.Environment, and returned a dict"):
+        make_environment("dict")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ from rlm.environments import (
     Query,
     QueryHandler,
     QueryReply,
+    REPLSettings,
     SessionSpec,
+    ToolReport,
     make_environment,
 )
 from rlm.environments.isolation import Isolation, probe
+from rlm.repl.tools import Toolbox
+from rlm.types import Message
 
 LEVELS = ("sandbox!", "process") if probe().level == "sandbox" else ("process",)
 """The isolations that this machine has, the best first."""
@@ -86,14 +90,21 @@ def isolation() -> Isolation:
 
 @pytest.fixture
 async def open_repl(isolation: Isolation) -> AsyncIterator[Callable[..., Awaitable[REPL]]]:
-    """Opens a REPL with these contexts and fields of `SessionSpec`."""
+    """Opens a REPL with these contexts, fields of `SessionSpec` and of `REPLSettings`."""
     opened: list[REPL] = []
     environment = make_environment("local", isolation=isolation)
 
-    async def open_one(*contexts: Any, on_query: QueryHandler = echo, **spec: Any) -> REPL:
-        repl = await environment.open(
-            SessionSpec(contexts=[Context.of(value) for value in contexts], **spec), on_query
-        )
+    async def open_one(
+        *contexts: Any,
+        on_query: QueryHandler = echo,
+        history: Sequence[Sequence[Message]] = (),
+        tools: Toolbox | None = None,
+        on_tool: Callable[[ToolReport], None] | None = None,
+        **settings: Any,
+    ) -> REPL:
+        values = [Context.of(value) for value in contexts]
+        spec = SessionSpec(values, history, tools, on_tool, REPLSettings(**settings))
+        repl = await environment.open(spec, on_query)
         opened.append(repl)
         return repl
 

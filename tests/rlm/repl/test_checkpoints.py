@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, Query, QueryReply, SessionSpec
+from rlm.environments import REPL, Query, QueryReply, REPLSettings
 from rlm.environments.isolation import Isolation
 from rlm.errors import ConfigError
 from rlm.repl.tools import Toolbox
@@ -166,7 +166,7 @@ async def test_cells_that_follow_each_other_are_lost_together(open_repl: OpenREP
 
 async def test_a_model_that_thinks_is_time_enough(open_repl: OpenREPL) -> None:
     """Without any setting."""
-    repl = await open_repl(checkpoint_after=SessionSpec().checkpoint_after)
+    repl = await open_repl(checkpoint_after=REPLSettings().checkpoint_after)
     for number in range(40):
         await repl.execute(f"x = {number}")
         await asyncio.sleep(0.05 * number)

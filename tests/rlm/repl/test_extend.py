@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environment
+from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
 from rlm.environments.isolation import Isolation
 from rlm.errors import REPLError
 from rlm.repl.session import Session
@@ -294,7 +294,9 @@ async def test_closing_on_the_way(open_repl: OpenREPL) -> None:
 
 async def test_over_one_stream(tmp_path: Path) -> None:
     tools = Toolbox.of({"double": lambda x: 2 * x, "LIMIT": 5})
-    spec = SessionSpec(contexts=contexts("first " * 500_000), tools=tools, interrupt_grace=0.2)
+    spec = SessionSpec(
+        contexts=contexts("first " * 500_000), tools=tools, settings=REPLSettings(interrupt_grace=0.2)
+    )
     session = await Session.open(Program(tmp_path), spec, nobody)
     try:
         assert (await session.execute("len(context), double(LIMIT)")).stdout == "(3000000, 10)\n"

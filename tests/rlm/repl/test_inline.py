@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environment
+from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
 from rlm.environments.isolation import Isolation
 from rlm.errors import ConfigError, REPLError
 
@@ -195,7 +195,7 @@ async def test_close_while_a_cell_runs(open_repl: OpenREPL) -> None:
 async def test_limits_of_resources_are_refused() -> None:
     environment = make_environment("local", isolation="none")
     with pytest.raises(ConfigError, match="has no limits of resources"):
-        await environment.open(SessionSpec(limits={"memory_bytes": 1 << 30}), echo)
+        await environment.open(SessionSpec(settings=REPLSettings(limits={"memory_bytes": 1 << 30})), echo)
 
 
 async def test_the_input_of_the_host_is_left_alone(

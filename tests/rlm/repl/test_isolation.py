@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, CellResult, Query, QueryReply, SessionSpec
+from rlm.environments import REPL, CellResult, Query, QueryReply, REPLSettings, SessionSpec
 from rlm.environments.isolation import Isolation
 from rlm.environments.local import LocalEnvironment
 
@@ -519,7 +519,9 @@ async def field(isolation: Isolation, grounds: Grounds) -> AsyncIterator[Field]:
             gate.set()
         return [QueryReply("true reply") for _ in query.prompts]
 
-    spec = SessionSpec(contexts=[Context("the context")], limits={"memory_bytes": MEMORY})
+    spec = SessionSpec(
+        contexts=[Context("the context")], settings=REPLSettings(limits={"memory_bytes": MEMORY})
+    )
     repls = [await environment.open(spec, answer) for _ in range(2)]
     yield Field(grounds, repls[0], repls[1], grounds.names())
     gate.set()

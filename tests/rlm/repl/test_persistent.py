@@ -9,10 +9,10 @@ import pytest
 
 from rlm import RLM
 from rlm.cancellation import CancelToken
-from rlm.environments import register_environment
+from rlm.environments import Environment, register_environment
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import CancellationError, ConfigError, TimeoutExceededError
-from rlm.repl.base import REPL, QueryHandler, SessionSpec
+from rlm.repl.interface import REPL, QueryHandler, SessionSpec
 from rlm.testing import ChatRequest, ScriptedClient, finish, repl_block
 from rlm.types import StopReason
 
@@ -137,7 +137,7 @@ class _Announced:
         await self._repl.extend(*arguments, **options)
 
 
-class _Place:
+class _Place(Environment):
     def __init__(self, begun: asyncio.Event) -> None:
         self._begun = begun
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environment
+from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
 from rlm.environments.fork_server import WarmParent, warm_parent
 from rlm.environments.isolation import Isolation, SandboxSettings
 
@@ -241,7 +241,7 @@ async def test_hundreds_can_be_stopped_at_once() -> None:
         running.release()
         return [QueryReply("go on") for _ in query.prompts]
 
-    spec = SessionSpec(checkpoint_bytes=0, interrupt_grace=60.0)
+    spec = SessionSpec(settings=REPLSettings(checkpoint_bytes=0, interrupt_grace=60.0))
     repls = [await environment.open(spec, note) for _ in range(700)]
     cells = [asyncio.create_task(repl.execute("llm_query('x')\nwhile True: pass")) for repl in repls[:4]]
     cells += [

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, Query, QueryReply, SessionSpec, make_environment
+from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
 from rlm.environments.fork_server import warm_parent
 from rlm.environments.hidden_packages import hidden_paths, installed
 from rlm.environments.isolation import IsolationWarning, SandboxSettings, probe
@@ -43,7 +43,7 @@ async def sandboxed() -> AsyncIterator[OpenREPL]:
 
     async def open_one(*, limits: dict[str, int] | None = None, **settings: Any) -> REPL:
         environment = LocalEnvironment(isolation="sandbox!", **settings)
-        spec = SessionSpec(contexts=[Context("the context")], limits=limits or {})
+        spec = SessionSpec(contexts=[Context("the context")], settings=REPLSettings(limits=limits or {}))
         opened.append(await environment.open(spec, answer))
         return opened[-1]
 

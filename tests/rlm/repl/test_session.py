@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from rlm.context import Context
-from rlm.environments import Query, QueryReply, SessionSpec
+from rlm.environments import Query, QueryReply, REPLSettings, SessionSpec
 from rlm.errors import REPLError
 from rlm.repl import worker
 from rlm.repl.calls import MOST_CALLS
-from rlm.repl.processes import Links
 from rlm.repl.relay import Relay
+from rlm.repl.remote import Links
 from rlm.repl.session import Session
 from rlm.repl.tools import Toolbox
 from rlm.repl.worker.protocol import frames, messages
@@ -95,7 +95,9 @@ class Program:
 
 async def test_the_same_worker_over_stdin_and_stdout(tmp_path: Path) -> None:
     contexts = ["first " * 500_000, {"a": [1, ("\udc80", None)]}, "", "last"]
-    spec = SessionSpec(contexts=[Context(value) for value in contexts], interrupt_grace=0.2)
+    spec = SessionSpec(
+        contexts=[Context(value) for value in contexts], settings=REPLSettings(interrupt_grace=0.2)
+    )
     session = await Session.open(Program(tmp_path), spec, answer)
     try:
         result = await session.execute("print(len(context_0), context_2 == '', context)\nascii(context_1)")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rlm.environments import REPL
 from rlm.repl.calls import MOST_CALLS
-from rlm.repl.tools import Toolbox, ToolCall
+from rlm.repl.tools import Toolbox, ToolReport
 from rlm.repl.worker.protocol import messages, tool_values
 from rlm.repl.worker.protocol.tool_values import MOST_BYTES, MOST_LEVELS
 
@@ -487,7 +487,7 @@ async def test_values_of_every_kind_are_there_by_name(open_repl: OpenREPL) -> No
 
 
 async def test_calls_are_told_to_who_listens(open_repl: OpenREPL) -> None:
-    calls: list[ToolCall] = []
+    calls: list[ToolReport] = []
     repl = await open_repl(tools=Toolbox.of({"echo": echo, "fail": fail}), on_tool=calls.append)
     await repl.execute("echo(1)\nfail('own')")
     assert [(call.name, call.error) for call in calls] == [
@@ -498,7 +498,7 @@ async def test_calls_are_told_to_who_listens(open_repl: OpenREPL) -> None:
 
 
 async def test_what_the_code_chose_is_told_at_no_great_length(open_repl: OpenREPL) -> None:
-    calls: list[ToolCall] = []
+    calls: list[ToolReport] = []
     repl = await open_repl(tools=Toolbox.of({"size": len}), on_tool=calls.append)
     result = await repl.execute(
         "try: size(**{'a' * 3_000_000: 1})\nexcept TypeError as error: print(len(str(error)))"
@@ -512,7 +512,7 @@ async def test_what_the_code_chose_is_told_at_no_great_length(open_repl: OpenREP
 async def test_a_listener_that_fails_does_no_harm(
     open_repl: OpenREPL, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(call: ToolCall) -> None:
+    def broken(call: ToolReport) -> None:
         raise OSError("no disk")
 
     repl = await open_repl(tools=Toolbox.of({"echo": echo}), on_tool=broken)
@@ -527,7 +527,7 @@ async def test_a_call_that_fails_in_the_host_has_a_reply(
         raise MemoryError
 
     monkeypatch.setattr(Toolbox, "call", call)
-    calls: list[ToolCall] = []
+    calls: list[ToolReport] = []
     repl = await open_repl(tools=Toolbox.of({"echo": echo}), on_tool=calls.append)
     result = await repl.execute("echo(1)")
     assert result.error == "MemoryError: the host could not make this call"

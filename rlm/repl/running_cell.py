@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from rlm.repl.base import AnswerState, CellResult, CellStatus
+from rlm.repl.interface import AnswerState, CellResult, CellStatus
 from rlm.repl.worker.process.descriptions import bounded, cut
 
 _STATUSES: tuple[CellStatus, ...] = ("ok", "error", "exit")
@@ -24,7 +24,7 @@ _MOST_NAMES = 301
 _MOST_NAME, _MOST_DESCRIPTION = 100, 200
 
 
-class Cell:
+class RunningCell:
     """The cell that runs."""
 
     def __init__(self, number: int, timeout: float | None) -> None:
@@ -36,7 +36,7 @@ class Cell:
         """Why it was interrupted; empty for its time limit."""
         self.seconds = 0.0
         """When that was, from its start."""
-        self.ending: Ending | None = None
+        self.ending: CellEnding | None = None
         """What the worker said of its end, while the supervisor is asked for the rest."""
 
     def interruption(self) -> str:
@@ -53,7 +53,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class CellEnding:
     """What a worker says of the end of a cell. Everything in it may be the code's invention, so it becomes nothing but
     text, and no more of it than a worker would say."""
 
@@ -67,7 +67,7 @@ class Ending:
     locals: dict[str, str]
 
     @classmethod
-    def of(cls, message: Any) -> Ending:
+    def of(cls, message: Any) -> CellEnding:
         """
         Raises:
             Exception: of any kind: this is no such message.

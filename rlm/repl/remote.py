@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlm.repl.base import SessionSpec
-from rlm.repl.cell import MOST_LINE
+from rlm.repl.interface import SessionSpec
+from rlm.repl.running_cell import MOST_LINE
 from rlm.repl.worker.process.descriptions import cut
 from rlm.repl.worker.protocol.frames import MAX_FRAME, NUMBER, Frames, ProtocolError, decode, encode, pack
 from rlm.repl.worker.protocol.kinds import FromSupervisor, FromWorker, ToSupervisor, ToWorker
