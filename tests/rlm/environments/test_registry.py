@@ -82,7 +82,9 @@ def test_a_plain_object_that_opens_repls_will_do() -> None:
 
 
 def test_a_factory_that_makes_no_environment_is_refused() -> None:
-    factory: Any = lambda: {}  # noqa: E731
+    def factory() -> Any:
+        return {}
+
     register_environment("dict", factory)
     with pytest.raises(
         ConfigError, match=r"must return an rlm.environments.Environment, and returned a dict"
