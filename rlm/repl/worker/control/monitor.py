@@ -1,5 +1,5 @@
-"""What is done for one REPL beside its worker: to collect what other programs print, to stop it, and to tell the host how
-it ended."""
+"""What the supervisor does for one REPL: it collects what programs and C code print, interrupts and kills the worker, and
+tells the host how the worker ended."""
 
 from __future__ import annotations
 
@@ -15,32 +15,37 @@ from ..process.post import receive_report, send_job
 from ..process.processes import LINUX, remove_tree
 from ..protocol.frames import Frames, ProtocolError, decode, encode, pack
 from ..protocol.kinds import FromSupervisor, ToSupervisor
-from ..sandbox.syscalls import UNKNOWN
-from .poll_loop import READ, Loop, Outbox, read
+from ..sandbox.syscalls import UNKNOWN_STATUS
+from .poll_loop import READ, Outbox, PollLoop, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_PIECE = 1 << 16
+_MOST_READ = 1 << 16
+"""Bytes to read from a pipe in one turn of the loop."""
+_MOST_DRAINED = 1 << 17
+"""Bytes to read from a pipe when a cell has ended. A pipe holds 64 KiB. Without a bound, a child that never stops printing
+would keep the supervisor busy."""
 
 
-class Watch:
-    """A worker, from its fork to its end.
+class Monitor:
+    """Monitors one worker, from its fork to the end of its process tree.
 
     Args:
-        folder: the worker's own directory, which the worker makes and this removes.
-        interrupt: sends the worker and its children what Ctrl-C in a terminal would.
+        folder: the worker's directory. The worker makes it, and the monitor removes it.
+        interrupt: sends SIGINT to the worker and its children, as Ctrl-C in a terminal does.
         kill: kills the worker.
-        drop: ends all that there is of it, checkpoints too.
-        save: is given a descriptor of a new checkpoint's mailbox; or nothing, if there is no checkpoint any more.
-        limit: is given the bytes of memory that all processes of the REPL may have together.
-        over: is called when nothing is left.
+        drop: kills the worker, and ends its checkpoint.
+        save: passes on the mailbox of a new checkpoint, as a list of one descriptor. An empty list: there is no
+            checkpoint any more.
+        limit: sets the bytes of memory that all processes of the REPL may take together.
+        on_end: called when nothing is left of the REPL.
     """
 
     def __init__(
         self,
-        loop: Loop,
+        loop: PollLoop,
         folder: str,
         *,
         interrupt: Callable[[], None],
@@ -48,53 +53,56 @@ class Watch:
         drop: Callable[[], None],
         save: Callable[[list[int]], None],
         limit: Callable[[int], None],
-        over: Callable[[], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._folder = folder
         self._interrupt, self._kill, self._drop = interrupt, kill, drop
-        self._save, self._limit, self._over = save, limit, over
+        self._save, self._limit, self._on_end = save, limit, on_end
         pipes = os.pipe(), os.pipe()
         self._pipes = [pipe[0] for pipe in pipes]
+        """The read ends of the pipes for stdout and stderr."""
         self._file = unnamed_file(streams.SHARED)
         self._memory = mmap.mmap(self._file, streams.SHARED)
+        """The memory in which the worker puts what Python code prints."""
         self._post, theirs = socket.socketpair()
         self.fds = [theirs.detach(), pipes[0][1], pipes[1][1], self._file]
-        """What goes to the worker, and is closed here by `forked`."""
+        """The descriptors for the worker. `on_forked` closes them here."""
         self._outputs: list[Output] = []
         self._frames = Frames()
         self._source = self._sink = -1
         self._outbox: Outbox | None = None
         self._grace = 0.0
         self._strikes = 0
-        """Interrupts of the cell that runs."""
-        self._flying = 0
-        """Interrupts that have been asked for and may still come."""
-        self._asked: list[str] | None = None
-        """The host's question for the output, which waits for them: the next cell must not get one."""
-        self._end: tuple[str, str] | None = None
-        """How it ended, where that is not the worker's own doing: status and words. Empty: nobody wants to know."""
-        self._suspicion = ""
-        """Why the host has the worker killed, in words."""
+        """Interrupts of the running cell that have been sent."""
+        self._interrupts_in_flight = 0
+        """Interrupts that have been ordered and may not have arrived yet."""
+        self._pending_lines: list[str] | None = None
+        """The host's request for the output of the cell. It is answered only when no interrupt is in flight, because the
+        host then starts the next cell, which must not be interrupted."""
+        self._verdict: tuple[str, str] | None = None
+        """Status and reason to report when the worker ends. None: as its exit status says. Empty: report nothing."""
+        self._kill_reason = ""
+        """Why the host has the worker killed."""
         self._done = 0
-        """How much of the work was done at the last checkpoint."""
+        """How many cells and extensions the last checkpoint has seen."""
         self.checkpoint: int | None = None
-        """A name for that checkpoint, which nobody can guess, if the worker has ended and it has not."""
+        """The name of the checkpoint, if the worker has ended and left one. It is random, so that it cannot be guessed."""
 
-    def forked(self) -> None:
+    def on_forked(self) -> None:
         """The worker has its descriptors."""
         for fd in self.fds:
             os.close(fd)
         for number, pipe in enumerate(self._pipes):
             os.set_blocking(pipe, False)
-            self._loop.watch(pipe, READ, lambda _, number=number: self._collect(number, _PIECE))  # type: ignore[misc]
+            self._loop.watch(pipe, READ, lambda _, number=number: self._collect(number, _MOST_READ))  # type: ignore[misc]
 
-    def listen(self, source: int, sink: int) -> None:
-        """Takes orders from the host.
+    def connect_host(self, source: int, sink: int) -> None:
+        """Receives requests from the host from now on.
 
         Args:
-            source, sink: descriptors of the stream from and to it; may be one. They are closed in the end, so that this is
-                what the end of the stream means to the host.
+            source, sink: descriptors of the stream from and to the host. They may be the same one. The monitor closes
+                them when nothing is left of the REPL, which is how the host learns of it.
         """
         self._source, self._sink = source, sink
         os.set_blocking(source, False)
@@ -103,15 +111,16 @@ class Watch:
         if source != sink:
             self._loop.watch(source, READ, self._read_host)
 
-    def enlist(self, settings: dict[str, int], fds: Sequence[int]) -> bool:
-        """Gives the worker its work.
+    def give_job(self, settings: dict[str, int], fds: Sequence[int]) -> bool:
+        """Gives the worker its REPL.
 
         Args:
-            settings: "max_output", characters that are kept of what goes down a pipe; "memory", as `limit` is given.
-            fds: descriptors of its stream and of files with the encoded contexts.
+            settings: "max_output": characters to keep of what is printed, for each stream. "memory": bytes that all
+                processes of the REPL may take together.
+            fds: descriptors of the worker's stream to the host, and of files with the encoded contexts.
 
         Returns:
-            Whether it was there to take it.
+            False if the worker has ended already.
         """
         self._outputs = [Output(settings["max_output"]), Output(settings["max_output"])]
         if not send_job(self._post, fds):
@@ -121,107 +130,109 @@ class Watch:
         return True
 
     def _read_post(self, events: int) -> None:
-        """The worker has a new checkpoint, or none. The code may have sent that too: it is passed on to nobody but those
-        who have to do with this REPL alone."""
+        """The worker has a new checkpoint, or none any more. The code of a cell can send that too. It affects this REPL
+        alone."""
         report = receive_report(self._post)
         if report is None:
-            self._loop.watch(self._post.fileno(), 0, self._read_post)
+            self._loop.unwatch(self._post.fileno())
             return
         self._done, fds = report
         self._save(fds)
         for fd in fds:
             os.close(fd)
 
-    def ended(self, status: int) -> None:
-        """The worker has ended, and its children and checkpoints with it. Tells the host what was printed last.
+    # ends
+
+    def on_tree_ended(self, status: int) -> None:
+        """Nothing is left of the process tree. Tells the host, unless `on_worker_ended` has.
 
         Args:
-            status: as waitpid gives it.
+            status: the status of the worker, as `os.waitpid` gives it.
         """
         if self.checkpoint is None:
-            self._tell_end(status)
+            self._report_end(status)
         self._close()
 
-    def saved(self, status: int) -> None:
-        """The worker has ended, and its children with it, and its checkpoint waits. Tells the host of that.
+    def on_worker_ended(self, status: int) -> None:
+        """Only a checkpoint is left of the process tree. Tells the host.
 
         Args:
-            status: as waitpid gives it.
+            status: the status of the worker, as `os.waitpid` gives it.
         """
-        if self._outbox is None or self._end == ("", ""):
+        if self._outbox is None or self._verdict == ("", ""):
             self._drop()
             return
         self.checkpoint = int.from_bytes(os.urandom(6), "big")
-        self._tell_end(status)
-        self._give_up()
+        self._report_end(status)
+        self._release_worker()
 
-    def _tell_end(self, status: int) -> None:
-        if self._outbox is not None and self._end is None:
-            killed = status == signal.SIGKILL or status == UNKNOWN
-            self._end = "died", (self._suspicion if killed else "") or manner(status)
-        if self._outbox is not None and self._end is not None and self._end[0]:
+    def _report_end(self, status: int) -> None:
+        if self._outbox is not None and self._verdict is None:
+            killed = status == signal.SIGKILL or status == UNKNOWN_STATUS
+            self._verdict = "died", (self._kill_reason if killed else "") or describe_status(status)
+        if self._outbox is not None and self._verdict is not None and self._verdict[0]:
             self._drain()
             for number, output in enumerate(self._outputs):
                 output.feed(streams.rest(self._memory, number))
             printed = [output.take() for output in self._outputs]
             checkpoint = None if self.checkpoint is None else [self.checkpoint, self._done]
-            how = {"status": self._end[0], "manner": self._end[1]}
-            self._say(FromSupervisor.ENDED, {**how, "printed": printed, "checkpoint": checkpoint})
+            verdict = {"status": self._verdict[0], "manner": self._verdict[1]}
+            self._tell_host(FromSupervisor.ENDED, {**verdict, "printed": printed, "checkpoint": checkpoint})
 
-    def leave(self) -> None:
-        """Another one watches what became of the checkpoint."""
+    def on_resumed(self) -> None:
+        """Another monitor has the checkpoint from now on, as its worker."""
         self.checkpoint = None
         if self._outbox is not None:
             self._outbox.close()
 
-    def condemn(self, why: str) -> None:
-        """The worker is being killed, for a reason."""
-        if self._end is None:
-            self._end = "died", why
+    def on_too_much(self, reason: str) -> None:
+        """The fork server is killing the worker, because its process tree takes too much."""
+        if self._verdict is None:
+            self._verdict = "died", reason
 
-    def failed(self, why: str) -> None:
+    def on_failed(self, reason: str) -> None:
         """There is no worker."""
-        self._say(FromSupervisor.ENDED, {"status": "died", "manner": why, "printed": ["", ""]})
+        self._tell_host(FromSupervisor.ENDED, {"status": "died", "manner": reason, "printed": ["", ""]})
         self._close()
 
     def drop(self) -> None:
-        """Ends the worker, and tells nobody how."""
-        if self._end is None:
-            self._end = "", ""
+        """Ends the worker and its checkpoint, and reports nothing."""
+        if self._verdict is None:
+            self._verdict = "", ""
         self._drop()
 
-    def _give_up(self) -> None:
-        """Gives up what it shares with the worker."""
-        self._loop.alarm(self, None, self._step)
+    def _release_worker(self) -> None:
+        """Closes what the worker shared with the monitor."""
+        self._loop.cancel_timer(self)
         for pipe in self._pipes:
-            self._loop.watch(pipe, 0, self._read_host)
+            self._loop.unwatch(pipe)
             os.close(pipe)
         self._pipes = []
         self._memory.close()
         if self._post.fileno() >= 0:
-            self._loop.watch(self._post.fileno(), 0, self._read_post)
+            self._loop.unwatch(self._post.fileno())
         self._post.close()
 
     def _close(self) -> None:
-        self._give_up()
+        self._release_worker()
         remove_tree(self._folder)
         if self._outbox is not None:
             self._outbox.close()
             if self._source != self._sink:
-                self._loop.watch(self._source, 0, self._read_host)
+                self._loop.unwatch(self._source)
                 os.close(self._source)
-        self._over()
+        self._on_end()
 
     # the host
 
-    def _say(self, kind: bytes, message: object) -> None:
+    def _tell_host(self, kind: bytes, message: object) -> None:
         if self._outbox is not None:
             self._outbox.send(pack(kind, encode(message)))
-            if self._outbox.gone:
+            if self._outbox.broken:
                 self.drop()
 
     def send(self, kind: bytes, payload: bytes) -> None:
-        """Sends the host something."""
+        """Sends the host a frame, if it is connected."""
         if self._outbox is not None:
             self._outbox.send(pack(kind, payload))
 
@@ -230,29 +241,33 @@ class Watch:
         if data is None:
             return
         if not data:
-            self._loop.watch(self._source, 0, self._read_host)
+            self._loop.unwatch(self._source)
             self.drop()
             return
         self._frames.feed(data)
         frame = self._frames.next()
         while frame is not None:
-            self.obey(*frame)
+            self.on_frame(*frame)
             frame = self._frames.next()
 
-    def obey(self, kind: bytes, payload: bytes) -> None:
-        """Does what the host asks for."""
+    def on_frame(self, kind: bytes, payload: bytes) -> None:
+        """Does what a frame of the host asks for.
+
+        Raises:
+            ProtocolError: the kind of the frame is not known.
+        """
         if self.checkpoint is not None and kind != ToSupervisor.END:
-            return  # the host had not heard of the end
+            return  # sent before the host learned of the worker's end
         if kind == ToSupervisor.TAKE:
-            self._loop.alarm(self, None, self._step)
-            self._asked = decode(payload)["lines"]
-            self._hand_over()
+            self._loop.cancel_timer(self)
+            self._pending_lines = decode(payload)["lines"]
+            self._send_printed()
         elif kind == ToSupervisor.INTERRUPT:
             self._grace = decode(payload)["grace"]
             self._strikes = 0
-            self._step()
+            self._strike()
         elif kind == ToSupervisor.KILL:
-            self._suspicion = decode(payload)["why"]
+            self._kill_reason = decode(payload)["why"]
             self._kill()
         elif kind == ToSupervisor.END:
             self.drop()
@@ -262,12 +277,12 @@ class Watch:
     # output
 
     def _collect(self, number: int, most: int) -> None:
-        """Reads what was printed, at most about that many bytes."""
+        """Reads what was printed to a pipe, about `most` bytes at most."""
         streams.mark_read(self._memory, number, True)
         while most > 0:
             data = read(self._pipes[number])
             if data == b"":
-                self._loop.watch(self._pipes[number], 0, self._read_host)
+                self._loop.unwatch(self._pipes[number])
             if not data:
                 return
             if self._outputs:
@@ -275,46 +290,51 @@ class Watch:
             most -= len(data)
 
     def _drain(self) -> None:
-        """Reads all that was printed before now: no more than a pipe can hold, or a child that prints on and on would
-        keep us here."""
+        """Reads all that was printed to the pipes before now."""
         for number in (0, 1):
-            self._collect(number, 1 << 17)
+            self._collect(number, _MOST_DRAINED)
 
-    def _hand_over(self) -> None:
-        """The cell has run, and some of its output is here, or it was being interrupted."""
-        if self._asked is None or self._flying:
+    def _send_printed(self) -> None:
+        """Answers the host's request for the output of a cell, if there is one and no interrupt is in flight."""
+        if self._pending_lines is None or self._interrupts_in_flight:
             return
-        lines, self._asked = self._asked, None
+        lines, self._pending_lines = self._pending_lines, None
         self._drain()
         for number, output in enumerate(self._outputs):
             streams.mark_read(self._memory, number, False)
             output.add_line(lines[number])
-        self._say(FromSupervisor.PRINTED, {"printed": [output.take() for output in self._outputs]})
+        self._tell_host(FromSupervisor.PRINTED, {"printed": [output.take() for output in self._outputs]})
 
-    # interrupts
+    # interrupts; `protocol/kinds.py` draws the sequence
 
-    def interrupted(self) -> None:
-        """An interrupt has been delivered."""
-        self._flying -= 1
+    def on_interrupted(self) -> None:
+        """An interrupt has arrived."""
+        self._interrupts_in_flight -= 1
         if self.checkpoint is None:
-            self._hand_over()
+            self._send_printed()
 
-    def _step(self) -> None:
-        """Goes one step further with a cell that is to end: interrupts it, and its children; then again, because the
-        first may be lost: `os.system` makes the worker deaf; then kills it."""
+    def _strike(self) -> None:
+        """Interrupts the cell, and kills the worker on the third call. Calls itself again after half of the grace period.
+
+        A second interrupt is needed because the first may be lost: during `os.system` the worker ignores SIGINT.
+        """
         if self._strikes < 2:
             self._strikes += 1
-            self._flying += 1
+            self._interrupts_in_flight += 1
             self._interrupt()
-            self._loop.alarm(self, self._grace / 2, self._step)
-        elif self._end is None:
-            self._end = "killed", "it was killed"
+            self._loop.set_timer(self, self._grace / 2, self._strike)
+        elif self._verdict is None:
+            self._verdict = "killed", "it was killed"
             self._kill()
 
 
-def manner(status: int) -> str:
-    """How a worker ended, in words."""
-    if status == UNKNOWN:
+def describe_status(status: int) -> str:
+    """How a worker ended, in words.
+
+    Args:
+        status: as `os.waitpid` gives it, or `UNKNOWN_STATUS`.
+    """
+    if status == UNKNOWN_STATUS:
         return "the process of the REPL ended"
     if os.WIFEXITED(status):
         return f"the process of the REPL ended with exit status {os.WEXITSTATUS(status)}"
@@ -332,10 +352,11 @@ def manner(status: int) -> str:
 
 
 def unnamed_file(size: int | None = None) -> int:
-    """A descriptor of a file in memory, or one that nobody else sees.
+    """A descriptor of a file in memory, or of one on disk without a name.
 
     Args:
-        size: bytes that it has and keeps, whoever finds it: to read behind its end would end us.
+        size: bytes that the file has. On Linux its size then cannot change: if the code could shrink it, an access to
+            mapped memory behind its end would kill the supervisor.
     """
     if LINUX:
         fd = os.memfd_create("rlm", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

@@ -1,4 +1,4 @@
-"""Waiting for descriptors and for moments, in one thread."""
+"""A loop over `poll` for one thread: functions that are called when a descriptor is ready or a time has come."""
 
 from __future__ import annotations
 
@@ -12,85 +12,87 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ, WRITE = select.POLLIN, select.POLLOUT
-_PIECE = 1 << 16
+_MOST_READ = 1 << 16
+_MOST_WRITE = 1 << 20
 
 
-class Loop:
-    """Calls who waits for a descriptor or a moment."""
+class PollLoop:
+    """Calls handlers of descriptors and of timers."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
         self._masks: dict[int, int] = {}
         self._handlers: dict[int, Callable[[int], object]] = {}
-        self._alarms: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._timers: dict[object, tuple[float, Callable[[], None]]] = {}
         self._ended = False
 
     def watch(self, fd: int, mask: int, handler: Callable[[int], object]) -> None:
-        """Has `handler` called with the events of a descriptor.
+        """Sets the handler of a descriptor. It is called with the events of `poll`.
 
         Args:
-            mask: `READ`, `WRITE` or both; 0: never any more.
+            mask: `READ`, `WRITE`, or both.
         """
-        if mask:
-            self._handlers[fd] = handler
-        else:
-            self._handlers.pop(fd, None)
-        if self._masks.get(fd, 0) == mask:
-            return
-        if mask:
+        self._handlers[fd] = handler
+        if self._masks.get(fd) != mask:
             self._poll.register(fd, mask)
             self._masks[fd] = mask
-        elif self._masks.pop(fd, 0):
+
+    def unwatch(self, fd: int) -> None:
+        """Removes the handler of a descriptor, if there is one. Called before the descriptor is closed."""
+        self._handlers.pop(fd, None)
+        if self._masks.pop(fd, 0):
             self._poll.unregister(fd)
 
-    def alarm(self, whose: object, seconds: float | None, action: Callable[[], None]) -> None:
-        """Has `action` called once, in some seconds; never if None. Everybody has one alarm."""
-        if seconds is None:
-            self._alarms.pop(whose, None)
-        else:
-            self._alarms[whose] = time.monotonic() + seconds, action
+    def set_timer(self, owner: object, seconds: float, action: Callable[[], None]) -> None:
+        """Has `action` called once, after some seconds. Replaces the owner's last timer."""
+        self._timers[owner] = time.monotonic() + seconds, action
+
+    def cancel_timer(self, owner: object) -> None:
+        """Removes the owner's timer, if there is one."""
+        self._timers.pop(owner, None)
 
     def end(self) -> None:
-        """Has `run` come to its end."""
+        """Has `run` return."""
         self._ended = True
 
     def run(self) -> None:
-        """Serves until `end` is called."""
+        """Calls handlers until `end` is called."""
         while not self._ended:
-            for fd, events in self._poll.poll(self._patience()):
+            for fd, events in self._poll.poll(self._timeout()):
                 handler = self._handlers.get(fd)
                 if handler is not None:
                     handler(events)
-            if self._alarms:
-                self._ring()
+            if self._timers:
+                self._run_timers()
 
-    def _patience(self) -> float | None:
-        if not self._alarms:
+    def _timeout(self) -> float | None:
+        """Milliseconds until the next timer. None: there is no timer."""
+        if not self._timers:
             return None
-        due = min(due for due, _ in self._alarms.values())
+        due = min(due for due, _ in self._timers.values())
         return float(max(0.0, (due - time.monotonic()) * 1000 + 1))
 
-    def _ring(self) -> None:
+    def _run_timers(self) -> None:
         now = time.monotonic()
-        for whose, (due, action) in list(self._alarms.items()):
-            if due <= now and self._alarms.pop(whose, None) is not None:
+        for owner, (due, action) in list(self._timers.items()):
+            if due <= now and self._timers.pop(owner, None) is not None:
                 action()
 
 
 class Outbox:
-    """Bytes for a descriptor that takes them when it can.
+    """Bytes to write to a descriptor as fast as its reader takes them.
 
     Args:
-        fd: the descriptor, which does not block and is closed by `close`.
-        handler: is called for whatever else happens on it, if it is to be read too.
+        fd: a non-blocking descriptor. `close` closes it.
+        on_readable: called when the descriptor becomes readable. None: it is not read.
     """
 
-    def __init__(self, loop: Loop, fd: int, handler: Callable[[int], object] | None) -> None:
-        self._loop, self._fd, self._handler = loop, fd, handler
+    def __init__(self, loop: PollLoop, fd: int, on_readable: Callable[[int], object] | None) -> None:
+        self._loop, self._fd, self._on_readable = loop, fd, on_readable
         self._buffer = bytearray()
         self._closing = False
-        self.gone = False
-        """Whether nobody takes them any more."""
+        self.broken = False
+        """Whether a write has failed: nothing reads the bytes any more."""
         self._watch()
 
     def send(self, data: bytes) -> None:
@@ -98,43 +100,46 @@ class Outbox:
         self.flush()
 
     def flush(self) -> None:
-        """Writes what goes out at once and waits for the rest."""
+        """Writes what can be written at once. The loop writes the rest."""
         try:
             while self._buffer:
                 with memoryview(self._buffer) as view:
-                    count = os.write(self._fd, view[: 1 << 20])
+                    count = os.write(self._fd, view[:_MOST_WRITE])
                 del self._buffer[:count]
         except BlockingIOError:
             pass
         except OSError:
             self._buffer.clear()
-            self.gone = True
+            self.broken = True
         self._watch()
 
     def close(self) -> None:
-        """Closes the descriptor as soon as everything has been taken."""
-        self._handler, self._closing = None, True
+        """Closes the descriptor when everything has been written."""
+        self._on_readable, self._closing = None, True
         self.flush()
 
     def _watch(self) -> None:
         if self._closing and not self._buffer:
-            self._loop.watch(self._fd, 0, self._happened)
+            self._loop.unwatch(self._fd)
             os.close(self._fd)
             return
-        mask = (READ if self._handler is not None else 0) | (WRITE if self._buffer else 0)
-        self._loop.watch(self._fd, mask, self._happened)
+        mask = (READ if self._on_readable is not None else 0) | (WRITE if self._buffer else 0)
+        if mask:
+            self._loop.watch(self._fd, mask, self._on_ready)
+        else:
+            self._loop.unwatch(self._fd)
 
-    def _happened(self, events: int) -> None:
+    def _on_ready(self, events: int) -> None:
         if events & WRITE:
             self.flush()
-        if events & ~WRITE and self._handler is not None:
-            self._handler(events)
+        if events & ~WRITE and self._on_readable is not None:
+            self._on_readable(events)
 
 
 def read(fd: int) -> bytes | None:
-    """What can be read at once; b"" at the end of the stream, None if there is nothing yet."""
+    """What can be read from a descriptor at once: b"" at the end of the stream, None if there is nothing yet."""
     try:
-        return os.read(fd, _PIECE)
+        return os.read(fd, _MOST_READ)
     except BlockingIOError:
         return None
     except OSError as error:

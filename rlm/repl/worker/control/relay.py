@@ -1,5 +1,5 @@
-"""A supervisor of one worker, whose only way to the host is one stream: it passes on what the worker and the host say to
-each other, in frames of its own."""
+"""A supervisor of one worker whose only connection to the host is one byte stream. It relays what the worker and the host
+send to each other, in frames (`OneStream`)."""
 
 # ruff: noqa: PTH102 (no pathlib)
 
@@ -10,7 +10,7 @@ import socket
 
 from ..protocol.frames import ProtocolError, decode, write_all
 from ..protocol.kinds import OneStream
-from .monitor import Watch, unnamed_file
+from .monitor import Monitor, unnamed_file
 from .poll_loop import Outbox, read
 from .supervisor import Supervisor
 
@@ -19,42 +19,45 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class _Relayed(Watch):
-    """A worker at a place that offers one stream and no files. Contexts come over the stream first."""
+class _RelayMonitor(Monitor):
+    """Monitors a worker, and relays its stream. The contexts come first, over the stream of the host."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settings: dict[str, int] = {}
         self._arriving: list[tuple[int, int]] = []
-        """Contexts that are still to come: descriptor, bytes."""
+        """Contexts that have not arrived in full: the descriptor of the file for it, and the bytes that are missing."""
         self._contexts: list[int] = []
         ours, self._theirs = socket.socketpair()
         self._link = ours.detach()
         os.set_blocking(self._link, False)
-        self._to_worker: Outbox | None = Outbox(self._loop, self._link, self._read_link)
+        self._to_worker: Outbox | None = Outbox(self._loop, self._link, self._read_worker)
 
-    def obey(self, kind: bytes, payload: bytes) -> None:
+    def on_frame(self, kind: bytes, payload: bytes) -> None:
         if kind == OneStream.WORK:
             if self._to_worker is not None:
-                self._to_worker.send(payload)  # if the worker is gone, the host will hear of it
+                self._to_worker.send(payload)  # if the worker has ended, the host learns of it in another way
         elif kind == OneStream.OPEN:
             message = decode(payload)
             self._settings = message["settings"]
             self._arriving = [(unnamed_file(), size) for size in message["contexts"]]
             self._contexts = [fd for fd, _ in self._arriving]
-            self._receive(b"")
+            self._receive_context(b"")
         elif kind == OneStream.CONTEXT:
-            self._receive(payload)
+            self._receive_context(payload)
         else:
-            super().obey(kind, payload)
+            super().on_frame(kind, payload)
 
-    def ended(self, status: int) -> None:
-        while self._read_link():
-            pass  # what the worker said before its end
-        super().ended(status)
+    def on_tree_ended(self, status: int) -> None:
+        while self._read_worker():
+            pass  # relay what the worker sent before its end
+        super().on_tree_ended(status)
 
-    def _receive(self, data: bytes) -> None:
-        """Takes a piece of the contexts, which arrive one after the other, each beginning a frame of its own."""
+    def _receive_context(self, data: bytes) -> None:
+        """Takes a piece of the contexts, which arrive one after the other. A frame never has pieces of two contexts.
+
+        Gives the worker its job when all contexts have arrived.
+        """
         if data and not self._arriving:
             raise ProtocolError("more bytes of contexts than were announced")
         if data:
@@ -64,36 +67,38 @@ class _Relayed(Watch):
         while self._arriving and self._arriving[0][1] <= 0:
             del self._arriving[0]
         if not self._arriving:
-            self.enlist(self._settings, [self._theirs.fileno(), *self._contexts])
+            self.give_job(self._settings, [self._theirs.fileno(), *self._contexts])
             self._theirs.close()
             for fd in self._contexts:
                 os.close(fd)
 
-    def _read_link(self, events: int = 0) -> bool:
-        """Returns whether there was something."""
+    def _read_worker(self, events: int = 0) -> bool:
+        """Relays what the worker has sent. Returns whether there was something."""
         data = read(self._link) if self._to_worker is not None else None
         if data is None or self._to_worker is None:
             return False
         self.send(OneStream.WORK, data)
-        if not data:  # which is how the host hears of the end
+        if not data:  # an empty frame tells the host that the worker's stream has ended
             self._to_worker.close()
             self._to_worker = None
         return bool(data)
 
 
-class _Relay(Supervisor):
-    def over(self, watch: Watch) -> None:
+class _RelaySupervisor(Supervisor):
+    """Ends with its only REPL."""
+
+    def on_monitor_ended(self, monitor: Monitor) -> None:
         self.loop.end()
 
 
 def relay(source: int, sink: int, folder: str) -> None:
-    """Serves a host, for which this process was made, to the end.
+    """Serves a host with one REPL, in a process that exists for this alone, until the REPL ends.
 
     Args:
-        source, sink: descriptors of the stream from and to it.
-        folder: a directory for the worker, which is made and removed.
+        source, sink: descriptors of the stream from and to the host.
+        folder: a directory for the worker, which is made and removed here.
     """
     os.mkdir(folder, 0o700)
-    supervisor = _Relay(folder)
-    supervisor.fork(_Relayed).listen(source, sink)
+    supervisor = _RelaySupervisor(folder)
+    supervisor.fork(_RelayMonitor).connect_host(source, sink)
     supervisor.run()

@@ -1,12 +1,13 @@
-"""The process that stands beside all workers: it has the warm parent fork them, and watches them. Standard library only;
-`warm.py` starts it as a fresh interpreter. It knows nothing of the host but its process id.
+"""The supervisor: the process that starts REPLs for the host and monitors them. It has the fork server fork the workers.
 
-The host's messages are JSON after a length. First it says how things are to be, and is told why that cannot be, if so.
-Then it asks for REPLs: with the first byte of each such message come the descriptors of the REPL's two streams and of its
-contexts. One worker is always forked ahead.
+`rlm/environments/fork_server.py` starts it as a fresh interpreter. It uses the standard library alone.
+
+Messages from and to the host are JSON with the length before it. The host first sends the settings, and gets the reason if
+they are impossible. Then it asks for REPLs. With the first byte of each request come descriptors: the two streams of the
+REPL, and files with its contexts. One worker is always forked ahead of need.
 """
 
-# ruff: noqa: PTH102, PTH118, PTH120, SIM105 (no pathlib, no contextlib: it shares its modules with the parent)
+# ruff: noqa: PTH102, PTH118, PTH120, SIM105 (no pathlib, no contextlib: the fork server has the same modules)
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from ..process.processes import MOST_FDS, receive_fds
 from ..protocol.frames import encode, pack
 from ..protocol.kinds import FromForkServer, FromSupervisor, ToForkServer
 from .fork_server import ORDER, REPORT, TOO_MANY_PROCESSES, ForkServer
-from .monitor import Watch
-from .poll_loop import READ, Loop, read
+from .monitor import Monitor
+from .poll_loop import READ, PollLoop, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,34 +34,36 @@ if TYPE_CHECKING:
     from ..sandbox.sandbox import Sandbox
 
 LENGTH = struct.Struct(">I")
-_CROWDED = "the code started more processes than it may have, and they were killed"
-_HEAVY = "the processes of the code took more memory than they may have together, and were killed"
+_TOO_MANY_PROCESSES = "the code started more processes than it may have, and they were killed"
+_TOO_MUCH_MEMORY = "the processes of the code took more memory than they may have together, and were killed"
 
 
 class Supervisor:
-    """Starts REPLs and sees them to their ends.
+    """Starts REPLs and monitors them.
 
     Args:
-        folder: a directory for those of the workers, which exists, and is removed in the end.
-        fork_into: `sandbox.fork_into` with the settings of the one that the workers are to live in; None: in none.
+        folder: an existing directory for the directories of the workers. The supervisor removes it when it ends.
+        fork_into: `sandbox.fork_into_sandbox` with the settings of the sandbox for all workers. None: no sandbox.
 
     Raises:
-        NoSandbox: there can be none.
+        NoSandbox: the sandbox cannot be made.
     """
 
     def __init__(
         self, folder: str, fork_into: Callable[[str, Callable[[Sandbox], None]], str] | None = None
     ) -> None:
         self._folder = folder
-        self.loop = Loop()
-        self._watches: dict[int, Watch] = {}
-        self._count = 0
+        self.loop = PollLoop()
+        self._monitors: dict[int, Monitor] = {}
+        """The monitors of all REPLs, by number. A REPL keeps its number when its checkpoint becomes the worker."""
+        self._last_number = 0
         processes.become_subreaper()
-        self._parent, theirs = socket.socketpair()
-        self._pid = 0
+        self._fork_server, theirs = socket.socketpair()
+        self._fork_server_pid = 0
+        """0 in a sandbox, where the fork server was orphaned by its parent, so that its process id is not known."""
         if fork_into is None:
-            self._pid = os.fork()
-            if self._pid == 0:
+            self._fork_server_pid = os.fork()
+            if self._fork_server_pid == 0:
                 try:
                     processes.close_all_but([theirs.fileno()])
                     ForkServer(theirs, folder).run()
@@ -79,48 +82,48 @@ class Supervisor:
                 raise NoSandbox(reason)
         theirs.close()
         self._reports = bytearray()
-        self.loop.watch(self._parent.fileno(), READ, self._read_parent)
+        self.loop.watch(self._fork_server.fileno(), READ, self._read_fork_server)
         for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(signum, signal.SIG_IGN)  # the host ends us
+            signal.signal(signum, signal.SIG_IGN)  # the end of the host's stream ends the supervisor
 
-    def fork(self, make: Callable[..., Watch] = Watch) -> Watch:
+    def fork(self, make: Callable[..., Monitor] = Monitor) -> Monitor:
         """Has a worker forked.
 
         Args:
-            make: makes what watches it, with the arguments of `Watch`.
+            make: makes the monitor, with the arguments of `Monitor`.
 
         Raises:
-            OSError: there can be no more descriptors, or the parent is gone.
+            OSError: there are no descriptors left.
         """
-        self._count += 1
-        return self._begin(ToForkServer.FORK, self._count, make)
+        self._last_number += 1
+        return self._start(ToForkServer.FORK, self._last_number, make)
 
-    def resume(self, checkpoint: int) -> Watch | None:
-        """Has the checkpoint of a REPL take the place of its worker, which has ended.
+    def resume(self, checkpoint: int) -> Monitor | None:
+        """Has a checkpoint become the worker of its REPL.
 
         Args:
-            checkpoint: as `Watch.saved` named it.
+            checkpoint: `Monitor.checkpoint`.
 
         Returns:
-            What watches it; None if there is no such checkpoint.
+            A new monitor. None: there is no such checkpoint.
 
         Raises:
             OSError: see `fork`.
         """
-        for number, old in self._watches.items():
+        for number, old in self._monitors.items():
             if old.checkpoint == checkpoint:
-                watch = self._begin(ToForkServer.RESUME, number, Watch)
-                old.leave()
-                return watch
+                monitor = self._start(ToForkServer.RESUME, number, Monitor)
+                old.on_resumed()
+                return monitor
         return None
 
-    def _begin(self, kind: bytes, number: int, make: Callable[..., Watch]) -> Watch:
-        def over() -> None:
-            watch = self._watches.pop(number, None)
-            if watch is not None:
-                self.over(watch)
+    def _start(self, kind: bytes, number: int, make: Callable[..., Monitor]) -> Monitor:
+        def on_end() -> None:
+            monitor = self._monitors.pop(number, None)
+            if monitor is not None:
+                self.on_monitor_ended(monitor)
 
-        watch = self._watches[number] = make(
+        monitor = self._monitors[number] = make(
             self.loop,
             os.path.join(self._folder, str(number)),
             interrupt=lambda: self._order(ToForkServer.INTERRUPT, number),
@@ -128,200 +131,209 @@ class Supervisor:
             drop=lambda: self._order(ToForkServer.DROP, number),
             save=lambda fds: self._order(ToForkServer.SAVE, number, fds),
             limit=lambda memory: self._order(ToForkServer.LIMIT, number, value=memory),
-            over=over,
+            on_end=on_end,
         )
-        self._order(kind, number, watch.fds)
-        watch.forked()
-        return watch
+        self._order(kind, number, monitor.fds)
+        monitor.on_forked()
+        return monitor
 
-    def over(self, watch: Watch) -> None:
-        """Nothing is left of a REPL."""
+    def on_monitor_ended(self, monitor: Monitor) -> None:
+        """Called when nothing is left of a REPL."""
 
     def run(self) -> None:
-        """Serves to the end, and leaves nobody behind."""
+        """Serves until the loop is ended, then ends the fork server with all process trees."""
         try:
             self.loop.run()
         finally:
-            self._parent.close()  # which has the parent end all workers, and what they left
+            self._fork_server.close()  # the fork server then ends all trees, and itself
             try:
-                if self._pid:
-                    os.waitpid(self._pid, 0)
+                if self._fork_server_pid:
+                    os.waitpid(self._fork_server_pid, 0)
             except ChildProcessError:
                 pass
-            processes.end_children()  # one in a sandbox, and all in there with it; what one that was killed left
+            # What is left: a fork server in a sandbox, with which the kernel ends everything in the sandbox; and the
+            # orphans of a fork server that was killed.
+            processes.end_children()
             processes.remove_tree(self._folder)
 
     def _order(self, kind: bytes, number: int, fds: list[int] | None = None, value: int = 0) -> None:
         order = ORDER.pack(kind, number, value)
         try:
             if fds:
-                socket.send_fds(self._parent, [order], fds)
+                socket.send_fds(self._fork_server, [order], fds)
             else:
-                self._parent.sendall(order)
+                self._fork_server.sendall(order)
         except OSError:
             self.loop.end()
 
-    def _read_parent(self, events: int) -> None:
-        data = read(self._parent.fileno())
+    def _read_fork_server(self, events: int) -> None:
+        data = read(self._fork_server.fileno())
         if not data:
-            self.loop.end()  # somebody killed it, and all workers with it
+            self.loop.end()  # the fork server was killed, and its workers with it
             return
         self._reports += data
         while len(self._reports) >= REPORT.size:
             kind, number, value = REPORT.unpack_from(self._reports)
             del self._reports[: REPORT.size]
-            watch = self._watches.get(number)
-            if watch is None:
+            monitor = self._monitors.get(number)
+            if monitor is None:
                 continue
             if kind == FromForkServer.INTERRUPTED:
-                watch.interrupted()
+                monitor.on_interrupted()
             elif kind == FromForkServer.ENDED:
-                watch.ended(value)
+                monitor.on_tree_ended(value)
             elif kind == FromForkServer.SAVED:
-                watch.saved(value)
+                monitor.on_worker_ended(value)
             elif kind == FromForkServer.TOO_MUCH:
-                watch.condemn(_CROWDED if value == TOO_MANY_PROCESSES else _HEAVY)
+                monitor.on_too_much(_TOO_MANY_PROCESSES if value == TOO_MANY_PROCESSES else _TOO_MUCH_MEMORY)
             else:
-                watch.failed(f"no process can be forked: {os.strerror(value)}")
+                monitor.on_failed(f"no process can be forked: {os.strerror(value)}")
 
 
 class NoSandbox(Exception):  # noqa: N818
-    """There can be no sandbox, for the reason that the message is."""
+    """The sandbox cannot be made. The message is the reason."""
 
 
-class _Local(Supervisor):
-    """Serves the host on whose machine it is.
+class _LocalSupervisor(Supervisor):
+    """Serves a host on the same machine.
 
     Args:
-        control: the stream with the host's messages.
-        host: its process id.
+        control: the stream from and to the host.
+        host: the process id of the host.
     """
 
     def __init__(self, *args: Any, control: socket.socket, host: int) -> None:
         super().__init__(*args)
         self._control = control
-        self._spare: Watch | None = None
-        """The one that waits."""
+        self._spare: Monitor | None = None
+        """The worker that was forked ahead."""
         self.loop.watch(control.fileno(), READ, self._serve)
         self._host = host
-        pidfd = _watch_process(host)
+        pidfd = _open_pidfd(host)
         if pidfd is not None:
             self.loop.watch(pidfd, READ, lambda _: self.loop.end())
         else:
-            self._look_for_host()
+            self._check_host()
         self._fork_ahead()
 
-    def _look_for_host(self) -> None:
+    def _check_host(self) -> None:
+        """Ends the supervisor if the host has ended. Called every second, where there are no pidfds."""
         if os.getppid() != self._host:
             self.loop.end()
-        self.loop.alarm("host", 1.0, self._look_for_host)
+        self.loop.set_timer("host", 1.0, self._check_host)
 
-    def over(self, watch: Watch) -> None:
-        if watch is self._spare:
-            self._spare = None  # somebody ended it; the next one that is asked for is forked then
+    def on_monitor_ended(self, monitor: Monitor) -> None:
+        if monitor is self._spare:
+            self._spare = None  # it was killed from outside; the next request forks a worker
 
     def _fork_ahead(self) -> None:
         if self._spare is None:
             try:
                 self._spare = self.fork()
             except OSError:
-                pass  # whoever asks for a REPL will hear of it
+                pass  # the next request tries again, and reports the error
 
     def _serve(self, events: int) -> None:
-        """Takes one message."""
+        """Does what one message of the host asks for."""
         try:
             head, fds = receive_fds(self._control, LENGTH.size, MOST_FDS)
             if not head:
                 self.loop.end()
                 return
-            head += _exactly(self._control, LENGTH.size - len(head))
-            message = json.loads(_exactly(self._control, LENGTH.unpack(head)[0]))
+            head += _receive_exactly(self._control, LENGTH.size - len(head))
+            message = json.loads(_receive_exactly(self._control, LENGTH.unpack(head)[0]))
         except (OSError, EOFError):
             self.loop.end()
             return
         try:
             if message["checkpoint"] is None:
-                self._start(fds, message["settings"])
+                self._open(fds, message["settings"])
             else:
-                self._resume(message["checkpoint"], fds, message["settings"])
+                self._reopen(message["checkpoint"], fds, message["settings"])
         finally:
             for fd in fds[1:]:
                 os.close(fd)
-        self.loop.alarm("spare", 0.0, self._fork_ahead)  # once nothing else is to be done
+        self.loop.set_timer("spare", 0.0, self._fork_ahead)  # after all that is waiting in the loop
 
-    def _start(self, fds: list[int], settings: dict[str, int]) -> None:
+    def _open(self, fds: list[int], settings: dict[str, int]) -> None:
+        """Starts a REPL, with the worker that was forked ahead if there is one."""
         stream, *rest = fds
-        spare, self._spare = self._spare, None
-        if spare is None or not spare.enlist(settings, rest):
+        monitor, self._spare = self._spare, None
+        if monitor is None or not monitor.give_job(settings, rest):
             try:
-                spare = self.fork()
+                monitor = self.fork()
             except OSError as error:
                 _refuse(stream, f"no process can be forked: {error}")
                 return
-            spare.enlist(settings, rest)
-        spare.listen(stream, stream)
+            monitor.give_job(settings, rest)
+        monitor.connect_host(stream, stream)
 
-    def _resume(self, checkpoint: int, fds: list[int], settings: dict[str, int]) -> None:
+    def _reopen(self, checkpoint: int, fds: list[int], settings: dict[str, int]) -> None:
+        """Has a REPL go on with its checkpoint."""
         stream, *rest = fds
         try:
-            watch = self.resume(checkpoint)
+            monitor = self.resume(checkpoint)
         except OSError as error:
-            _refuse(stream, f"no process can be had: {error}")
+            _refuse(stream, f"the checkpoint cannot be resumed: {error}")
             return
-        if watch is None:
-            _refuse(stream, "it is gone")
+        if monitor is None:
+            _refuse(stream, "the checkpoint is gone")
             return
-        watch.enlist(settings, rest)
-        watch.listen(stream, stream)
+        monitor.give_job(settings, rest)
+        monitor.connect_host(stream, stream)
 
 
-def _refuse(stream: int, why: str) -> None:
-    """Tells the host that there is no REPL for it."""
-    os.write(
-        stream, pack(FromSupervisor.ENDED, encode({"status": "died", "manner": why, "printed": ["", ""]}))
-    )
+def _refuse(stream: int, reason: str) -> None:
+    """Tells the host, over the stream of a REPL, that there is no such REPL."""
+    message = {"status": "died", "manner": reason, "printed": ["", ""]}
+    os.write(stream, pack(FromSupervisor.ENDED, encode(message)))
     os.close(stream)
 
 
 def main(control_fd: str, host: str) -> None:
-    """Serves until the host closes its end of the control stream or dies.
+    """Serves until the host closes its end of the control stream, or ends.
 
     Args:
-        control_fd: a descriptor of it.
-        host: the host's process id.
+        control_fd: the descriptor of the control stream.
+        host: the process id of the host.
     """
     control = socket.socket(fileno=int(control_fd))
-    settings: dict[str, Any] = json.loads(_exactly(control, LENGTH.unpack(_exactly(control, LENGTH.size))[0]))
+    (size,) = LENGTH.unpack(_receive_exactly(control, LENGTH.size))
+    settings: dict[str, Any] = json.loads(_receive_exactly(control, size))
     folder = settings["folder"]
     try:
-        sandbox = settings["sandbox"]
-        if sandbox is None:
+        sandbox_settings = settings["sandbox"]
+        if sandbox_settings is None:
             fork_into = None
         else:
-            from ..sandbox import sandbox as box
+            from ..sandbox.sandbox import fork_into_sandbox
 
-            fork_into = lambda root, run: box.fork_into(sandbox, root, run)  # noqa: E731
+            fork_into = lambda root, run: fork_into_sandbox(sandbox_settings, root, run)  # noqa: E731
         _prepare_interpreter(settings)
         os.mkdir(folder, 0o700)
-        supervisor = _Local(folder, fork_into, control=control, host=int(host))
+        supervisor = _LocalSupervisor(folder, fork_into, control=control, host=int(host))
     except BaseException as error:
         processes.remove_tree(folder)
         no_sandbox = isinstance(error, NoSandbox)
-        _say(control, {"failure": str(error) if no_sandbox else repr(error), "no_sandbox": no_sandbox})
+        _tell_host(control, {"failure": str(error) if no_sandbox else repr(error), "no_sandbox": no_sandbox})
         return
-    _say(control, {"failure": None})
+    _tell_host(control, {"failure": None})
     supervisor.run()
 
 
-def _say(control: socket.socket, message: dict[str, Any]) -> None:
+def _tell_host(control: socket.socket, message: dict[str, Any]) -> None:
     data = json.dumps(message).encode()
     try:
         control.sendall(LENGTH.pack(len(data)) + data)
     except OSError:
-        pass  # the host is gone, which we shall see
+        pass  # the host is gone: the end of the stream follows
 
 
-def _exactly(control: socket.socket, size: int) -> bytes:
+def _receive_exactly(control: socket.socket, size: int) -> bytes:
+    """
+    Raises:
+        EOFError: the stream ended before.
+    """
     data = b""
     while len(data) < size:
         piece = control.recv(size - len(data))
@@ -332,7 +344,8 @@ def _exactly(control: socket.socket, size: int) -> bytes:
 
 
 def _prepare_interpreter(settings: dict[str, Any]) -> None:
-    """What `site` would do, without running the .pth files of the host's environment."""
+    """Sets up what the code of cells finds in `sys` and `builtins`, as `site` does it, but without running the .pth files of
+    the host's environment. Raises the soft limit of open files to the hard one."""
     here = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     sys.path[:] = [path for path in sys.path if path not in ("", here)] + settings["packages"]
     sys.prefix, sys.exec_prefix = settings["prefix"], settings["exec_prefix"]
@@ -349,9 +362,11 @@ def _prepare_interpreter(settings: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _watch_process(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends, where there is such a thing: the control stream alone
-    would stay open in forked children of the host."""
+def _open_pidfd(pid: int) -> int | None:
+    """A pidfd of the host, which becomes readable when the host ends. None where the system has none.
+
+    The control stream is not enough: it stays open in forked children of the host.
+    """
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):

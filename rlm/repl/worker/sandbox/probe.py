@@ -8,7 +8,7 @@ import sys
 
 from ..process import processes
 from . import seccomp, syscalls
-from .sandbox import fork_into
+from .sandbox import fork_into_sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def examine(settings: dict[str, Any], folder: str) -> dict[str, Any]:
         features["Landlock"] = syscalls.landlock_version()
     processes.become_subreaper()
     news, theirs = os.pipe()
-    reason = fork_into(settings, folder, lambda box: _tell(theirs, box.features))
+    reason = fork_into_sandbox(settings, folder, lambda box: _tell(theirs, box.features))
     os.close(theirs)
     with open(news, "rb") as stream:  # noqa: PTH123 (a descriptor)
         features.update(json.loads(stream.read() or "{}"))

@@ -250,7 +250,7 @@ def _write(path: str, text: str) -> None:
         os.close(fd)
 
 
-def fork_into(settings: dict[str, Any], root: str, run: Callable[[Sandbox], None]) -> str:
+def fork_into_sandbox(settings: dict[str, Any], root: str, run: Callable[[Sandbox], None]) -> str:
     """Forks a process that lives in a sandbox. It becomes our child if we are a subreaper.
 
     Args:

@@ -100,12 +100,12 @@ def fork_sleeper(stack: Any) -> int:
     return result
 
 
-UNKNOWN = 1 << 16
+UNKNOWN_STATUS = 1 << 16
 """In place of a status that waitpid gives."""
 
 
 def exit_status(pidfd: int) -> int:
-    """How a process ended that is no child of ours, as waitpid gives it for those that are; `UNKNOWN` before Linux 6.15.
+    """How a process ended that is no child of ours, as waitpid gives it for those that are; `UNKNOWN_STATUS` before Linux 6.15.
 
     Args:
         pidfd: a descriptor of it, which says that it has.
@@ -120,7 +120,7 @@ def exit_status(pidfd: int) -> int:
         if info[0] & _EXIT:
             return int.from_bytes(info[60:64], sys.byteorder)
         time.sleep(0.0002)  # it is being buried
-    return UNKNOWN
+    return UNKNOWN_STATUS
 
 
 def set_hostname(name: bytes) -> None:
