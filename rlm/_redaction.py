@@ -100,7 +100,7 @@ class Redactor:
         return any(secret in line for secret in self._escaped) or _may_have_bearer(line)
 
     def data(self, value: Any) -> Any:
-        """Plain data without secrets, as `rlm.logger.line_file.plain` makes it of what is none."""
+        """Returns the value as plain JSON data, without secrets."""
         if isinstance(value, str):
             return self.text(value)
         if value is None or isinstance(value, bool | int | float):
@@ -109,7 +109,7 @@ class Redactor:
             return {self.text(str(name)): self.field(str(name), item) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.data(item) for item in value]
-        return self.data(plain(value))
+        return self.data(jsonable(value))
 
     def field(self, name: str, value: Any) -> Any:
         """The value that stands under a name."""
@@ -118,8 +118,8 @@ class Redactor:
         return self.data(value)
 
 
-def plain(value: Any) -> Any:
-    """What JSON makes of a value that it does not know: a dict of a dataclass, or the repr."""
+def jsonable(value: Any) -> Any:
+    """The form in which a value that JSON does not know is written down: a dataclass as a dict, anything else as its repr."""
     if is_dataclass(value) and not isinstance(value, type):
         return {name: getattr(value, name) for name in value.__dataclass_fields__}
     return repr(value)

@@ -1,8 +1,7 @@
-"""What happens in a run, as typed events: what `RLM.stream` yields, and what logs and consoles listen to.
+"""What happens in a run, as typed events. `RLM.stream` yields them; event log, console and telemetry are made from them.
 
-Every event has `type` (its name in the log), `time` (seconds since 1970), `run` (the id of the run it belongs to), `parent`
-(the run above, or None) and `depth` (0: the root's run). A tree of calls is one root run and the runs below it. A context
-is never part of an event, only its kind, size and hash; keys and headers never reach one.
+A completion is a tree: one root's run and the child runs below it. The input of a run is never part of an event; events hold
+its kind, size and hash. Keys and headers of clients are never part of an event.
 """
 
 from __future__ import annotations
@@ -15,16 +14,21 @@ from rlm.types import Message, RLMChatCompletion, RunStats, Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What all events have."""
+    """The fields of every event."""
 
     type: ClassVar[str] = ""
+    """Name of the event in the log."""
     time: float
+    """When it happened, in seconds since 1970."""
     run: str
+    """Id of the run it belongs to."""
     parent: str | None
+    """Id of the run above; None for the root's run."""
     depth: int
+    """Depth of the run; 0 for the root's run."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as the log holds it."""
+        """Returns the fields and the type as plain data."""
         return {"type": self.type, **asdict(self)}
 
 
@@ -34,143 +38,174 @@ class RunStart(Event):
 
     type: ClassVar[str] = "run_start"
     model: str
+    """Name of the model that plays the run."""
     question: str | None
+    """None if the context holds the question."""
     context: dict[str, Any]
     """kind, size and sha256 of the newest context."""
     earlier_contexts: int = 0
-    """Contexts of earlier completions in the same REPL."""
+    """Number of contexts of earlier completions in the same REPL."""
     system_prompt: str
+    """Empty for a plain model call (`max_depth=0`)."""
     first_message: str
+    """The first user message; empty for a plain model call, whose message is the input."""
     max_iterations: int
+    """Turns that the run may take."""
     max_depth: int
+    """Depth that the tree may reach."""
     call: str | None = None
-    """The sub-call that this run answers."""
+    """Id of the sub-call that this run answers; None for the root's run."""
     context_length: int | None = None
-    """The window of `model` in tokens, if it is known."""
+    """Window of `model` in tokens; None if it is unknown."""
     sampling: dict[str, Any] = field(default_factory=dict)
-    """Sampling arguments of the run's own calls."""
+    """Sampling arguments of this run's own model calls."""
     sub_sampling: dict[str, Any] = field(default_factory=dict)
-    """Those of all calls below it."""
+    """Sampling arguments of all model calls below this run."""
     models: dict[str, dict[str, str]] = field(default_factory=dict)
-    """In the root's run, the models that the code may name, the default first: for each the `model` at its `provider`."""
+    """The models that the code may name, the default first: `model` and `provider` of each. Empty for a child run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStart(Event):
-    """The model is about to be asked."""
+    """A turn begins: the model is asked next."""
 
     type: ClassVar[str] = "turn_start"
     turn: int
-    """Counted from 1; one more than `max_iterations` for the call that asks for the answer alone."""
+    """Counted from 1; `max_iterations + 1` for the call that asks for the answer alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply(Event):
-    """The run's model replied, or failed for good."""
+class ModelCall(Event):
+    """The fields of a model call that has ended, whether the run or its code made it."""
+
+    model: str
+    """Name by which the run knows the model."""
+    message: Message | None = None
+    """The reply as it goes back into the chat; None if the call failed, and for a child run."""
+    refusal: str | None = None
+    """What the model said in place of an answer; None if it did not refuse."""
+    finish_reason: str | None = None
+    """Why the model stopped, as its server says it; None if the server did not say, or the call failed."""
+    usage: Usage = field(default_factory=Usage)
+    """Tokens and USD of the call; zero if it failed, and for a child run, whose own calls are counted."""
+    retries: int = 0
+    """Attempts that failed before the last one."""
+    error: str | None = None
+    """Why the call failed; None if it did not."""
+    error_type: str | None = None
+    """Name of the error's class in `rlm.errors`."""
+    seconds: float
+    """How long the call took, its retries included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(ModelCall):
+    """The run's model replied, or its call failed."""
 
     type: ClassVar[str] = "reply"
     turn: int
+    """The turn in which the model was asked, counted from 1."""
     purpose: str = "turn"
     """"turn", "answer" (the call after the last turn) or "compaction"."""
-    model: str
     request: str
-    """`rlm.engine.request_keys.request_key` of what was asked."""
-    message: Message | None
-    """The reply as it goes back into the chat; None if the call failed."""
+    """Key of the request: `rlm.engine.request_keys.request_key`."""
     content: str
+    """Text of the reply; empty if the call failed."""
     reasoning: str | None = None
-    refusal: str | None = None
-    finish_reason: str | None = None
-    usage: Usage = field(default_factory=Usage)
-    retries: int = 0
-    error: str | None = None
-    error_type: str | None = None
-    """Name of the class in `rlm.errors`."""
-    seconds: float
+    """Thinking that the server sent apart from the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellStart(Event):
-    """A block of the reply begins to run."""
+    """A block of code begins to run."""
 
     type: ClassVar[str] = "cell_start"
     turn: int
+    """The turn whose reply holds the block, counted from 1."""
     number: int
-    """Of the block in its reply, counted from 1."""
+    """Position of the block in its reply, counted from 1."""
     code: str
+    """The block as the model wrote it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell(Event):
-    """A block has run."""
+    """A block of code has run."""
 
     type: ClassVar[str] = "cell"
     turn: int
+    """The turn whose reply holds the block, counted from 1."""
     number: int
+    """Position of the block in its reply, counted from 1."""
     code: str
+    """The block as the model wrote it."""
     status: str
-    """As `rlm.environments.CellStatus`."""
+    """How the cell ended: a value of `rlm.environments.CellStatus`."""
     stdout: str
+    """What the code printed, bounded in length."""
     stderr: str
+    """What the code wrote to stderr, its traceback included, bounded in length."""
     error: str | None
+    """The error in one line; None if the cell ended well."""
     locals: dict[str, str]
+    """User names after the cell, with a short description of each value."""
     answer: dict[str, Any]
-    """content, ready, note."""
+    """The code's `answer`: content, ready, note."""
     seconds: float
+    """How long the cell ran, its sub-calls included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStart(Event):
-    """The code asks sub-models: one prompt, or a batch."""
+    """The code asks sub-models: one prompt, or a list of prompts."""
 
     type: ClassVar[str] = "batch_start"
     batch: str
-    """Its id; each of its sub-calls has it."""
+    """Id of the batch; each of its sub-calls has it."""
     kind: str
-    """"llm" or "rlm"."""
+    """"llm" or "rlm": the query function that the code called."""
     model: str
+    """Name of the model that is asked."""
     size: int
-    """Prompts."""
+    """Number of prompts."""
     children: bool
-    """They become child runs."""
+    """Whether each prompt becomes a child run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subcall(Event):
-    """One prompt has been answered, or failed."""
+class Subcall(ModelCall):
+    """One prompt of a batch has been answered, or has failed."""
 
     type: ClassVar[str] = "subcall"
     batch: str
+    """Id of the batch."""
     index: int
-    """Of the prompt in its batch, from 0."""
+    """Position of the prompt in its batch, counted from 0."""
     call: str
-    """Its id; the child run that answered it has it too."""
+    """Id of the sub-call; the child run that answered it has it too."""
     kind: str
-    model: str
+    """"llm" or "rlm": the query function that the code called."""
     request: str | None
-    """`rlm.engine.request_keys.request_key` of what was asked; None for a child run."""
+    """Key of the request: `rlm.engine.request_keys.request_key`; None for a child run."""
     prompt_chars: int
+    """Length of the prompt in characters; for a child run its size."""
     prompt_head: str
+    """The first 200 characters of the prompt."""
     response: str
-    message: Message | None = None
-    """The model's reply as a message, for a plain call that was answered, also if there was no text in it."""
-    refusal: str | None = None
-    finish_reason: str | None = None
-    usage: Usage = field(default_factory=Usage)
-    retries: int = 0
-    error: str | None = None
-    error_type: str | None = None
-    seconds: float
+    """The answer that the code got; empty if the sub-call failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchEnd(Event):
-    """All prompts of a batch have been answered, or failed."""
+    """All prompts of a batch have been answered, or have failed."""
 
     type: ClassVar[str] = "batch_end"
     batch: str
+    """Id of the batch."""
     failed: int
+    """Number of prompts without an answer."""
     seconds: float
+    """How long the batch took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +214,11 @@ class ToolCall(Event):
 
     type: ClassVar[str] = "tool_call"
     name: str
+    """Name of the tool."""
     error: str | None
+    """Why the call failed; None if it did not."""
     seconds: float
+    """How long the call took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,22 +227,26 @@ class Compaction(Event):
 
     type: ClassVar[str] = "compaction"
     turn: int
-    """The turn before which it happened."""
+    """The turn before which it happened, counted from 1."""
     tokens_before: int
+    """Tokens of the history before, estimated."""
     tokens_after: int
-    """An estimate."""
+    """Tokens of the history after, estimated."""
     summary: str
     """Empty if the model could not write one."""
     seconds: float
+    """How long it took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitReached(Event):
-    """A limit of the tree was reached, or its caller cancelled it. Once in a tree, in the root's run."""
+    """A limit of the tree was reached, or the caller cancelled it. At most once in a tree, in the root's run."""
 
     type: ClassVar[str] = "limit"
     error_type: str
+    """Name of the error's class in `rlm.errors`."""
     message: str
+    """Which limit, and its value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,9 +255,13 @@ class Turn(Event):
 
     type: ClassVar[str] = "turn"
     turn: int
+    """Counted from 1."""
     observation: str
+    """What the model is told about the turn; empty for the last one."""
     final_answer: str | None
+    """The answer, if the turn ended the run."""
     seconds: float
+    """How long the turn took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,17 +270,22 @@ class RunEnd(Event):
 
     type: ClassVar[str] = "run_end"
     stop: str
+    """Why it ended: a value of `rlm.types.StopReason`."""
     response: str
+    """The answer, or the best that there was; may be empty."""
     error: str | None
+    """Class and message of the error that ended the run; None if it ended by itself."""
     stats: RunStats
+    """Counts of the run; in the root's run also of everything below it."""
     usage: dict[str, Any] | None
-    """Of the whole tree, in the root's run: `UsageSummary.to_dict`."""
+    """`UsageSummary.to_dict` of the whole tree; None for a child run."""
     seconds: float
+    """How long the run took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed(Event):
-    """The end of a stream: what `acompletion` returns. Not part of the log."""
+    """The last event of a stream, with the result that `acompletion` returns. Not part of the log."""
 
     type: ClassVar[str] = "completed"
     completion: RLMChatCompletion

@@ -17,7 +17,7 @@ import inspect
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +27,9 @@ from rlm.engine.compaction import Compactor
 from rlm.engine.history import History
 from rlm.engine.request_keys import place, request_key
 from rlm.errors import LimitError, LogError, ReplayError, RLMError
-from rlm.events import BatchStart, Compaction, Event, Reply, RunStart, Subcall, Turn
+from rlm.events import Compaction, Event, Reply, RunStart, Subcall, Turn
 from rlm.logger import read_log
+from rlm.logger.run_tree import RunNode, RunTree
 from rlm.types import Message, SamplingArgs, text_of
 
 _EXCERPT = 60
@@ -145,15 +146,16 @@ class ReplayClient:
 
         Args, errors: as `from_log`.
         """
-        events = _runs(read_log(path), run, os.fspath(path))
-        starts = [event for event in events if isinstance(event, RunStart)]
-        windows = {start.model: start.context_length for start in starts}
+        events = read_log(path)
+        tree = RunTree.of(events)
+        root = _root(tree, run, os.fspath(path))
+        runs = tree.runs if run is None else {node.start.run: node for node in root.walk()}
+        windows = {node.start.model: node.start.context_length for node in runs.values()}
         known = {name: size for name, size in windows.items() if size is not None}
-        tape = _Tape(os.fspath(path), list(_recorded(events)), known)
-        root = starts[0]
-        names = {name: entry.get("model", name) for name, entry in root.models.items()}
+        tape = _Tape(os.fspath(path), list(_recorded(events, runs)), known)
+        names = {name: entry.get("model", name) for name, entry in root.start.models.items()}
         others = {name: cls(tape, model) for name, model in names.items()}
-        return cls(tape, names.get(root.model, root.model)), others
+        return cls(tape, names.get(root.start.model, root.start.model)), others
 
     @property
     def model(self) -> str:
@@ -179,51 +181,49 @@ class ReplayClient:
         return self._tape.windows.get(model or self._model)
 
 
-def _runs(events: list[Event], run: str | None, path: str) -> list[Event]:
-    """The events of one root's run and all below it, or of all runs."""
-    starts = [event for event in events if isinstance(event, RunStart)]
-    roots = [start.run for start in starts if start.parent is None]
+def _root(tree: RunTree, run: str | None, path: str) -> RunNode:
+    """The root's run of that id; None: the first."""
+    roots = {root.start.run: root for root in tree.roots}
     if not roots:
         raise LogError(f"{path} has no run in it")
     if run is None:
-        return events
+        return tree.roots[0]
     if run not in roots:
         raise LogError(f"{path} has no root's run {run!r}; it has {', '.join(roots)}")
-    inside = {run}
-    for start in starts:
-        if start.parent in inside:
-            inside.add(start.run)
-    return [event for event in events if event.run in inside]
+    return roots[run]
 
 
-def _recorded(events: Sequence[Event]) -> Iterable[_Recorded]:
-    """The requests of a log, with their places."""
-    items = {event.call: event for event in events if isinstance(event, Subcall)}
-    batches: dict[str, int] = {}
-    places: dict[str, tuple[int, ...]] = {}
-    chats: dict[str, _Chat] = {}
-    counts: dict[str, int] = defaultdict(int)
+def _recorded(events: Iterable[Event], runs: dict[str, RunNode]) -> Iterator[_Recorded]:
+    """The requests of some runs, in the order in which they were answered.
 
-    def place_of(item: Subcall) -> tuple[int, ...]:
-        return (*places.get(item.run, ()), batches.get(item.batch, -1), item.index)
-
+    Args:
+        events: of the log.
+        runs: those runs, by id.
+    """
+    chats = {run.start.run: _Chat(run.start) for run in runs.values()}
     for event in events:
+        run = runs.get(event.run)
+        if run is None:
+            continue
         match event:
-            case RunStart():
-                item = items.get(event.call) if event.call is not None else None
-                places[event.run] = () if item is None else place_of(item)
-                chats[event.run] = _Chat(event)
-            case BatchStart():
-                batches[event.batch] = counts[event.run]
-                counts[event.run] += 1
             case Reply():
-                chat = chats.get(event.run)
-                asked = None if chat is None else chat.asked(event)
-                yield _Recorded(event, places.get(event.run, ()), asked)
+                yield _Recorded(event, _place(run), chats[event.run].asked(event))
             case Subcall():
-                yield _Recorded(event, place_of(event), None)
-            case Turn() | Compaction() if event.run in chats:
+                yield _Recorded(event, _place_of_call(run, event), None)
+            case Turn() | Compaction():
                 chats[event.run].go_on(event)
+
+
+def _place(run: RunNode) -> tuple[int, ...]:
+    """Where in its tree a run was asked for; empty for the root's run, or if the log does not say it."""
+    if run.above is None or run.call is None:
+        return ()
+    return _place_of_call(run.above, run.call.event)
+
+
+def _place_of_call(run: RunNode, event: Subcall) -> tuple[int, ...]:
+    batch = run.batches.get(event.batch)
+    return (*_place(run), -1 if batch is None else batch.number, event.index)
 
 
 class _Chat:

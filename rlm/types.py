@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import (
-    Sequence,
-)
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal, NotRequired, TypedDict
-
-from rlm.context import Context
 
 Role = Literal["system", "user", "assistant"]
 
@@ -274,6 +270,11 @@ class Iteration:
     """Seconds."""
 
 
+Description = dict[str, Any] | Callable[[Any], dict[str, Any]]
+"""Kind, size and SHA-256 of an input; or a function that computes them from it, for an input that cannot have changed: so it
+is hashed only if the result is serialised."""
+
+
 @dataclass(slots=True)
 class RLMChatCompletion:
     """What a run returned and what it took."""
@@ -298,18 +299,17 @@ class RLMChatCompletion:
     parsed: Any = None
     """The answer as the object that `response_format` asks for; None without one. Not part of `to_dict`, as `response` holds
     it as JSON."""
-    description: dict[str, Any] | None = field(default=None, repr=False, compare=False)
-    """kind, size and SHA-256 of the input as the REPL was given it; None where `prompt` cannot have changed since."""
+    description: Description | None = field(default=None, repr=False, compare=False)
+    """The input as the REPL was given it. None if `prompt` is a description itself, as in a result that was read back."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON data. `prompt` becomes a description of the input."""
-
-        prompt = self.prompt if self.description is None else self.description
-        if not (isinstance(prompt, dict) and prompt.keys() == {"kind", "size", "sha256"}):
-            prompt = Context.of(prompt).describe()
+        """Returns plain JSON data. `prompt` becomes the description of the input."""
+        description = self.description
+        if callable(description):
+            description = description(self.prompt)
         return {
             "root_model": self.root_model,
-            "prompt": prompt,
+            "prompt": self.prompt if description is None else description,
             "response": self.response,
             "usage_summary": self.usage_summary.to_dict(),
             "execution_time": self.execution_time,

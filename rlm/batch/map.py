@@ -138,7 +138,7 @@ class _MapJob:
             completion = await self._runner.acompletion(
                 context, question, response_format=self._response_format, cancel=self._cancel
             )
-            completion.prompt = description
+            completion.prompt = completion.description = description
         except ConfigError:
             raise
         except asyncio.CancelledError:
@@ -150,7 +150,7 @@ class _MapJob:
             error = failure
             completion = failure.completion if isinstance(failure, RLMError) else None
             if completion is not None:
-                completion.prompt = description
+                completion.prompt = completion.description = description
         finally:
             if context is not None and context is not prompt:
                 context.close()  # a traceback, if an item has one, would keep it open

@@ -1,8 +1,8 @@
-"""The console view of a run, for `verbose=True`.
+"""Shows a run on stderr, for `verbose=True`.
 
-On a terminal, what happened scrolls by, and below it is a tree of what runs now: the runs, their turns, batches with a bar,
-child runs, tokens, USD and time so far. Elsewhere (a pipe, a file, a notebook) there are plain lines, each with the
-beginning of its run's id. Both go to stderr.
+On a terminal, one or several lines for each event scroll by. Below them stands a tree of the runs that go on: their turns,
+batches with a bar, child runs, tokens, USD and time so far. Elsewhere (a pipe, a file, a notebook) there are only lines; each
+begins with the first characters of its run's id.
 """
 
 from __future__ import annotations
@@ -21,45 +21,48 @@ from rich.tree import Tree
 
 from rlm._redaction import Redactor
 from rlm.console.event_lines import Line, Writer, tokens
-from rlm.console.live_state import BatchState, RunState, TreeState
+from rlm.console.live_state import batch_name, doing, seconds, turn_line
 from rlm.console.screen import Screen, screen
 from rlm.events import Event, RunEnd, RunStart
+from rlm.logger.run_tree import BatchNode, RunNode, RunTree
 
 _log = logging.getLogger(__name__)
 
 _MOST_TURNS = 5
 _MOST_CHILDREN = 8
+
 _plain_lock = threading.Lock()
+"""Held while lines are written to a stream: lines of several runs do not mix."""
 
 
 class Console:
-    """Shows one completion. Any number of them may be shown at once, in any threads. Nothing that goes wrong here reaches the
-    run; it is said once."""
+    """Shows one completion. Several completions may be shown at once, from several threads. An error while showing is logged
+    once, ends the showing and does not reach the run."""
 
     def __init__(self, to: Screen | TextIO | None = None) -> None:
         """
         Args:
-            to: a `Screen`, or a stream for plain lines. None: stderr, as a screen if it is a terminal.
+            to: a `Screen`, or a stream for lines. None: stderr, as a screen if it is a terminal that can move its cursor.
         """
         if to is None:
             found = screen()
             usable = found.console.is_terminal and not found.console.is_dumb_terminal
             to = found if usable else sys.stderr
         self._to = to
-        self._state = TreeState()
-        self._writer = Writer(self._state, Redactor())
+        self._runs = RunTree(whole=False)
+        self._writer = Writer(self._runs, Redactor())
         self._names: dict[str, str] = {}
         self._lock = threading.RLock()
         self._given_up = False
 
     def show(self, event: Event) -> None:
-        """Takes an event of the completion, or of a run below it."""
+        """Shows one event of the completion."""
         if self._given_up:
             return
         try:
             with self._lock:
                 lines = self._writer.lines(event)
-                self._state.take(event)
+                self._runs.take(event)
             if isinstance(self._to, Screen):
                 self._draw(event, lines, self._to)
             else:
@@ -79,12 +82,12 @@ class Console:
         head = f"{self._names.get(event.run, event.run[:4])} {'  ' * event.depth}"
         text = "".join(f"{head}{line.text}\n" for line in lines)
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        with _plain_lock:  # lines of several runs, whole
+        with _plain_lock:
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
             stream.flush()
 
     def _draw(self, event: Event, lines: list[Line], to: Screen) -> None:
-        if event.depth == 0:  # of child runs the tree has enough
+        if event.depth == 0:  # child runs are shown in the tree alone
             head = f"{event.run[:4]} " if to.crowded else ""
             if lines:
                 to.print(*(Text(f"{head}{line.text}", style=line.style) for line in lines))
@@ -95,25 +98,26 @@ class Console:
 
     def _tree(self) -> RenderableType:
         with self._lock:
-            root = self._state.root
+            root = self._runs.root
             if root is None:
                 return Text("")
-            usage = f"{self._state.seconds():.0f} s, {tokens(self._state.usage)}"
+            usage = f"{seconds(root):.0f} s, {tokens(root.usage)}"
             label = Text.assemble((f"▶ {self._writer.short(root.start.model)}  ", "bold"), (usage, "dim"))
             label.no_wrap, label.overflow = True, "ellipsis"
             tree = Tree(label, guide_style="dim")
             self._branches(tree, root)
             return tree
 
-    def _branches(self, tree: Tree, run: RunState) -> None:
-        for text in run.turns[-_MOST_TURNS:]:
-            tree.add(Text(text, style="dim"))
-        seconds = max(0.0, time.time() - run.since)
-        turn = f"turn {run.turn}/{run.start.max_iterations}: " if run.turn else ""
-        now = tree.add(Text(f"{turn}{run.doing}, {seconds:.0f} s"))
+    def _branches(self, tree: Tree, run: RunNode) -> None:
+        finished = [turn for turn in run.turns if turn.end is not None]
+        for turn in finished[-_MOST_TURNS:]:
+            tree.add(Text(turn_line(turn), style="dim"))
+        action, since = doing(run)
+        number = f"turn {run.turns[-1].number}/{run.start.max_iterations}: " if run.turns else ""
+        now = tree.add(Text(f"{number}{action}, {max(0.0, time.time() - since):.0f} s"))
         for batch in run.batches.values():
             now.add(_bar(batch))
-        children = list(run.children.values())
+        children = [child for child in run.children.values() if child.end is None]
         for child in children[:_MOST_CHILDREN]:
             below = now.add(
                 Text(f"▶ {self._writer.short(child.start.model)}  {child.start.run[:4]}", style="bold")
@@ -123,9 +127,9 @@ class Console:
             now.add(Text(f"and {len(children) - _MOST_CHILDREN} more child runs", style="dim"))
 
 
-def _bar(batch: BatchState) -> RenderableType:
+def _bar(batch: BatchNode) -> RenderableType:
     row = Table.grid(padding=(0, 1))
     failed = Text(f"{batch.failed:,} failed", style="red") if batch.failed else Text("")
     count = f"{batch.done:,}/{batch.start.size:,}"
-    row.add_row(batch.name, ProgressBar(batch.start.size, batch.done, width=30), count, failed)
+    row.add_row(batch_name(batch), ProgressBar(batch.start.size, batch.done, width=30), count, failed)
     return row

@@ -1,4 +1,4 @@
-"""Events as lines of text."""
+"""The lines of text that the console shows for an event."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from rlm._redaction import Redactor
-from rlm.console.live_state import TreeState
+from rlm.console.live_state import batch_name
 from rlm.events import (
     BatchEnd,
     BatchStart,
@@ -20,14 +20,16 @@ from rlm.events import (
     Subcall,
     ToolCall,
 )
+from rlm.logger.run_tree import BatchNode, RunTree
 from rlm.types import Usage
 
 _MOST_LINES = 30
+"""Lines shown of one text."""
 _MOST_CHARACTERS = 300
-"""Of a line."""
+"""Characters shown of one line."""
 _MOST_FAILURES = 3
-"""Of a batch."""
-# What a terminal takes for a command: the text is a model's, or printed by its code.
+"""Failed prompts shown of one batch."""
+# Control sequences of terminals. Texts come from a model or its code, and must not move the cursor or set the title.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -40,18 +42,18 @@ class Line:
 
 
 class Writer:
-    """Says of each event what there is to say, in lines.
+    """Makes lines of events.
 
     Args:
-        state: of the completion, in which the event has not been taken in yet.
+        runs: the runs of the completion. An event is added to them after its lines have been made.
     """
 
-    def __init__(self, state: TreeState, redactor: Redactor) -> None:
-        self._state = state
+    def __init__(self, runs: RunTree, redactor: Redactor) -> None:
+        self._runs = runs
         self._redactor = redactor
 
     def lines(self, event: Event) -> list[Line]:
-        """What is shown of an event; nothing of many."""
+        """The lines of an event; many events have none."""
         match event:
             case RunStart():
                 lines = self._run_start(event)
@@ -82,7 +84,7 @@ class Writer:
         return lines
 
     def short(self, text: str) -> str:
-        """A text in one line that is fit to be shown."""
+        """The beginning of a text in one line, without secrets and control characters."""
         line = " ".join(self._clean(text[: 2 * _MOST_CHARACTERS]).split())
         return line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 3] + "..."
 
@@ -90,7 +92,7 @@ class Writer:
         return _CONTROL.sub("", self._redactor.text(text).replace("\r\n", "\n"))
 
     def _head(self, text: str, style: str = "") -> list[Line]:
-        """The beginning of a text of several lines."""
+        """The first lines of a text."""
         lines = self._clean(text).strip("\n").split("\n")
         shown = [Line(f"  {line[:_MOST_CHARACTERS]}".rstrip(), style) for line in lines[:_MOST_LINES]]
         if len(lines) > _MOST_LINES:
@@ -121,7 +123,7 @@ class Writer:
         return lines
 
     def _subcall(self, event: Subcall) -> list[Line]:
-        batch = self._state.batch(event)
+        batch = self._batch(event)
         single = batch is None or batch.start.size == 1
         if not single and (event.error is None or (batch is not None and batch.failed >= _MOST_FAILURES)):
             return []
@@ -132,13 +134,11 @@ class Writer:
         return [Line(f"{text}: {tokens(event.usage)}", "dim")]
 
     def _batch_end(self, event: BatchEnd) -> list[Line]:
-        batch = self._state.batch(event)
+        batch = self._batch(event)
         if batch is None or batch.start.size == 1:
             return []
         failed = f", {event.failed:,} failed" if event.failed else ""
-        text = (
-            f"  ○ {batch.name}: {batch.done:,} of {batch.start.size:,} done{failed} in {event.seconds:.1f} s"
-        )
+        text = f"  ○ {batch_name(batch)}: {batch.done:,} of {batch.start.size:,} done{failed} in {event.seconds:.1f} s"
         return [Line(f"{text}, {tokens(batch.usage)}", "red" if event.failed else "dim")]
 
     def _run_end(self, event: RunEnd) -> list[Line]:
@@ -147,11 +147,16 @@ class Writer:
         if event.error:
             lines.append(Line(f"  {self.short(event.error)}", "red"))
         if event.depth == 0:
-            lines.append(Line(f"  {event.seconds:.1f} s, {tokens(self._state.usage)}", "dim"))
+            usage = Usage() if self._runs.root is None else self._runs.root.usage
+            lines.append(Line(f"  {event.seconds:.1f} s, {tokens(usage)}", "dim"))
         return lines
+
+    def _batch(self, event: Subcall | BatchEnd) -> BatchNode | None:
+        run = self._runs.runs.get(event.run)
+        return None if run is None else run.batches.get(event.batch)
 
 
 def tokens(usage: Usage) -> str:
-    """Tokens, and USD if they are known."""
+    """Input and output tokens, and USD if the cost is known."""
     text = f"{usage.input_tokens:,} + {usage.output_tokens:,} tokens"
     return text if usage.cost is None else f"{text}, {usage.cost:.4f} USD"

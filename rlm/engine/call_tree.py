@@ -22,7 +22,7 @@ from rlm.errors import (
     TokenLimitExceededError,
 )
 from rlm.repl.interface import Environment
-from rlm.types import Iteration, Message, RunStats, StopReason
+from rlm.types import Message, RunStats, StopReason
 
 if TYPE_CHECKING:
     from rlm.events import Event
@@ -37,6 +37,9 @@ class Tree:
     environment: Environment
     ledger: Ledger
     listeners: tuple[Callable[[Event], None], ...] = ()
+    """Get the events of all runs."""
+    record: Callable[[Event], None] | None = None
+    """Gets the events of the root's run, for `completion.iterations`."""
     queries: asyncio.Semaphore = field(init=False)
     """Slots of the plain sub-calls. One that holds a slot waits for no other, so one bound serves the tree."""
 
@@ -55,7 +58,6 @@ class Outcome:
     """What ended the run early; None if it ended by itself."""
     stats: RunStats
     messages: list[Message]
-    iterations: list[Iteration]
     parsed: Any = None
     """The answer as the object that `response_format` asks for."""
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from rlm.clients.base import ModelReply
 from rlm.engine.compaction import Compactor
-from rlm.engine.emitter import Emitter
+from rlm.engine.emitter import Emitter, outcome_fields
 from rlm.engine.history import History
 from rlm.engine.model_window import UNCOUNTED, Counted
 from rlm.engine.models import Model
 from rlm.engine.request_keys import request_key
 from rlm.errors import ModelError, RLMError
 from rlm.repl.interface import REPL
-from rlm.types import Message, RunStats, Usage
+from rlm.types import Message, RunStats
 
 if TYPE_CHECKING:
     from rlm.engine.call_tree import Tree
@@ -135,15 +135,11 @@ class Dialogue:
             turn=self.turn,
             purpose=purpose,
             model=model.name,
-            request=request_key(model.client.model, messages, model.sampling),
-            message=None if reply is None else reply.message,
+            request=request_key(model.client.model, messages, model.sampling)
+            if self._emitter.listened
+            else "",
             content="" if reply is None else reply.content,
             reasoning=None if reply is None else reply.reasoning,
-            refusal=None if reply is None else reply.refusal,
-            finish_reason=None if reply is None else reply.finish_reason,
-            usage=Usage() if reply is None else reply.usage,
-            retries=0 if reply is None else reply.retries,
-            error=None if failure is None else str(failure),
-            error_type=None if failure is None else type(failure).__name__,
             seconds=seconds,
+            **outcome_fields(reply, failure),
         )

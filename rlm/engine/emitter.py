@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlm.types import Usage
+
 if TYPE_CHECKING:
+    from rlm.clients.base import ModelReply
     from rlm.events import Event
 
 _log = logging.getLogger(__name__)
@@ -17,20 +20,29 @@ class Emitter:
     """The listeners of one run.
 
     Args:
-        listeners: are called with each event, in the order in which things happen. What one raises is logged: a full disk
-            under the log or a closed terminal changes nothing in the run.
+        listeners: are called with each event, in the order in which things happen. An exception of a listener is logged
+            and changes nothing in the run.
+        record: gets the same events, for `completion.iterations`. Without listeners, fields that cost time to make are left
+            empty in them.
         run: the run's id.
         parent: the id of the run above, or None.
         depth: of the run.
     """
 
     def __init__(
-        self, listeners: Sequence[Callable[[Event], None]], run: str, parent: str | None, depth: int
+        self,
+        listeners: Sequence[Callable[[Event], None]],
+        run: str,
+        parent: str | None,
+        depth: int,
+        record: Callable[[Event], None] | None = None,
     ) -> None:
-        self._listeners = listeners
+        self._listeners = [*listeners] if record is None else [record, *listeners]
         self._head: dict[str, Any] = {"run": run, "parent": parent, "depth": depth}
-        self.active = bool(listeners)
-        """Whether anybody listens. If not, an event need not be made."""
+        self.active = bool(self._listeners)
+        """Whether events go anywhere. If not, an event need not be made."""
+        self.listened = bool(listeners)
+        """Whether there are listeners. If not, hashes, request keys and windows are not made for events."""
 
     def emit(self, kind: str, /, **data: Any) -> None:
         """Tells what happened.
@@ -41,7 +53,7 @@ class Emitter:
         """
         if not self.active:
             return
-        from rlm.events import EVENTS  # its classes take a while to make, and most runs have no listener
+        from rlm.events import EVENTS  # on first use: making the classes takes milliseconds
 
         event = EVENTS[kind](time=time.time(), **self._head, **data)
         for listener in self._listeners:
@@ -49,3 +61,24 @@ class Emitter:
                 listener(event)
             except Exception:
                 _log.exception("an event of run %s was lost", self._head["run"])
+
+
+def outcome_fields(reply: ModelReply | None, error: Exception | None) -> dict[str, Any]:
+    """The fields of `rlm.events.ModelCall` that say what came of a model call.
+
+    Args:
+        reply: None if there was none.
+        error: what the call failed with, or None.
+    """
+    fields: dict[str, Any] = {"message": None, "usage": Usage()}
+    if reply is not None:
+        fields = {
+            "message": reply.message,
+            "refusal": reply.refusal,
+            "finish_reason": reply.finish_reason,
+            "usage": reply.usage,
+            "retries": reply.retries,
+        }
+    if error is not None:
+        fields |= {"error": str(error), "error_type": type(error).__name__}
+    return fields

@@ -20,11 +20,12 @@ from rlm.engine.setup import environment_of, models_of, settings_of
 from rlm.errors import CancellationError, LimitError, RLMError, RolloutStoppedError
 from rlm.options import Options
 from rlm.repl.persistent import Conversation
-from rlm.types import RLMChatCompletion, RunStats
+from rlm.types import Description, RLMChatCompletion, RunStats
 
 if TYPE_CHECKING:
     from rlm.engine.answer_format import AnswerFormat
     from rlm.events import Event
+    from rlm.logger.run_tree import RunTree
 
 
 class Engine:
@@ -68,6 +69,9 @@ class Engine:
             ContextError: the input cannot be sent to a REPL.
             asyncio.CancelledError: the caller was cancelled. Every process of the run has ended.
         """
+        from rlm.logger.run_tree import RunTree  # imported on first use: saves import time
+
+        record = RunTree()
         context = await Context.made(prompt)
         async with contextlib.AsyncExitStack() as stack:
             if context is not prompt and self.conversation is None:
@@ -80,14 +84,12 @@ class Engine:
             refusal = await self._wait(stack, ledger)
             started = time.perf_counter()
             if refusal is None:
-                outcome = await self._roll_out(context, question, answer_format, ledger, listeners)
+                outcome = await self._roll_out(context, question, answer_format, ledger, listeners, record)
             else:
-                outcome = Outcome("", stop_reason(refusal), refusal, RunStats(), [], [])
+                outcome = Outcome("", stop_reason(refusal), refusal, RunStats(), [])
             seconds = time.perf_counter() - started
-            description = None
-            if not isinstance(
-                prompt, str | bytes | Context
-            ):  # these cannot change: they are described on demand
+            description: Description = _describe
+            if not isinstance(prompt, str | bytes | Context):  # the caller may change it, or delete the file
                 description = await asyncio.to_thread(context.describe)
         completion = RLMChatCompletion(
             root_model=self._models.root.name,
@@ -99,7 +101,7 @@ class Engine:
             stop=outcome.stop,
             stats=outcome.stats,
             messages=outcome.messages,
-            iterations=outcome.iterations,
+            iterations=[] if record.root is None else record.root.iterations(),
             parsed=outcome.parsed,
             description=description,
         )
@@ -124,10 +126,11 @@ class Engine:
         answer_format: AnswerFormat | None,
         ledger: Ledger,
         listeners: Sequence[Callable[[Event], None]],
+        record: RunTree,
     ) -> Outcome:
         from rlm.engine.rollout import Rollout  # imported on first use: saves import time
 
-        tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners))
+        tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners), record.take)
         ledger.start()
         outcome = await Rollout(
             tree,
@@ -160,6 +163,12 @@ class Engine:
 def _asked(client: Client) -> list[Any]:
     """What a client asks for, wherever its server is."""
     return [client.model, getattr(client, "sampling_args", None)]
+
+
+def _describe(prompt: Any) -> dict[str, Any]:
+    """Describes an input that cannot have changed. The hash takes a second per GB, so it is made when a result is
+    serialised."""
+    return Context.of(prompt).describe()
 
 
 def _trip(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:

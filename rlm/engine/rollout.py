@@ -29,7 +29,7 @@ from rlm.errors import (
 from rlm.repl.interface import REPL, AnswerState, CellResult, SessionSpec
 from rlm.repl.persistent import Conversation
 from rlm.repl.tools import ToolReport
-from rlm.types import CodeBlock, Iteration, Message, RunStats, StopReason
+from rlm.types import Message, RunStats, StopReason
 
 # Seconds that a cell gets when the reply that holds it has already used up the tokens of the run: enough to set an answer.
 _LAST_CELL_SECONDS = 5.0
@@ -43,7 +43,6 @@ class _State:
     """What one run has so far."""
 
     stats: RunStats = field(default_factory=RunStats)
-    iterations: list[Iteration] = field(default_factory=list)
     answer: AnswerState = field(default_factory=lambda: AnswerState("", ready=False))
     done: bool = False
     """The answer is ready, and of the form that was asked for."""
@@ -90,7 +89,7 @@ class Rollout:
         settings = tree.settings
         self._setup = settings.root if self._is_root else settings.below
         run_id = os.urandom(6).hex()
-        self._emitter = Emitter(tree.listeners, run_id, parent, depth)
+        self._emitter = Emitter(tree.listeners, run_id, parent, depth, tree.record if self._is_root else None)
         self._subcalls = Subcalls(
             tree, depth + 1, self._emitter, partial(_run_child, tree, depth + 1, run_id)
         )
@@ -120,10 +119,12 @@ class Rollout:
             asyncio.CancelledError: the caller was cancelled. The REPL is gone by then.
         """
         started = time.perf_counter()
-        if self._emitter.active:
+        if self._emitter.listened:
             # In a thread: the hash of 100 MB takes a tenth of a second.
             context = await asyncio.to_thread(self._context.describe)
             self._emit_start(context, await self._dialogue.model.window.size())
+        elif self._emitter.active:
+            self._emit_start({"kind": self._context.kind, "size": self._context.size}, None)
         if self._is_root:
             self._tree.ledger.on_trip = partial(_emit_limit, self._emitter)
         response, stop, error = "", StopReason.CANCELLED, None
@@ -242,45 +243,32 @@ class Rollout:
         reply = await self._dialogue.ask()
         state.stats.turns += 1
         parsed = parse_reply(reply.content, truncated=reply.finish_reason == "length")
-        cells, blocks = await self._execute(repl, parsed)
+        cells = await self._execute(repl, parsed)
         text = "" if state.done else self._observe(cells, parsed, number)
         if not state.done:
             self._dialogue.history.add_observation(text)
-        iteration = Iteration(
-            number=number,
-            response=reply.content,
-            code_blocks=blocks,
-            observation=text,
-            final_answer=state.answer.content if state.done else None,
-            iteration_time=time.perf_counter() - started,
-        )
-        state.iterations.append(iteration)
+        seconds = time.perf_counter() - started
         self._emitter.emit(
             "turn",
             turn=number,
             observation=text,
-            final_answer=iteration.final_answer,
-            seconds=iteration.iteration_time,
+            final_answer=state.answer.content if state.done else None,
+            seconds=seconds,
         )
-        callbacks.iteration_complete(self._depth, number, iteration.iteration_time)
+        callbacks.iteration_complete(self._depth, number, seconds)
         if not state.done:
             self._tree.ledger.check()
             self._check_errors(cells)
 
-    async def _execute(self, repl: REPL, parsed: ParsedReply) -> tuple[list[CellResult], list[CodeBlock]]:
+    async def _execute(self, repl: REPL, parsed: ParsedReply) -> list[CellResult]:
         """Runs the blocks of a reply in order, until one sets the answer or the REPL had to stop one."""
         state, ledger = self._state, self._tree.ledger
         cells: list[CellResult] = []
-        blocks: list[CodeBlock] = []
         state.problem = None
         for number, code in enumerate(parsed.blocks, 1):
             self._emitter.emit("cell_start", turn=self._dialogue.turn, number=number, code=code)
             cell = await self._execute_cell(repl, code)
-            calls = self._subcalls.take_records()
             cells.append(cell)
-            blocks.append(
-                CodeBlock(code, cell.stdout, cell.stderr, cell.error, cell.locals, cell.seconds, calls)
-            )
             state.answer = cell.answer
             state.stats.cells += 1
             state.stats.cell_errors += cell.status != "ok"
@@ -294,7 +282,7 @@ class Rollout:
                 or ledger.error
             ):
                 break
-        return cells, blocks
+        return cells
 
     def _emit_cell(self, number: int, code: str, cell: CellResult) -> None:
         self._emitter.emit(
@@ -368,8 +356,7 @@ class Rollout:
             state.stats.root_output_tokens = ledger.root.output_tokens
             state.stats.sub_input_tokens = ledger.sub.input_tokens
             state.stats.sub_output_tokens = ledger.sub.output_tokens
-        messages = self._dialogue.history.messages
-        return Outcome(response, stop, error, state.stats, messages, state.iterations, state.parsed)
+        return Outcome(response, stop, error, state.stats, self._dialogue.history.messages, state.parsed)
 
 
 async def _run_child(

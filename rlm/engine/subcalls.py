@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlm.clients.base import ModelReply
 from rlm.context import Context
+from rlm.engine.emitter import outcome_fields
 from rlm.engine.models import Model
 from rlm.engine.query_prompts import as_messages
 from rlm.engine.request_keys import place as place_of
@@ -25,7 +26,7 @@ from rlm.errors import (
     RolloutStoppedError,
 )
 from rlm.repl.interface import Query, QueryReply
-from rlm.types import SubcallRecord, Usage, text_of
+from rlm.types import text_of
 
 if TYPE_CHECKING:
     from rlm.engine.call_tree import Outcome, Tree
@@ -61,11 +62,15 @@ class _Batch:
 class _Item:
     """One prompt, on its way."""
 
-    record: SubcallRecord
     call: str
+    """Id of the sub-call."""
     begun: bool = False
-    """Who listens has been told."""
+    """`on_subcall_start` has been called."""
+    prompt_chars: int = 0
+    prompt_head: str = ""
     request: str | None = None
+    """Key of the request; None for a child run, and without listeners."""
+    response: str = ""
     reply: ModelReply | None = None
     error: RLMError | None = None
 
@@ -87,13 +92,7 @@ class Subcalls:
         self._emitter = emitter
         self._run_child = run_child
         self._children = asyncio.Semaphore(tree.settings.max_concurrent_subcalls)
-        self._records: list[SubcallRecord] = []
         self._batches = 0
-
-    def take_records(self) -> list[SubcallRecord]:
-        """The sub-calls since the last take, in the order in which they ended."""
-        records, self._records = self._records, []
-        return records
 
     async def answer(self, query: Query) -> Sequence[QueryReply]:
         """Answers one query of the code; each item fails alone."""
@@ -153,33 +152,31 @@ class Subcalls:
     async def _item(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
         async with batch.slots:
             ledger, callbacks = self._tree.ledger, self._tree.settings.callbacks
-            item = _Item(SubcallRecord(batch.kind, batch.name), _id() if batch.children else "")
-            record = item.record
+            item = _Item(_id() if batch.children else f"{batch.id}.{index}")
             started = time.perf_counter()
             place = place_of.set((*place_of.get(), batch.number, index))
             try:
                 model = self._admit(batch)
                 ask = self._child_run if batch.children else self._plain_call
-                record.response = await ask(model, prompt, item)
+                item.response = await ask(batch, model, prompt, item)
                 batch.answered += 1
-                return QueryReply(record.response)
+                return QueryReply(item.response)
             except RLMError as error:
                 item.error = error
-                record.error = str(error)
                 if isinstance(error, RolloutStoppedError):
                     # No later call can succeed, so this is the end of the run and not one failed item.
                     ledger.trip(error)
-                return _failure(record.error)
+                return _failure(str(error))
             finally:
                 place_of.reset(place)
-                record.seconds = time.perf_counter() - started
-                self._records.append(record)
+                seconds = time.perf_counter() - started
                 if not item.begun:
                     text = prompt if isinstance(prompt, str) else ""
-                    self._begin(item, len(text), text)
-                callbacks.subcall_complete(self._depth, record.model, record.seconds, record.error)
+                    self._begin(batch, item, len(text), text)
+                problem = None if item.error is None else str(item.error)
+                callbacks.subcall_complete(self._depth, batch.name, seconds, problem)
                 if self._emitter.active:
-                    self._tell(batch, index, item)
+                    self._tell(batch, index, item, seconds)
 
     def _admit(self, batch: _Batch) -> Model:
         """The model that is to be asked one thing more.
@@ -196,31 +193,27 @@ class Subcalls:
         ledger.check()
         return batch.model
 
-    def _begin(self, item: _Item, size: int, head: str) -> None:
+    def _begin(self, batch: _Batch, item: _Item, size: int, head: str) -> None:
         item.begun = True
-        item.record.prompt_chars, item.record.prompt_head = size, head[:_EXCERPT]
+        item.prompt_chars, item.prompt_head = size, head[:_EXCERPT]
         callbacks = self._tree.settings.callbacks
-        callbacks.subcall_start(self._depth, item.record.model, item.record.prompt_head)
+        callbacks.subcall_start(self._depth, batch.name, item.prompt_head)
 
-    async def _plain_call(self, model: Model, prompt: Any, item: _Item) -> str:
+    async def _plain_call(self, batch: _Batch, model: Model, prompt: Any, item: _Item) -> str:
         messages = as_messages(prompt)
         texts = [text_of(message["content"]) for message in messages]
-        self._begin(item, sum(map(len, texts)), texts[-1])
-        if self._emitter.active:
+        self._begin(batch, item, sum(map(len, texts)), texts[-1])
+        if self._emitter.listened:
             item.request = request_key(model.client.model, messages, model.sampling)
         reply = item.reply = await model.ask(messages, self._tree.ledger, root=False)
-        record = item.record
-        record.input_tokens = reply.usage.input_tokens
-        record.output_tokens = reply.usage.output_tokens
-        record.cost = reply.usage.cost
         if not reply.content:
             raise ModelError(_why_empty(reply.finish_reason, reply.refusal))
         return reply.content
 
-    async def _child_run(self, model: Model, prompt: Any, item: _Item) -> str:
+    async def _child_run(self, batch: _Batch, model: Model, prompt: Any, item: _Item) -> str:
         context = await Context.made(prompt)
         with contextlib.closing(context):
-            self._begin(item, context.size, prompt if isinstance(prompt, str) else context.kind)
+            self._begin(batch, item, context.size, prompt if isinstance(prompt, str) else context.kind)
             outcome = await self._run_child(model, context, item.call)
         if isinstance(outcome.error, RolloutStoppedError):
             raise outcome.error
@@ -228,27 +221,20 @@ class Subcalls:
             raise ModelError(f"the child run ended without an answer: {outcome.error or outcome.stop}")
         return outcome.response
 
-    def _tell(self, batch: _Batch, index: int, item: _Item) -> None:
-        record, reply, error = item.record, item.reply, item.error
+    def _tell(self, batch: _Batch, index: int, item: _Item, seconds: float) -> None:
         self._emitter.emit(
             "subcall",
             batch=batch.id,
             index=index,
-            call=item.call or f"{batch.id}.{index}",
+            call=item.call,
             kind=batch.kind,
-            model=record.model,
+            model=batch.name,
             request=item.request,
-            prompt_chars=record.prompt_chars,
-            prompt_head=record.prompt_head,
-            response=record.response,
-            message=None if reply is None else reply.message,
-            refusal=None if reply is None else reply.refusal,
-            finish_reason=None if reply is None else reply.finish_reason,
-            usage=Usage() if reply is None else reply.usage,
-            retries=0 if reply is None else reply.retries,
-            error=record.error,
-            error_type=None if error is None else type(error).__name__,
-            seconds=record.seconds,
+            prompt_chars=item.prompt_chars,
+            prompt_head=item.prompt_head,
+            response=item.response,
+            seconds=seconds,
+            **outcome_fields(item.reply, item.error),
         )
 
 

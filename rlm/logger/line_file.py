@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlm._redaction import plain
+from rlm._redaction import jsonable
 from rlm.errors import LogError
 
 _BEGIN = '{"v": '
@@ -23,7 +23,7 @@ _BEGINS = re.compile(r'\{"v": \d+, "')
 
 
 # To ASCII, so that text that is not valid Unicode can be written too.
-dumps = json.JSONEncoder(check_circular=False, default=plain).encode
+dumps = json.JSONEncoder(check_circular=False, default=jsonable).encode
 """The JSON text of plain data and dataclasses, in one line."""
 
 

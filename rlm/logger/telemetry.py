@@ -1,19 +1,19 @@
-"""OpenTelemetry spans of runs, after the semantic conventions for generative AI (version 1.41).
+"""OpenTelemetry spans of runs, by the semantic conventions for generative AI (version 1.41).
 
-    invoke_agent rlm                 a run; those of child runs are below the cell that asked for them
-      chat <model>                   a call of a model
+    invoke_agent rlm                 a run
+      chat <model>                   a model call of the run
       execute_tool repl              a cell
         chat <model>                 a sub-call
         execute_tool <name>          a custom tool
         invoke_agent rlm             a child run
 
-The rule: spans are made when the program has set a tracer provider (`opentelemetry.trace.set_tracer_provider`, or
-`opentelemetry-instrument`), and not otherwise. This module imports OpenTelemetry only if the program has done so; without
-that it costs a look into a dict for each completion. `OTEL_SDK_DISABLED=true` switches it off like all of OpenTelemetry, and
-`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=rlm` alone. The span that is current where a completion is asked for is the parent.
+Spans are made only if the program has set a tracer provider (`opentelemetry.trace.set_tracer_provider`, or
+`opentelemetry-instrument`). A program that has not imported OpenTelemetry does not import this module. `OTEL_SDK_DISABLED=true`
+switches off all of OpenTelemetry, `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=rlm` these spans alone. The span that is current where
+a completion is asked for is the parent of its run.
 
-What models are told and say is recorded only with OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true (or SPAN_ONLY,
-SPAN_AND_EVENT), and then without what `rlm._redaction` takes out.
+Prompts and replies are recorded only with OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true (or SPAN_ONLY,
+SPAN_AND_EVENT), without the secrets that `rlm._redaction` takes out.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from rlm.events import (
     Subcall,
     ToolCall,
 )
+from rlm.logger.run_tree import RunTree
 from rlm.types import Usage
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _PROVIDERS = {
     "azure_openai": "azure.ai.openai",
     "gemini": "gcp.gemini",
 }
-"""Names of the conventions, where they are not ours."""
+"""Providers that the conventions name otherwise than `rlm.clients`."""
 _SAMPLING = {
     "frequency_penalty": float,
     "max_tokens": int,
@@ -62,8 +63,8 @@ _SAMPLING = {
 
 
 def listener() -> Callable[[Event], None] | None:
-    """What makes the spans of one completion from its events; None if the program wants none. Ask for it where the
-    completion is asked for: its current span becomes the parent."""
+    """Returns a function that makes the spans of one completion from its events, or None if the program wants no spans. The
+    span that is current at this call becomes the parent of the completion's span."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or "rlm" in _switched_off():
         return None
@@ -102,16 +103,17 @@ class _Spans:
         self._capture = capture
         self._redactor = Redactor()
         self._caller = context.get_current()
-        self._root: RunStart | None = None
-        self._starts: dict[str, RunStart] = {}
+        self._tree = RunTree(whole=False)
         self._runs: dict[str, Span] = {}
+        """Open spans of runs, by the run's id."""
         self._cells: dict[str, Span] = {}
-        """The open spans, by run."""
-        self._answered: set[str] = set()
-        """Sub-calls that have become runs."""
+        """Open spans of cells, by the run's id."""
 
     def take(self, event: Event) -> None:
-        """Takes an event of the completion, or of a run below it."""
+        """Makes, changes or ends the span of one event of the completion."""
+        if isinstance(event, Subcall):
+            self._subcall(event)  # before the tree lets go of the child run
+        self._tree.take(event)
         match event:
             case RunStart():
                 self._run_start(event)
@@ -121,8 +123,6 @@ class _Spans:
                 self._cell_start(event)
             case Cell():
                 self._cell(event)
-            case Subcall():
-                self._subcall(event)
             case ToolCall():
                 self._tool(event)
             case Compaction():
@@ -134,17 +134,12 @@ class _Spans:
                 self._run_end(event)
 
     def _run_start(self, event: RunStart) -> None:
-        if self._root is None:
-            self._root = event
-        self._starts[event.run] = event
-        if event.call is not None:
-            self._answered.add(event.call)
         above = event.parent or ""
         attributes = {
             **self._common("invoke_agent", event.model),
             "gen_ai.agent.name": AGENT,
             "gen_ai.agent.id": event.run,
-            "gen_ai.conversation.id": self._root.run,
+            "gen_ai.conversation.id": event.run if self._tree.root is None else self._tree.root.start.run,
             "rlm.depth": event.depth,
             **_sampling(event.sampling),
         }
@@ -157,7 +152,7 @@ class _Spans:
 
     def _run_end(self, event: RunEnd) -> None:
         cell = self._cells.pop(event.run, None)
-        if cell is not None:  # it was cut off
+        if cell is not None:  # the run ended while the cell ran
             cell.end(_ns(event.time))
         span = self._runs.pop(event.run, None)
         if span is None:
@@ -165,7 +160,7 @@ class _Spans:
         span.set_attribute("rlm.stop", event.stop)
         span.set_attribute("rlm.turns", event.stats.turns)
         if event.depth == 0:
-            # All of the tree: a child's share is in its own calls.
+            # Sums of the whole tree, so only on the root's span.
             stats = event.stats
             span.set_attributes(
                 {
@@ -184,18 +179,18 @@ class _Spans:
         span.end(_ns(event.time))
 
     def _chat(self, event: Reply | Subcall, parent: Span | None) -> None:
-        start = self._starts.get(event.run)
+        run = self._tree.runs.get(event.run)
         sampling: dict[str, Any] = {}
-        if start is not None:
-            sampling = start.sampling if isinstance(event, Reply) else start.sub_sampling
+        if run is not None:
+            sampling = run.start.sampling if isinstance(event, Reply) else run.start.sub_sampling
         attributes = {
             **self._common("chat", event.model),
             "gen_ai.response.model": event.model,
             **_sampling(sampling),
             **_usage(event.usage),
         }
-        if self._root is not None:
-            attributes["gen_ai.conversation.id"] = self._root.run
+        if self._tree.root is not None:
+            attributes["gen_ai.conversation.id"] = self._tree.root.start.run
         if event.finish_reason is not None:
             attributes["gen_ai.response.finish_reasons"] = (event.finish_reason,)
         if event.retries:
@@ -214,11 +209,12 @@ class _Spans:
 
     def _subcall(self, event: Subcall) -> None:
         parent = self._cells.get(event.run) or self._runs.get(event.run)
-        if event.call in self._answered:
-            return  # the run below has a span of its own
+        run = self._tree.runs.get(event.run)
+        if run is not None and event.call in run.children:
+            return  # the child run has a span of its own
         if event.request is not None or event.error is None:
             self._chat(event, parent)
-        else:  # refused before anybody was asked
+        else:  # refused before a model was asked
             attributes = self._common("chat", event.model)
             self._done(f"chat {attributes['gen_ai.request.model']}", attributes, parent, event, client=True)
 
@@ -262,7 +258,8 @@ class _Spans:
             span.add_event(name, attributes, _ns(event.time))
 
     def _common(self, operation: str, model: str) -> dict[str, Any]:
-        known = {} if self._root is None else self._root.models.get(model, {})
+        root = self._tree.root
+        known = {} if root is None else root.start.models.get(model, {})
         provider = known.get("provider") or "_OTHER"
         return {
             "gen_ai.operation.name": operation,
@@ -294,7 +291,7 @@ class _Spans:
         *,
         client: bool = False,
     ) -> None:
-        """A span of what is over."""
+        """Makes a span of a call that has ended."""
         span = self._start(name, attributes, parent, event.time - event.seconds, client=client)
         if event.error is not None:
             kind = "_OTHER" if isinstance(event, ToolCall) else event.error_type
@@ -347,5 +344,5 @@ def _sampling(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ns(seconds: float) -> int:
-    """Of a time since 1970."""
+    """Seconds since 1970 as nanoseconds."""
     return int(seconds * 1e9)

@@ -35,9 +35,9 @@ def test_the_schema_that_is_shipped_is_that_of_the_classes() -> None:
 
 
 def test_fields_have_their_docstrings() -> None:
-    assert field_docs(EVENTS["cell_start"])["number"] == "Of the block in its reply, counted from 1."
+    assert field_docs(EVENTS["cell_start"])["number"] == "Position of the block in its reply, counted from 1."
     batch = log_schema()["$defs"]["batch_start"]["properties"]
-    assert batch["size"] == {"type": "integer", "description": "Prompts."}
+    assert batch["size"] == {"type": "integer", "description": "Number of prompts."}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,343 @@
+"""The one record of a run: its events, folded into a tree.
+
+    RunNode                   one run: `start`, `end`, the limit that ended it
+      TurnNode                one turn: its replies and compactions
+        CellNode              one block of code
+          BatchNode           one query of that code
+            CallNode          one prompt of the query
+              RunNode         the child run that answered the prompt
+
+A node holds the events themselves and copies none of their fields. `completion.iterations`, `completion.metadata`, the console,
+telemetry and replay all read this tree. It can be folded event by event while a run goes on, or from a log that was read back:
+an event that is missing, because a run is unfinished or its log was cut off, leaves its place in the node None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from rlm.events import (
+    BatchEnd,
+    BatchStart,
+    Cell,
+    CellStart,
+    Compaction,
+    Event,
+    LimitReached,
+    Reply,
+    RunEnd,
+    RunStart,
+    Subcall,
+    ToolCall,
+    Turn,
+    TurnStart,
+)
+from rlm.types import CodeBlock, Iteration, SubcallRecord, Usage
+
+
+@dataclass(slots=True, eq=False)
+class CallNode:
+    """One prompt that has been answered, or has failed. A prompt that is still on its way has no node."""
+
+    event: Subcall
+    batch: BatchNode | None
+    """None if the start of the batch is not in the log."""
+    run: RunNode | None
+    """The child run that answered it; None for a plain model call."""
+
+    def record(self) -> SubcallRecord:
+        """The sub-call as `completion.iterations` holds it."""
+        event = self.event
+        return SubcallRecord(
+            kind=event.kind,
+            model=event.model,
+            prompt_chars=event.prompt_chars,
+            prompt_head=event.prompt_head,
+            response=event.response,
+            error=event.error,
+            seconds=event.seconds,
+            input_tokens=event.usage.input_tokens,
+            output_tokens=event.usage.output_tokens,
+            cost=event.usage.cost,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class BatchNode:
+    """One query of the code: a prompt, or a list of prompts."""
+
+    start: BatchStart
+    number: int
+    """Position among the batches of its run, from 0."""
+    cell: CellNode
+    calls: list[CallNode] = field(default_factory=list)
+    """Its prompts, in the order in which they ended."""
+    done: int = 0
+    """Prompts that have been answered, or have failed."""
+    failed: int = 0
+    """Prompts that have failed."""
+    usage: Usage = field(default_factory=Usage)
+    """Tokens and USD of its plain model calls; a child run has its own."""
+    end: BatchEnd | None = None
+
+
+@dataclass(slots=True, eq=False)
+class CellNode:
+    """One block of code, and what the code asked the host for. A thread that the code left behind may ask after the cell has
+    ended: its queries still belong to the newest cell."""
+
+    start: CellStart | None = None
+    end: Cell | None = None
+    """None while the cell runs, or if the run ended first."""
+    batches: list[BatchNode] = field(default_factory=list)
+    """In the order in which they began."""
+    calls: list[CallNode] = field(default_factory=list)
+    """The prompts of all batches, in the order in which they ended."""
+    children: list[RunNode] = field(default_factory=list)
+    """Child runs, in the order in which they began."""
+    tools: list[ToolCall] = field(default_factory=list)
+    """Calls of custom tools, in the order in which they ended."""
+
+    def code_block(self, cell: Cell) -> CodeBlock:
+        """The cell as `completion.iterations` holds it.
+
+        Args:
+            cell: its `end`.
+        """
+        return CodeBlock(
+            code=cell.code,
+            stdout=cell.stdout,
+            stderr=cell.stderr,
+            error=cell.error,
+            locals=cell.locals,
+            execution_time=cell.seconds,
+            rlm_calls=[call.record() for call in self.calls],
+        )
+
+
+@dataclass(slots=True, eq=False)
+class TurnNode:
+    """One turn of a run. The call after the last turn, which asks for the answer alone, is a turn without an end."""
+
+    number: int
+    """Counted from 1."""
+    start: TurnStart | None = None
+    replies: list[Reply] = field(default_factory=list)
+    """All model calls of the turn, those for a compaction included."""
+    compactions: list[Compaction] = field(default_factory=list)
+    cells: list[CellNode] = field(default_factory=list)
+    end: Turn | None = None
+    """None while the turn goes on, or if the run ended first."""
+
+    @property
+    def reply(self) -> Reply | None:
+        """The reply whose code the turn runs."""
+        return next((reply for reply in reversed(self.replies) if reply.purpose == "turn"), None)
+
+    def iteration(self, turn: Turn) -> Iteration:
+        """The turn as `completion.iterations` holds it.
+
+        Args:
+            turn: its `end`.
+        """
+        reply = self.reply
+        return Iteration(
+            number=turn.turn,
+            response="" if reply is None else reply.content,
+            code_blocks=[cell.code_block(cell.end) for cell in self.cells if cell.end is not None],
+            observation=turn.observation,
+            final_answer=turn.final_answer,
+            iteration_time=turn.seconds,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class RunNode:
+    """One run: the root's, or a child's."""
+
+    start: RunStart
+    above: RunNode | None = None
+    """The run that asked for this one; None for a root's run, or if the log does not hold it."""
+    cell_above: CellNode | None = None
+    """The cell whose code asked for this run; None for a root's run."""
+    call: CallNode | None = None
+    """The sub-call that this run answered; None for a root's run, and until that sub-call has ended."""
+    turns: list[TurnNode] = field(default_factory=list)
+    batches: dict[str, BatchNode] = field(default_factory=dict)
+    """All batches of the run by their ids, in the order in which they began."""
+    batch_count: int = 0
+    """Number of batches that have begun."""
+    children: dict[str, RunNode] = field(default_factory=dict)
+    """Child runs by the ids of the sub-calls that they answer, in the order in which they began."""
+    usage: Usage = field(default_factory=Usage)
+    """Tokens and USD of this run and of all runs below it, so far."""
+    limit: LimitReached | None = None
+    end: RunEnd | None = None
+    """None while the run goes on, or if its process was killed."""
+    early: CellNode | None = None
+    """What was asked before the first cell: by a thread that an earlier completion left in a persistent REPL. The first cell
+    takes it over."""
+
+    @property
+    def cell(self) -> CellNode | None:
+        """The newest cell, which may have ended."""
+        return next((turn.cells[-1] for turn in reversed(self.turns) if turn.cells), None)
+
+    def iterations(self) -> list[Iteration]:
+        """The turns that have ended, as `completion.iterations` holds them."""
+        return [turn.iteration(turn.end) for turn in self.turns if turn.end is not None]
+
+    def walk(self) -> Iterator[RunNode]:
+        """This run and all runs below it; each run comes before its children."""
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
+
+
+class RunTree:
+    """Folds events into runs: of one completion, or of a whole log. Not safe in several threads.
+
+    Events of an unknown kind are passed over, and so are events of a run whose start is not known.
+    """
+
+    def __init__(self, *, whole: bool = True) -> None:
+        """
+        Args:
+            whole: False keeps of finished batches and child runs only their counts, for listeners that show what goes on now:
+                memory then does not grow with the number of sub-calls.
+        """
+        self.roots: list[RunNode] = []
+        """Runs without a run above, in the order in which they began. One for a completion."""
+        self.runs: dict[str, RunNode] = {}
+        """All runs by id. With `whole=False` finished child runs are left out."""
+        self._whole = whole
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> RunTree:
+        """The tree of a log.
+
+        Args:
+            events: what `rlm.logger.read_log` returns.
+        """
+        tree = cls()
+        for event in events:
+            tree.take(event)
+        return tree
+
+    @property
+    def root(self) -> RunNode | None:
+        """The first root's run; None before its start."""
+        return self.roots[0] if self.roots else None
+
+    def take(self, event: Event) -> None:
+        """Adds one event, in the order in which they happened."""
+        if isinstance(event, RunStart):
+            self._begin(event)
+        elif (run := self.runs.get(event.run)) is not None:
+            self._go_on(run, event)
+
+    def _begin(self, event: RunStart) -> None:
+        above = self.runs.get(event.parent) if event.parent is not None else None
+        run = self.runs[event.run] = RunNode(event, above)
+        if above is None:
+            self.roots.append(run)
+        else:
+            above.children[event.call or event.run] = run
+            run.cell_above = _newest_cell(above)
+            run.cell_above.children.append(run)
+
+    def _go_on(self, run: RunNode, event: Event) -> None:
+        match event:
+            case TurnStart():
+                run.turns.append(TurnNode(event.turn, event))
+            case Reply():
+                _turn(run, event.turn).replies.append(event)
+                _add_usage(run, event.usage)
+            case CellStart():
+                cell, run.early = run.early or CellNode(), None
+                cell.start = event
+                _turn(run, event.turn).cells.append(cell)
+            case BatchStart():
+                cell = _newest_cell(run)
+                batch = run.batches[event.batch] = BatchNode(event, run.batch_count, cell)
+                run.batch_count += 1
+                cell.batches.append(batch)
+            case Subcall():
+                self._answered(run, event)
+            case BatchEnd():
+                self._batch_end(run, event)
+            case ToolCall():
+                if self._whole:
+                    _newest_cell(run).tools.append(event)
+            case Cell():
+                _running_cell(run, event).end = event
+            case Compaction():
+                _turn(run, event.turn).compactions.append(event)
+            case LimitReached():
+                run.limit = event
+            case Turn():
+                _turn(run, event.turn).end = event
+            case RunEnd():
+                run.end = event
+
+    def _answered(self, run: RunNode, event: Subcall) -> None:
+        batch, child = run.batches.get(event.batch), run.children.get(event.call)
+        call = CallNode(event, batch, child)
+        if child is not None:
+            child.call = call
+        _add_usage(run, event.usage)
+        if batch is not None:
+            batch.done += 1
+            batch.failed += event.error is not None
+            batch.usage += event.usage
+        if not self._whole:
+            if child is not None:
+                self._forget(child, run)
+        else:
+            (_newest_cell(run) if batch is None else batch.cell).calls.append(call)
+            if batch is not None:
+                batch.calls.append(call)
+
+    def _batch_end(self, run: RunNode, event: BatchEnd) -> None:
+        batch = run.batches.get(event.batch)
+        if batch is None:
+            return
+        batch.end = event
+        if not self._whole:
+            del run.batches[event.batch]
+            batch.cell.batches.remove(batch)
+
+    def _forget(self, run: RunNode, above: RunNode) -> None:
+        del self.runs[run.start.run]
+        above.children.pop(run.start.call or run.start.run, None)
+        if run.cell_above is not None:
+            run.cell_above.children.remove(run)
+
+
+def _turn(run: RunNode, number: int) -> TurnNode:
+    if not run.turns or run.turns[-1].number != number:
+        run.turns.append(TurnNode(number))
+    return run.turns[-1]
+
+
+def _newest_cell(run: RunNode) -> CellNode:
+    """The cell to which what the code asks belongs."""
+    cell = run.cell
+    if cell is None:
+        cell = run.early = run.early or CellNode()
+    return cell
+
+
+def _running_cell(run: RunNode, event: Cell) -> CellNode:
+    """The cell that an event ends."""
+    cells = _turn(run, event.turn).cells
+    if not cells or cells[-1].end is not None:
+        cells.append(CellNode())  # its start is not in the log
+    return cells[-1]
+
+
+def _add_usage(run: RunNode | None, usage: Usage) -> None:
+    while run is not None:
+        run.usage += usage
+        run = run.above
