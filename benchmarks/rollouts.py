@@ -14,7 +14,7 @@ from benchmarks.floor import Floor
 from benchmarks.measure import Row, Samples, repeat
 from benchmarks.policy import BATCH, CALLS, FIVE_TURNS, ONE_TURN, SEQUENCE, policy
 from rlm import RLM
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.errors import TimeoutExceededError
 from rlm.testing import ChatRequest, ScriptedClient, repl_block
 from rlm.types import Message, SamplingArgs, Usage
@@ -54,7 +54,7 @@ def http_server(latency: float) -> Iterator[str]:
         process.terminate()
 
 
-class _Client:
+class _Client(Client):
     """The policy as a client that does nothing besides, so that the engine alone is measured."""
 
     model = "scripted"
@@ -74,9 +74,6 @@ class _Client:
         return ModelReply(
             policy(ChatRequest([dict(m) for m in messages], self.model)), self.model, Usage(1, 1)
         )
-
-    async def context_length(self, model: str | None = None) -> int | None:
-        return None
 
 
 def _engine(latency: float, sub_latency: float = 0.0) -> RLM:

@@ -34,16 +34,6 @@ def check_list(what: str, given: object, kind: type, items: str) -> None:
             raise ConfigError(f"{what} must be a list of {items}, and holds {a(item)}")
 
 
-def check_client(what: str, given: object) -> None:
-    """Refuses an object without the methods of `rlm.clients.base.Client`."""
-    methods = all(callable(getattr(given, name, None)) for name in ("complete", "context_length"))
-    if not (methods and isinstance(getattr(given, "model", None), str)):
-        hint = "; the name of a model goes into backend_kwargs" if isinstance(given, str) else ""
-        raise ConfigError(
-            f"{what} must be a client, as rlm.clients.make_client makes one, and is {a(given)}{hint}"
-        )
-
-
 def check_call(root_prompt: object, cancel: object) -> None:
     """Checks the arguments that a completion and a map have in common."""
     if not isinstance(root_prompt, str | None):

@@ -163,6 +163,7 @@ class Options:
                 raise ConfigError(f"{name} must be a plain function, not an async one")
 
     def _check_models(self) -> None:
+        from rlm.clients.base import check_client
         from rlm.clients.chat_format import merge_sampling
 
         for name in ("sampling_args", "sub_sampling_args"):
@@ -171,7 +172,7 @@ class Options:
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
         if self.client is not None:
-            _checks.check_client("client", self.client)
+            check_client("client", self.client)
             if self.backend_kwargs or self.backend != "openai":  # the default: no backend was given
                 raise ConfigError("client takes the place of backend and backend_kwargs: give one of them")
         _checks.check_list("depth_models", self.depth_models, str, "names of models")
@@ -204,12 +205,14 @@ def _check_other_backends(backends: Sequence[str] | None, kwargs: Sequence[Mappi
 
 
 def _check_other_clients(clients: object) -> None:
+    from rlm.clients.base import check_client
+
     if isinstance(clients, Mapping):
         _checks.check_names("other_clients", clients)
         for name, client in clients.items():
-            _checks.check_client(f"other_clients[{name!r}]", client)
+            check_client(f"other_clients[{name!r}]", client)
         return
     _checks.check_list("other_clients", clients, object, "clients, or a dict of names and clients")
     assert isinstance(clients, Sequence)
     for number, client in enumerate(clients):
-        _checks.check_client(f"other_clients[{number}]", client)
+        check_client(f"other_clients[{number}]", client)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlm import errors
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.engine.compaction import Compactor
 from rlm.engine.history import History
 from rlm.engine.request_keys import place, request_key
@@ -117,13 +117,13 @@ class _Tape:
         return f"{head}; the nearest is {nearest}, {_difference(nearest, model, messages)}"
 
 
-class ReplayClient:
+class ReplayClient(Client):
     """A `Client` that answers from a log. Equal requests get the replies of the same place in the tree of calls, or else those
     that are left, in their order."""
 
     def __init__(self, tape: _Tape, model: str) -> None:
         self._tape = tape
-        self._model = model
+        self.model = model
 
     @classmethod
     def from_log(cls, path: str | os.PathLike[str], *, run: str | None = None) -> ReplayClient:
@@ -157,10 +157,6 @@ class ReplayClient:
         others = {name: cls(tape, model) for name, model in names.items()}
         return cls(tape, names.get(root.start.model, root.start.model)), others
 
-    @property
-    def model(self) -> str:
-        return self._model
-
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
     ) -> ModelReply:
@@ -171,14 +167,14 @@ class ReplayClient:
             RLMError: what the call failed with, of the same type and with the same message.
         """
         try:
-            return await self._tape.take(model or self._model, messages, sampling or {}).answer()
+            return await self._tape.take(model or self.model, messages, sampling or {}).answer()
         except LimitError as error:
             self._tape.end = error
             raise
 
     async def context_length(self, model: str | None = None) -> int | None:
         """The window, where the log says it."""
-        return self._tape.windows.get(model or self._model)
+        return self._tape.windows.get(model or self.model)
 
 
 def _root(tree: RunTree, run: str | None, path: str) -> RunNode:

@@ -119,6 +119,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
         self._max_tokens = max_tokens
         self._caching = bool(prompt_caching)
         super().__init__(model_name, base_url=base_url, api_key=api_key, **options)
+        self.sampling_args = {"max_tokens": max_tokens, **self._sampling}
         self._sdk = sdk.AsyncAnthropic(
             api_key=self._key,
             base_url=self._base.removesuffix("/v1"),
@@ -129,11 +130,6 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
                 transport=self._transport.PoolTransport(self._retry.timeout), trust_env=False
             ),
         )
-
-    @property
-    def sampling_args(self) -> SamplingArgs:
-        """Arguments of every call, the token limit among them; those of a call win over them."""
-        return {"max_tokens": self._max_tokens, **self._sampling}
 
     def _prepare(
         self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None

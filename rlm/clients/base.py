@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import abc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final
 
+from rlm._wording import a
+from rlm.errors import ConfigError
 from rlm.types import Message, SamplingArgs, Usage
 
 MOST_TOKENS: Final = 1 << 40
-"""More than any call takes: a count above it is a mistake of who counted."""
+"""More tokens than any call takes. A higher count is a mistake of the server or of the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,35 +42,63 @@ class ModelReply:
         return self.echo or {"role": "assistant", "content": self.content}
 
 
-class Client(Protocol):
-    """A model behind some provider. Safe to use from many tasks of one event loop at once, and from several
-    event loops: what is bound to a loop is kept per loop.
+class Client(abc.ABC):
+    """A model of some provider. A provider of your own is a subclass: it sets `model` and defines `complete`.
 
-    A client may say more, in attributes that are looked at where there are any: `provider` (str, a word for who serves the
-    model), `sampling_args` (dict, of every call: a token limit in it is known before a call is made) and `reports_cost`
-    (bool, whether replies have `Usage.cost`, so that a budget needs no price)."""
+    Many tasks and several event loops use one client at once. A subclass keeps what is bound to a loop apart for each
+    loop.
+    """
 
-    @property
-    def model(self) -> str:
-        """The model's name at the provider."""
-        ...
+    model: str
+    """The model's name at the provider. A subclass sets it."""
+    provider: str = ""
+    """The provider's name, for logs and telemetry. Empty: the name of the class is used."""
+    sampling_args: Mapping[str, Any] = MappingProxyType({})
+    """Arguments of every call. The engine reads the token limit of a reply from them before it makes a call."""
+    reports_cost: bool = False
+    """Whether replies have `Usage.cost`. If so, a budget needs no price for this model."""
 
+    @abc.abstractmethod
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
     ) -> ModelReply:
         """Asks for one reply.
 
         Args:
-            messages: the chat, sent as it is.
-            sampling: arguments of this call; they win over those the client was made with.
-            model: another model of the same provider.
+            messages: the chat. The engine does not change it during the call, and neither may the client.
+            sampling: arguments of this call. They take precedence over `sampling_args`.
+            model: another model of the same provider. None: `self.model`.
 
         Raises:
-            ModelError: of the kind that `rlm.errors` names, after retries where they make sense.
+            ModelError: the call failed, retries included. The subclasses in `rlm.errors` say how. Any other exception
+                counts as a ModelError of this call.
         """
-        ...
 
     async def context_length(self, model: str | None = None) -> int | None:
-        """The model's window in tokens (`max_model_len` of `/v1/models`), None where the provider does not
-        say. Asked once and remembered; never raises."""
-        ...
+        """The model's window in tokens; None: it is unknown. The engine asks often, so a client remembers the answer.
+
+        Args:
+            model: another model of the same provider. None: `self.model`.
+        """
+        return None
+
+
+def check_client(what: str, given: object) -> None:
+    """Checks that an argument is a client.
+
+    Args:
+        what: names the argument in the message.
+
+    Raises:
+        ConfigError: it is none, or has no `model`.
+    """
+    if not isinstance(given, Client):
+        hint = "a client of your own must subclass rlm.clients.Client"
+        if isinstance(given, str):
+            hint = "the name of a model goes into backend_kwargs"
+        raise ConfigError(
+            f"{what} must be a client, as rlm.clients.make_client makes one, and is {a(given)}; {hint}"
+        )
+    name = getattr(given, "model", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{what} must have the model's name in its attribute `model`, a str, not {a(name)}")

@@ -95,7 +95,7 @@ def _outgoing(message: Message, model: str, dialect: Dialect) -> Any:
 
 
 def merge_sampling(
-    defaults: SamplingArgs, sampling: SamplingArgs | None, tokens_field: TokensField | None = None
+    defaults: Mapping[str, Any], sampling: SamplingArgs | None, tokens_field: TokensField | None = None
 ) -> SamplingArgs:
     """The sampling arguments of one call: its own win over the defaults. None means "the server's default" and is left
     out; `extra_body` is merged in, as in OpenAI's SDK.

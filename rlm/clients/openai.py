@@ -14,7 +14,7 @@ from urllib.parse import quote
 from rlm._redaction import protect
 from rlm.clients import chat_format
 from rlm.clients.arguments import checked_url, headers_of, is_str
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.clients.failures import Failure, failure_of, failure_without_answer, redact
 from rlm.clients.retry import Retry
 from rlm.errors import BadReplyError, ConfigError, ModelError, ModelNotFoundError
@@ -41,7 +41,7 @@ _UNKNOWN_FIELD = re.compile(
 logger = logging.getLogger("rlm.clients")
 
 
-class OpenAIClient:
+class OpenAIClient(Client):
     """One model of an OpenAI-compatible server. Holds nothing that is bound to an event loop or a process: use it from
     any number of tasks, loops, threads and forked children. There is nothing to close.
 
@@ -99,7 +99,11 @@ class OpenAIClient:
             raise ConfigError(
                 f"max_tokens_field must be one of {', '.join(_OTHER_FIELD)}, not {max_tokens_field!r}"
             )
-        self._model = model_name
+        self.model = model_name
+        self.provider = dialect.provider
+        self.sampling_args = dict(sampling_args or {})
+        self.reports_cost = dialect.reports_cost
+        chat_format.check_sampling(self.sampling_args)
         self._dialect = dialect
         self._base = URL(checked_url(base_url), encoded=True)
         self._chat = URL(f"{self._base}{dialect.chat_path}", encoded=True)
@@ -107,8 +111,6 @@ class OpenAIClient:
         self._origin = self._base.origin()
         self._retry = Retry(timeout=timeout, max_retries=max_retries, retry_delay=retry_delay)
         self._echo_reasoning = bool(echo_reasoning)
-        self._sampling = dict(sampling_args or {})
-        chat_format.check_sampling(self._sampling)
         self._tokens_field = max_tokens_field or dialect.tokens_field
         self._tokens_field_is_fixed = max_tokens_field is not None
         self._learned_fields: dict[str, chat_format.TokensField] = {}
@@ -117,30 +119,11 @@ class OpenAIClient:
         self._transport = pool
 
     @property
-    def model(self) -> str:
-        return self._model
-
-    @property
     def base_url(self) -> str:
         return str(self._base)
 
-    @property
-    def provider(self) -> str:
-        """Who serves the model: the name of the backend."""
-        return self._dialect.provider
-
-    @property
-    def sampling_args(self) -> SamplingArgs:
-        """Arguments of every call; those of a call win over them."""
-        return dict(self._sampling)
-
-    @property
-    def reports_cost(self) -> bool:
-        """Whether the server says what a call cost (`Usage.cost`)."""
-        return self._dialect.reports_cost
-
     def __repr__(self) -> str:
-        return f"OpenAIClient({self._model!r}, base_url={self.base_url!r})"
+        return f"OpenAIClient({self.model!r}, base_url={self.base_url!r})"
 
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
@@ -153,7 +136,7 @@ class OpenAIClient:
             ModelError: of the kind that `rlm.errors` names, after retries where they make sense.
             ConfigError: a sampling argument, or a part of a message, cannot be sent.
         """
-        name = model or self._model
+        name = model or self.model
         call = _Call(name, messages, sampling, {**self._headers, "Idempotency-Key": os.urandom(16).hex()})
         self._encode(call, self._learned_fields.get(name, self._tokens_field))
         pool = await self._transport.pool_for(self._origin)
@@ -175,7 +158,7 @@ class OpenAIClient:
         if not self._dialect.lists_models:
             return None
         models = await self._models(await self._transport.pool_for(self._origin))
-        name = model or self._model
+        name = model or self.model
         by_name = {entry.get("id"): entry for entry in models}
         entry = by_name.get(name) or (models[0] if len(models) == 1 else None)
         while entry is not None:
@@ -196,7 +179,7 @@ class OpenAIClient:
 
     def _encode(self, call: _Call, field: chat_format.TokensField) -> None:
         call.field = field
-        sampling = chat_format.merge_sampling(self._sampling, call.sampling, field)
+        sampling = chat_format.merge_sampling(self.sampling_args, call.sampling, field)
         call.has_field = field in sampling
         call.body = chat_format.encode_request(call.name, call.messages, sampling, self._dialect)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rlm._registry import Registry
-from rlm.clients.base import Client
+from rlm.clients.base import Client, check_client
 from rlm.errors import ConfigError
 
 Factory = Callable[..., Client]
@@ -73,7 +73,9 @@ def make_client(backend: str, **backend_kwargs: Any) -> Client:
         # After the names: a misspelt one is more to the point.
         _registry.check(backend, backend_kwargs, _hint)
         raise ConfigError(f"backend {backend!r} needs model_name in backend_kwargs")
-    return _registry.make(backend, backend_kwargs, _hint)
+    client = _registry.make(backend, backend_kwargs, _hint)
+    check_client(f"what backend {backend!r} makes", client)
+    return client
 
 
 def _hint(option: str, known: list[str]) -> str:

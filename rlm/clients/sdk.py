@@ -10,7 +10,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 from rlm._redaction import protect
 from rlm.clients import chat_format
 from rlm.clients.arguments import checked_key, checked_url, headers_of, is_str
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.clients.failures import Failure, redact
 from rlm.clients.retry import Retry
 from rlm.errors import BadReplyError, ConfigError
@@ -32,13 +32,9 @@ class Options(TypedDict, total=False):
     sampling_args: SamplingArgs | None
 
 
-class SDKClient(abc.ABC, Generic[Request, Answer]):
+class SDKClient(Client, Generic[Request, Answer]):
     """One model of a provider behind its SDK. Use it from any number of tasks, loops, threads and forked children; there
     is nothing to close. Retries as `OpenAIClient` does; the SDK's own retries are off."""
-
-    provider: str
-    """Who serves the model: the name of the backend."""
-    reports_cost = False
 
     def __init__(
         self,
@@ -72,7 +68,8 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
             raise ConfigError("model_name is missing: the model's name at the provider, a str")
         if not isinstance(sampling_args, Mapping | None):
             raise ConfigError(f"sampling_args must be a dict, not {type(sampling_args).__name__}")
-        self._model = model_name
+        self.model = model_name
+        self.sampling_args = self._sampling = dict(sampling_args or {})
         self._base = checked_url(base_url)
         self._key = checked_key(api_key)
         self._retry = Retry(timeout=timeout, max_retries=max_retries, retry_delay=retry_delay)
@@ -80,25 +77,15 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
         self._extra_headers = dict(default_headers or {})
         self._secrets = secrets
         protect(self, secrets)
-        self._sampling = dict(sampling_args or {})
         self._pool, self._transport = pool, transport
         self._prepare(model_name, [{"role": "user", "content": "?"}], None)  # checks the sampling arguments
-
-    @property
-    def model(self) -> str:
-        return self._model
 
     @property
     def base_url(self) -> str:
         return self._base
 
-    @property
-    def sampling_args(self) -> SamplingArgs:
-        """Arguments of every call; those of a call win over them."""
-        return dict(self._sampling)
-
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._model!r}, base_url={self._base!r})"
+        return f"{type(self).__name__}({self.model!r}, base_url={self._base!r})"
 
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
@@ -109,7 +96,7 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
             ModelError: of the kind that `rlm.errors` names, after retries where they make sense.
             ConfigError: a sampling argument, or a part of a message, cannot be sent.
         """
-        name = model or self._model
+        name = model or self.model
         request = self._prepare(name, messages, sampling)
         noted = self._transport.Exchange()
 
@@ -133,7 +120,7 @@ class SDKClient(abc.ABC, Generic[Request, Answer]):
         by many tasks at once; a failure is asked again after 30 s. Never raises."""
         from yarl import URL
 
-        name = model or self._model
+        name = model or self.model
         pool = await self._pool.pool_for(URL(self._base, encoded=True).origin())
         return await pool.remembered(f"window of {name} at {self._base}", lambda: self._ask_window(name))
 

@@ -162,7 +162,7 @@ class Engine:
 
 def _asked(client: Client) -> list[Any]:
     """What a client asks for, wherever its server is."""
-    return [client.model, getattr(client, "sampling_args", None)]
+    return [client.model, dict(client.sampling_args)]
 
 
 def _describe(prompt: Any) -> dict[str, Any]:

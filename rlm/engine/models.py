@@ -85,7 +85,7 @@ class Model:
 
     def _own_cap(self) -> int | None:
         """Output tokens that the caller limits a call to."""
-        for sampling in (self.sampling, getattr(self.client, "sampling_args", None) or {}):
+        for sampling in (self.sampling, self.client.sampling_args):
             for name in _CAPS:
                 if isinstance(sampling.get(name), int):
                     return int(sampling[name])
@@ -200,5 +200,5 @@ def _check(reply: ModelReply) -> None:
 
 
 def provider_of(client: Client) -> str:
-    """A word for who serves a client's model."""
-    return str(getattr(client, "provider", type(client).__name__))
+    """The name of a client's provider."""
+    return client.provider or type(client).__name__

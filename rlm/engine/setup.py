@@ -71,7 +71,7 @@ def _pricing(prices: Mapping[str, Any] | None, *, required: bool) -> Callable[[C
 
     def price(client: Client) -> Price | None:
         found = table.of(client.model)
-        if found is None and required and not getattr(client, "reports_cost", False):
+        if found is None and required and not client.reports_cost:
             raise ConfigError(
                 f"max_budget needs to know what {client.model!r} costs: give "
                 f"prices={{{client.model!r}: {{'input': ..., 'output': ...}}}} in USD per million tokens"

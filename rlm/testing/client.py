@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlm.clients import chat_format
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.clients.failures import failure_of
 from rlm.errors import ModelUnavailableError
 from rlm.testing.model import ScriptedModel, body_bytes
@@ -14,7 +14,7 @@ from rlm.testing.policy import ChatRequest, Fault, Policy
 from rlm.types import Message, SamplingArgs
 
 
-class ScriptedClient:
+class ScriptedClient(Client):
     """A `Client` whose model is a policy. Gives the replies, token counts and errors that `OpenAIClient` gives with a
     `ModelServer` of the same policy; nothing is retried, since a policy has no bad moments but those of its script."""
 
@@ -37,16 +37,12 @@ class ScriptedClient:
             sampling_args: of every call; those of a call win over them.
             record: keep every request in `requests`.
         """
-        self._model = model
+        self.model = model
+        self.sampling_args = dict(sampling_args or {})
+        chat_format.check_sampling(self.sampling_args)
         self._scripted = ScriptedModel(
             policy, models=None, max_model_len=max_model_len, latency=latency, record=record
         )
-        self._sampling = dict(sampling_args or {})
-        chat_format.check_sampling(self._sampling)
-
-    @property
-    def model(self) -> str:
-        return self._model
 
     @property
     def requests(self) -> list[ChatRequest]:
@@ -62,8 +58,8 @@ class ScriptedClient:
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
     ) -> ModelReply:
         """See `rlm.clients.base.Client.complete`."""
-        name = model or self._model
-        merged = chat_format.merge_sampling(self._sampling, sampling)
+        name = model or self.model
+        merged = chat_format.merge_sampling(self.sampling_args, sampling)
         copies: list[dict[str, Any]] = [{**message} for message in messages]
         answer = await self._scripted.answer(ChatRequest(copies, name, merged))
         if isinstance(answer, Fault):

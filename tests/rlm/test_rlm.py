@@ -6,12 +6,13 @@ import asyncio
 import copy
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from rlm import RLM, Context
+from rlm.clients import Client, ModelReply
 from rlm.environments import REPLSettings, register_environment
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import (
@@ -24,7 +25,7 @@ from rlm.errors import (
     TokenLimitExceededError,
 )
 from rlm.testing import FINISH, ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block
-from rlm.types import RLMChatCompletion, StopReason, Usage
+from rlm.types import Message, RLMChatCompletion, SamplingArgs, StopReason, Usage
 
 Turns = list[str | Reply | Fault]
 
@@ -714,6 +715,13 @@ def test_an_option_that_there_is_not_names_what_may_be_meant(option: str, word: 
         RLM(client=ScriptedClient(Model([])), **{option: 1})  # type: ignore[arg-type]
 
 
+class Nameless(Client):
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> ModelReply:
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -722,6 +730,11 @@ def test_an_option_that_there_is_not_names_what_may_be_meant(option: str, word: 
         ({"backend_kwargs": {1: 2}}, "1 is no name"),
         ({"client": "gpt-5"}, "the name of a model goes into backend_kwargs"),
         ({"client": ScriptedClient}, "client must be a client"),
+        ({"client": object()}, r"is an object; a client of your own must subclass rlm\.clients\.Client"),
+        (
+            {"client": Nameless()},
+            "client must have the model's name in its attribute `model`, a str, not None",
+        ),
     ],
 )
 def test_a_model_must_be_named(options: dict[str, Any], word: str) -> None:

@@ -13,7 +13,7 @@ from verifiers.v1.types import Usage as VerifiersUsage
 from yarl import URL
 
 from rlm.clients import pool
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.errors import ConfigError, ModelError
 from rlm.types import Message, SamplingArgs
 from rlm_train.endpoint_client import prompt_limit, reply_limit, server_client
@@ -52,7 +52,7 @@ class DirectUsage:
         )
 
 
-class DirectClient:
+class DirectClient(Client):
     """The run's model at its own server: the name, key, headers and sampling that the endpoint would have used.
 
     Calls are recorded in no trace and trained on by nobody; `usage` sums them up. They send no session id, by which a
@@ -68,12 +68,9 @@ class DirectClient:
             ConfigError: the client's URL cannot be one of a model server.
         """
         self._client = server_client(ctx, _sampling(ctx))
+        self.model = self._client.model
         self._reply = reply_limit(ctx)
         self.usage = DirectUsage() if usage is None else usage
-
-    @property
-    def model(self) -> str:
-        return self._client.model
 
     async def complete(
         self,

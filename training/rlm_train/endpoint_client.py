@@ -9,7 +9,7 @@ import verifiers.v1 as vf
 from verifiers.v1.clients.base import join_url
 from verifiers.v1.configs import client as client_config
 
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.clients.openai import OpenAIClient
 from rlm.errors import ConfigError
 from rlm.types import Message, SamplingArgs
@@ -18,7 +18,7 @@ from rlm.types import Message, SamplingArgs
 _RETRIES = 8
 
 
-class EndpointClient:
+class EndpointClient(Client):
     """Sends every call through verifiers' interception, and asks the model server itself for the model's window.
 
     verifiers 0.3 does not pass `/v1/models` on, and there one prompt over the window, of any sub-call, ends the
@@ -44,14 +44,11 @@ class EndpointClient:
             echo_reasoning=True,
             default_headers=headers,
         )
+        self.model = self._calls.model
         self._reply = reply_limit(ctx)
         self._server: OpenAIClient | None = None
         with contextlib.suppress(ConfigError):  # the calls themselves will say what is wrong with the URL
             self._server = server_client(ctx)
-
-    @property
-    def model(self) -> str:
-        return self._calls.model
 
     async def complete(
         self,

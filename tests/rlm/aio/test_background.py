@@ -13,7 +13,7 @@ import pytest
 
 from rlm import RLM
 from rlm.aio.background import background
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.errors import ConfigError
 from rlm.testing import FINISH, ScriptedClient, finish
 from rlm.types import Message, SamplingArgs
@@ -23,7 +23,7 @@ def done(**options: Any) -> RLM:
     return RLM(client=ScriptedClient(lambda request: FINISH), **options)
 
 
-class Calls:
+class Calls(Client):
     """A client that calls something before it replies."""
 
     model = "m"
@@ -36,9 +36,6 @@ class Calls:
     ) -> ModelReply:
         self.action()
         return ModelReply(FINISH, "m")
-
-    async def context_length(self, model: str | None = None) -> int | None:
-        return None
 
 
 def test_a_completion_on_the_loop_itself_is_refused() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from rlm.clients import Client, backends, make_client, register_backend
+from rlm.clients import Client, ModelReply, backends, make_client, register_backend
 from rlm.clients.openai import OpenAIClient
 from rlm.errors import ConfigError
 from rlm.testing import Script, ScriptedClient
+from rlm.types import Message, SamplingArgs
 
 
 def url_of(client: object) -> str:
@@ -149,3 +151,27 @@ def test_names_that_are_taken() -> None:
         register_backend("new", "no function")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="name of a backend"):
         register_backend("", factory)
+
+
+def test_a_backend_that_makes_no_client_is_refused() -> None:
+    register_backend("typo", lambda model_name: object())  # type: ignore[arg-type,return-value]
+    with pytest.raises(ConfigError, match="what backend 'typo' makes must be a client"):
+        make_client("typo", model_name="m")
+
+
+async def test_a_client_needs_a_model_and_complete_only() -> None:
+    class Least(Client):
+        model = "m"
+
+        async def complete(
+            self,
+            messages: Sequence[Message],
+            *,
+            sampling: SamplingArgs | None = None,
+            model: str | None = None,
+        ) -> ModelReply:
+            return ModelReply("", "m")
+
+    client = Least()
+    assert await client.context_length() is None
+    assert (client.provider, dict(client.sampling_args), client.reports_cost) == ("", {}, False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlm import RLM
-from rlm.clients.base import ModelReply
+from rlm.clients.base import Client, ModelReply
 from rlm.clients.prices import Price
 from rlm.engine.ledger import Ledger
 from rlm.errors import BudgetExceededError, ConfigError, ModelError
@@ -129,14 +129,13 @@ async def test_sub_calls_over_their_number_fail_and_the_run_goes_on() -> None:
     assert completion.stats.subcall_failures == 1
 
 
-class Broken:
+class Broken(Client):
     """A client that does what it is told by the plain prompt, and is told by the root's code."""
 
     model = "m"
 
     def __init__(self, code: str) -> None:
         self.code = code
-        self.sampling_args: SamplingArgs | None = {}
 
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
@@ -162,9 +161,6 @@ class Broken:
                 return ModelReply("fine", "m", Usage(1, 1))
         raise ValueError("not today")
 
-    async def context_length(self, model: str | None = None) -> int | None:
-        return None
-
 
 async def test_what_a_client_raises_or_gives_ends_one_call() -> None:
     prompts = ["fine", "raise", "str", "none", "many", "negative", "dear", "fine"]
@@ -179,13 +175,6 @@ async def test_what_a_client_raises_or_gives_ends_one_call() -> None:
     assert "negative or absurd" in negative
     assert "nan USD" in dear
     assert completion.stats.subcall_failures == 6
-
-
-async def test_a_client_may_say_that_it_has_no_sampling_arguments() -> None:
-    client = Broken(finish("llm_query('fine')"))
-    client.sampling_args = None
-    completion = await ask("", client, max_tokens=100_000)
-    assert completion.response == "fine"
 
 
 async def test_what_the_roots_client_raises_leaves_what_there_is() -> None:
