@@ -1,5 +1,8 @@
-"""REPLs in this very process: `isolation="none"`. Cells run in a thread, which has a session like any other; in place of a
-supervisor's process a second thread stops it, as far as a thread can be stopped."""
+"""REPLs in the host's own process: `isolation="none"`.
+
+Cells run in a thread. A second thread does the work of a supervisor: it interrupts the cell, as far as a thread can be
+interrupted. The host's side, `rlm.repl.session`, is the same as for all other places.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +26,33 @@ from rlm.repl.worker.protocol.frames import Frames, decode, encode, pack
 from rlm.repl.worker.protocol.kinds import FromSupervisor, ToSupervisor
 
 _MOST_OUTPUT = 1 << 20
-"""Characters of each stream: what is printed is part of a worker's message."""
+"""Characters that are kept of each stream, at most: they are part of a message, which has a limit."""
 _KILLED = "it could not be stopped, and goes on in its thread"
 
 
-class _Left(BaseException):
-    """Nobody is at the other end any more."""
+class _StreamEnded(BaseException):
+    """The host has closed the stream, or wants the REPL to end."""
 
 
-class _Channel(Channel):
+class _ThreadChannel(Channel):
+    """A channel whose end ends the thread, and not the process."""
+
     def _lost(self) -> NoReturn:
-        raise _Left
+        raise _StreamEnded
 
 
 class _Tap(io.TextIOBase):
-    """Stands in for a stream of `sys`: what the threads of cells print goes to their cells, all else where it went."""
+    """Stands in for a stream of `sys`. What a thread of cells prints goes to the output of its cell, all else to the stream.
+
+    Args:
+        name: "stdout" or "stderr".
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.beneath: TextIO = getattr(sys, name)
         self.outputs: dict[int, Output] = {}
-        """By thread."""
+        """The outputs of cells, by the ident of their thread."""
 
     def write(self, text: str) -> int:
         output = self.outputs.get(threading.get_ident())
@@ -61,10 +70,11 @@ class _Tap(io.TextIOBase):
 
 
 _lock = threading.Lock()
+"""Held while a stream of `sys` is replaced."""
 
 
 def _tap(name: str, output: Output) -> None:
-    """Has what this thread prints to a stream of `sys` go to an output."""
+    """From now on what this thread prints to a stream of `sys` goes to `output`."""
     with _lock:
         tap = getattr(sys, name)
         if not isinstance(tap, _Tap):
@@ -74,7 +84,7 @@ def _tap(name: str, output: Output) -> None:
 
 
 def _untap(name: str) -> None:
-    """Has it go where it went."""
+    """From now on what this thread prints goes to the stream again."""
     with _lock:
         tap = getattr(sys, name)
         if isinstance(tap, _Tap):
@@ -84,7 +94,7 @@ def _untap(name: str) -> None:
 
 
 class _Quitter:
-    """`exit` or `quit` of a cell: Python's own would close the standard input of the host."""
+    """`exit` or `quit` of a cell. Python's own ones would close the standard input of the host."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -97,7 +107,7 @@ class _Quitter:
 
 
 def _input(prompt: object = "", /) -> NoReturn:
-    """`input` of a cell, which has an empty standard input, as in a worker."""
+    """`input` of a cell. Its standard input is empty, as in a worker."""
     print(prompt, end="")
     raise EOFError("EOF when reading a line")
 
@@ -106,7 +116,7 @@ _OWN_BUILTINS: dict[str, Any] = {"exit": _Quitter("exit"), "quit": _Quitter("qui
 
 
 class _ThreadInterrupts(Interrupts):
-    """Interrupts of cells in the thread that makes this, by another thread."""
+    """Interrupts of cells in the thread that makes this object. Another thread calls `interrupt`."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel)
@@ -128,32 +138,32 @@ class _ThreadInterrupts(Interrupts):
         return True
 
     def _disarm(self) -> None:
-        """From here on no interrupt comes up, not even one that was on its way."""
+        """From here on no interrupt is raised, not even one that was requested before."""
         with self._lock:
             self._armed = False
             self._channel.guarded = True
             self._raise(None)
 
     def interrupt(self) -> None:
-        """Interrupts the cell as soon as it runs Python code again. From the other thread."""
+        """Raises KeyboardInterrupt in the cell as soon as it runs Python code again."""
         with self._lock:
             first, self._strikes = self._strikes == 0, self._strikes + 1
-            if not self._armed or self._channel.waiting or (first and self._channel.told):
-                return  # a cell that waits for a reply hears of the interrupt from the host
+            if not self._armed or self._channel.waiting or (first and self._channel.raised):
+                return  # where the cell waits for a reply, `ToWorker.VOID` raises the KeyboardInterrupt
             if self._channel.guarded:
                 self._channel.deferred = True
                 return
             self._raise(KeyboardInterrupt)
 
     def _raise(self, error: type[BaseException] | None) -> None:
-        """Has an exception come up in the thread of the cell; None: takes it back."""
+        """Has Python raise an exception in the thread of the cell; None: takes a requested one back."""
         what = ctypes.py_object(error) if error is not None else None
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), what)
 
 
-class _Guest:
-    """A thread of the host's process in which cells run. It leaves the process as it is. It is also the `cells.Interpreter`
-    of its cells.
+class _CellThread:
+    """What runs cells in a thread. It is also the `cells.Interpreter` of its cells. As that is the host's own interpreter, it
+    changes nothing there but `sys.stdout` and `sys.stderr`, during a cell.
 
     Args:
         max_output: characters that are kept of what a cell prints.
@@ -173,7 +183,7 @@ class _Guest:
             link: a descriptor of the stream to the host.
             files: descriptors of files with the encoded contexts.
         """
-        channel = _Channel(link)
+        channel = _ThreadChannel(link)
         self._interrupts = _ThreadInterrupts(channel)
         try:
             cells = Cells(channel, self._interrupts, self)
@@ -181,7 +191,7 @@ class _Guest:
                 cells.say_up()
                 while True:
                     cells.step()
-        except _Left:
+        except _StreamEnded:
             pass
         finally:
             for fd in (link, *files):
@@ -205,7 +215,7 @@ class _Guest:
         return names
 
     def release_memory(self) -> None:
-        """None is held back."""
+        """Nothing to do: no memory is held back in the host."""
 
     def restore(self) -> None:
         for name in ("stdout", "stderr"):
@@ -222,25 +232,26 @@ class _Guest:
         self._builtins["_"] = value
 
 
-class _Warden:
-    """Does for a guest what a supervisor does for a worker.
+class _ThreadSupervisor:
+    """Does for a thread of cells what a supervisor does for a worker.
 
     Args:
-        control: the stream from and to the host.
-        work: the guest's.
-        thread: the guest's.
+        cells: what runs the cells.
+        control: the supervisor's stream from and to the host.
+        work: the worker's stream from and to the host.
+        thread: the thread of `cells`.
     """
 
     def __init__(
-        self, guest: _Guest, control: socket.socket, work: socket.socket, thread: threading.Thread
+        self, cells: _CellThread, control: socket.socket, work: socket.socket, thread: threading.Thread
     ) -> None:
-        self._guest, self._control, self._work, self._thread = guest, control, work, thread
+        self._cells, self._control, self._work, self._thread = cells, control, work, thread
         self._frames = Frames()
         self._grace = 0.0
         self._strikes = 0
 
     def serve(self) -> None:
-        """Obeys the host until it wants no more."""
+        """Obeys the host until the host ends the REPL."""
         try:
             while True:
                 ready = select.select([self._control], [], [], self._grace / 2 if self._strikes else None)[0]
@@ -250,25 +261,25 @@ class _Warden:
                 self._frames.feed(self._control.recv(1 << 16) or pack(ToSupervisor.END))
                 while (frame := self._frames.next()) is not None:
                     self._obey(*frame)
-        except (_Left, OSError):
+        except (_StreamEnded, OSError):
             pass
         finally:
             with self._control, self._work:
-                self._work.shutdown(socket.SHUT_RDWR)  # which ends the guest, and the host hears of
+                self._work.shutdown(socket.SHUT_RDWR)  # ends the thread of the cells, and tells the host
             self._insist()
 
     def _insist(self) -> None:
-        """Interrupts a cell until its thread has ended: one interrupt may come where there is nothing to interrupt, as while
-        the guest hears of a reply."""
+        """Interrupts the cell until its thread has ended. One interrupt is not enough: it does nothing while the thread reads a
+        reply."""
         patience = 0.01
         while self._thread.is_alive():
-            self._guest.interrupt()
+            self._cells.interrupt()
             self._thread.join(patience)
             patience = min(2 * patience, 1.0)
 
     def _obey(self, kind: bytes, payload: bytes) -> None:
         if kind == ToSupervisor.END or kind == ToSupervisor.KILL:
-            raise _Left
+            raise _StreamEnded
         if kind == ToSupervisor.TAKE:
             self._strikes = 0
             self._say(FromSupervisor.PRINTED, {"printed": ["", ""]})
@@ -277,31 +288,34 @@ class _Warden:
             self._step()
 
     def _step(self) -> None:
+        """Takes the next step of an interrupt: two strikes, then the thread is given up."""
         if self._strikes < 2:
             self._strikes += 1
-            self._guest.interrupt()
+            self._cells.interrupt()
             return
-        printed = [output.take() for output in self._guest.outputs]
+        printed = [output.take() for output in self._cells.outputs]
         self._say(FromSupervisor.ENDED, {"status": "killed", "manner": _KILLED, "printed": printed})
-        raise _Left
+        raise _StreamEnded
 
     def _say(self, kind: bytes, message: object) -> None:
         self._control.sendall(pack(kind, encode(message)))
 
 
 class Inline:
-    """Starts REPLs as threads, where a warm parent would as processes."""
+    """Starts REPLs as threads of this process. It replaces `rlm.environments.fork_server`, which starts them as processes."""
 
     running = True
 
     def start(self, fds: Sequence[int], settings: Mapping[str, int]) -> None:
         """See `WarmParent.start`."""
         control, work, *files = map(os.dup, fds)
-        guest = _Guest(settings["max_output"])
-        thread = threading.Thread(target=guest.serve, args=(work, files), name="rlm-repl", daemon=True)
-        warden = _Warden(guest, socket.socket(fileno=control), socket.socket(fileno=os.dup(work)), thread)
+        cells = _CellThread(settings["max_output"])
+        thread = threading.Thread(target=cells.serve, args=(work, files), name="rlm-repl", daemon=True)
+        supervisor = _ThreadSupervisor(
+            cells, socket.socket(fileno=control), socket.socket(fileno=os.dup(work)), thread
+        )
         thread.start()
-        threading.Thread(target=warden.serve, name="rlm-warden", daemon=True).start()
+        threading.Thread(target=supervisor.serve, name="rlm-repl-supervisor", daemon=True).start()
 
     def kill(self) -> None:
-        """Does nothing: threads end by themselves."""
+        """Nothing to do: the threads end by themselves."""

@@ -1,30 +1,33 @@
-"""The far side of a REPL: standard library only, for any CPython from 3.9 on, on Linux and macOS. This folder is all
-that has to be in a container; in a zip file with a `__main__.py` it is one file.
+"""The far side of a REPL: the processes in which the code of the cells runs, and those that start, watch and end them.
 
-Three kinds of processes run this code. In a **worker** the code of the cells runs; there is one for each REPL, with a
-stream of its own to the host. The **warm parent** forks workers, and reaps what they leave: it does nothing else, so that
-there is nothing in it that a fork could hand on. The **supervisor** stands beside them all and sleeps until it is needed:
-it collects what other programs and C code print, stops a cell that takes too long, and says how a worker ended. In a
-container there is one worker, and the supervisor passes its frames on over stdin and stdout (`__main__.py`, `relay.py`).
+It uses the standard library alone and runs on CPython 3.9 and later, on Linux and macOS. This folder is all that a container
+needs; as a zip file with a `__main__.py` it is a single file.
 
-On Linux all workers of a warm parent can live in a **sandbox** (`sandbox.py`): without the host's files, network and processes
-(`view.py`, `seccomp.py`, `landlock.py`, by the system calls of `linux.py`).
+Three kinds of processes run this code:
 
-What they say to each other, in frames (`wire.py`). A worker is told things marshalled, which takes less of it than JSON; what
-it says are messages (`messages.py`); all else is JSON, but for B, L and V:
+- A **worker** runs the code of the cells. Each REPL has one, with a stream of its own to the host.
+- The **fork server** forks the workers, and ends what they leave behind. It does nothing else: a fork costs what its parent
+  holds, and hands it on.
+- The **supervisor** watches all workers and sleeps until it is needed: it collects what other programs and C code print, stops
+  a cell that takes too long, and tells the host how a worker ended.
 
-    host to worker        O  open: contexts, history, tools, limits, ...   X  run a cell   R  replies to a query
-                          N  further contexts, a new history   V  the result of a tool, or a piece of a context: its number
-                          and the value, marshalled   A  the queries and calls of the interrupted cell are void
-    worker to host        U  up   Q  a query   C  a call of a tool: its number, and a message as in `values.py`
-                          G  a piece of a context, please   N  they are there   D  the cell is done   F  the REPL cannot be
-    host to supervisor    I  interrupt the cell, then kill it   T  the cell is done: what was printed?   K  kill the worker
-                          Z  end everything
-    supervisor to host    P  what was printed   E  how the worker ended, and the name of its
-                          checkpoint, if there is one; the last frame
+On this machine one supervisor and one fork server serve all REPLs. In a container they serve a single worker, and the
+supervisor carries its stream too: stdin and stdout are then the only way to the host (`__main__`, `control.relay`).
 
-    only over one stream  L  a piece of the worker's stream, either way   O  the sizes of the contexts, settings
-                          B  a piece of a context, in raw bytes
+The code lies in four packages:
 
-The host trusts nothing that comes from here. What the supervisor and the warm parent say to each other is in `parent.py`.
+- `protocol`: what the processes and the host say to each other.
+- `process`: the worker.
+- `sandbox`: what a worker cannot reach: the host's files, network and processes. Linux only.
+- `control`: the fork server and the supervisor.
+
+`protocol.kinds` names every kind of frame, and draws how an interrupt goes. The formats:
+
+    host -> worker              frames (`protocol.frames`), marshalled: a worker reads that faster than JSON
+    worker -> host              frames with messages (`protocol.messages`): the host can read them safely and fast
+    host <-> supervisor         frames of JSON
+    supervisor <-> fork server  structs of fixed size (`control.fork_server`), with descriptors
+    mailboxes                   single bytes and small structs (`process.post`, `process.checkpoint`), with descriptors
+
+The host trusts nothing that comes from here.
 """

@@ -1,4 +1,4 @@
-"""Serves one REPL over stdin and stdout: what a container runs."""
+"""Serves one REPL over stdin and stdout. A container runs this."""
 
 from __future__ import annotations
 

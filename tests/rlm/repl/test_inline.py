@@ -34,7 +34,7 @@ async def nothing_is_left() -> AsyncIterator[None]:
     before = sys.stdout, sys.stderr, sys.modules["__main__"], Path.cwd()
     yield
     for thread in threading.enumerate():
-        if thread.name in ("rlm-repl", "rlm-warden"):
+        if thread.name in ("rlm-repl", "rlm-repl-supervisor"):
             await asyncio.to_thread(thread.join, 20)
             assert not thread.is_alive()
     assert (sys.stdout, sys.stderr, sys.modules["__main__"], Path.cwd()) == before

@@ -1,1 +1,1 @@
-"""The process in which the code of a REPL runs."""
+"""The worker: the process in which the code of a REPL runs."""

@@ -1,4 +1,4 @@
-"""The `answer` variable, in every form that code gives it."""
+"""The `answer` variable, in every form that the code gives it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 _MISSING = object()
 _MOST_CHARACTERS = 4_000_000
-"""Of the content: a message has room for as many, whatever they are, and for what was printed."""
+"""Characters of the content. A message has room for so many of any kind, and for the output besides."""
 
 
 class Answer:
-    """What the code has answered so far.
+    """The answer of the code so far.
 
-    `value` is the dict that stands in the namespace. `report` is its content as text, whether it is ready, and what to
-    tell the model if it was used in a way that cannot work.
+    `value` is the dict in the namespace. `report` holds its content as text, whether it is ready, and a note for the model
+    if the code used `answer` in a way that cannot work, else None.
     """
 
     def __init__(self, content: str, ready: bool) -> None:
@@ -27,7 +27,7 @@ class Answer:
         self.report: list[Any] = [content, ready, None]
 
     def read(self, names: dict[str, Any]) -> None:
-        """Takes the answer over from a namespace, after a cell. May run code of the values in it."""
+        """Reads the answer from a namespace, after a cell. This may run code of the values in it."""
         note = self._take(names.get("answer", _MISSING))
         try:
             text, ready = self._text(), self._ready()
@@ -45,13 +45,13 @@ class Answer:
         self.report = [text, ready, note]
 
     def restore(self, names: dict[str, Any]) -> None:
-        """Puts a complete answer back into the namespace."""
+        """Puts the answer back into a namespace, with both keys."""
         dict.setdefault(self.value, "content", "")
         dict.setdefault(self.value, "ready", False)
         names["answer"] = self.value
 
     def _take(self, value: Any) -> str | None:
-        """Makes what `answer` is bound to the answer. Returns what to say of that."""
+        """Makes the value that `answer` is bound to the answer. Returns a note for the model, or None."""
         if value is self.value:
             return None
         if issubclass(type(value), dict):

@@ -27,7 +27,7 @@ _SIZED = frozenset((str, list, dict))
 
 
 class _Ticket:
-    """A thread that waits for a frame."""
+    """What a thread waits with for a reply, or the main thread for a task."""
 
     __slots__ = ("done", "reply", "signal")
 
@@ -41,23 +41,25 @@ class _Ticket:
         try:
             self.signal.release()
         except RuntimeError:
-            pass  # it is awake
+            pass  # it is awake already
 
 
 def _unfit(error: TypeError) -> str:
-    """What of a prompt is no JSON."""
+    """Says what of a prompt JSON cannot hold."""
     found = re.match(r"Object of type (\w+)", str(error))
     what = f"cannot hold {found[1]}" if found else f"cannot be sent ({error})"
     return f"a prompt {what}: give text, a list of texts and images, or a list of messages"
 
 
 class Channel:
-    """The worker's end of the stream to the host. Threads of the code share it: of those that wait, one reads
-    for all, and hands that over when it has what it wants. So there is no thread of ours.
+    """The worker's end of the stream to the host.
 
-    An interrupt may come at any time, but only in the main thread, and only `Worker.on_interrupt` raises it. It does
-    not while `guarded` is set, so that no frame is ever cut; then it sets `deferred`, and the main thread raises it as
-    soon as it may.
+    The threads of the code share it. Of the threads that wait, one reads the frames for all; when it has its own reply, it
+    wakes another one, which reads on. So the worker needs no thread of its own.
+
+    An interrupt may come at any time, but only in the main thread (`interrupts.Interrupts`). While `guarded` is set it raises
+    nothing, so no frame is ever cut. It sets `deferred` instead, and the main thread raises KeyboardInterrupt at the end of the
+    guarded part.
     """
 
     def __init__(self, fd: int) -> None:
@@ -66,7 +68,7 @@ class Channel:
         self.join(fd)
 
     def join(self, fd: int) -> None:
-        """Begins, in the main thread and with no other; or begins anew with another stream."""
+        """Begins with a stream, or begins anew with another one. In the main thread, while there is no other thread."""
         self._fd = fd
         self._main = _thread.get_ident()
         self._frames = Frames()
@@ -77,16 +79,16 @@ class Channel:
         self._tickets: dict[int, _Ticket] = {}
         self._tasks: deque[dict[str, Any]] = deque()
         self._void = 0
-        """The cell that is being interrupted."""
+        """The cell for which `ToWorker.VOID` came: its queries and calls get no reply."""
         self.guarded = True
         self.waiting = False
-        """The main thread waits inside a query; an interrupt ends the wait and sets `guarded` in the same moment."""
+        """The main thread waits for a reply. An interrupt ends the wait, and sets `guarded` in the same moment."""
         self.deferred = False
-        self.told = False
-        """The main thread heard of the interrupt of its cell from a query that failed."""
+        self.raised = False
+        """A query or call of the main thread has raised KeyboardInterrupt because of `ToWorker.VOID`."""
 
     def send(self, kind: bytes, message: Any) -> None:
-        """From the main thread, guarded."""
+        """Sends a message. From the main thread, guarded."""
         data = pack(kind, dump(message))
         try:
             with self._sending:
@@ -95,11 +97,11 @@ class Channel:
             self._lost()
 
     def _lost(self) -> NoReturn:
-        """The code closed our descriptor, or the host is gone."""
+        """The stream has ended: the code closed its descriptor, or the host is gone."""
         os._exit(71)
 
     def next(self) -> dict[str, Any]:
-        """Waits for what is to be done next: the namespace, then cells. From the main thread, guarded."""
+        """Waits for the next task: `ToWorker.OPEN`, then RUN or EXTEND. From the main thread, guarded."""
         ticket = self._tickets[0] = _Ticket()
         self._wait(ticket, lambda: bool(self._tasks), False)
         del self._tickets[0]
@@ -108,18 +110,18 @@ class Channel:
         return task
 
     def idle(self, seconds: float) -> bool:
-        """Whether nothing is to be done for some time. From the main thread, guarded, with no other."""
+        """Waits some seconds for a task. Returns whether none came. From the main thread, guarded, while it is the only one."""
         return not self._tasks and not self._poll.poll(seconds * 1000)
 
     def request(self, kind: bytes, message: dict[str, Any]) -> _Ticket:
-        """Asks the host for something, and does not wait. From the main thread, guarded."""
+        """Sends the host a request, and does not wait for the reply. From the main thread, guarded."""
         number = next(self._numbers)
         ticket = self._tickets[number] = _Ticket()
         self.send(kind, {"id": number, **message})
         return ticket
 
     def reply(self, ticket: _Ticket) -> Any:
-        """Waits for what was requested."""
+        """Waits for the reply to a request."""
         self._wait(ticket, lambda: ticket.done, False)
         return marshal.loads(ticket.reply)
 
@@ -128,9 +130,9 @@ class Channel:
 
         Raises:
             KeyboardInterrupt: the cell was interrupted.
-            ValueError: there is too much in the query, or it is nested too deep.
-            TypeError: it holds something that is no str, number, list, dict, bool or None.
-            RuntimeError: this is a forked child process.
+            ValueError: the query is too large, or nested too deep.
+            TypeError: a prompt holds something other than str, numbers, lists, dicts, bool and None.
+            RuntimeError: this process is a child that the code forked.
         """
         number = next(self._numbers)
         try:
@@ -150,12 +152,12 @@ class Channel:
         """Calls a tool. From any thread.
 
         Returns:
-            None and the result; or the name of the exception's type, and its message.
+            None and the result; or the name of the exception's type and its message.
 
         Raises:
             KeyboardInterrupt, RuntimeError: see `ask`.
-            TypeError: the arguments hold something that cannot be sent.
-            ValueError: they are too large, or nested too deep.
+            TypeError: an argument holds something that cannot be sent.
+            ValueError: the arguments are too large, or nested too deep.
         """
         given = [
             [to_json(value, f"argument {place} of {name}()") for place, value in enumerate(args, 1)],
@@ -174,14 +176,14 @@ class Channel:
         return outcome
 
     def _exchange(self, kind: bytes, number: int, payload: bytes) -> Any:
-        """Sends a frame and waits for the reply to it."""
+        """Sends a frame and waits for the reply. Returns its payload. From any thread."""
         if self._fd < 0:
             raise RuntimeError(
                 "sub-models and tools can be asked from the REPL's own process only: use threads instead"
             )
         main = _thread.get_ident() == self._main
         if self._void == self._cell:
-            self.told |= main
+            self.raised |= main
             raise KeyboardInterrupt
         data = pack(kind, payload)
         if main:
@@ -201,11 +203,12 @@ class Channel:
                     self.deferred = False
                     raise KeyboardInterrupt
         if ticket.reply is None:
-            self.told |= main
+            self.raised |= main
             raise KeyboardInterrupt
         return ticket.reply
 
     def _wait(self, ticket: _Ticket, done: Callable[[], bool], interruptible: bool) -> None:
+        """Waits until `done()`. Reads frames for all threads, if no other thread does."""
         while not done():
             if self._reading.acquire(False):
                 try:
@@ -221,7 +224,7 @@ class Channel:
                 self._block(ticket.signal.acquire, interruptible)
 
     def _block(self, wait: Callable[[], Any], interruptible: bool) -> None:
-        """Waits where an interrupt does no harm."""
+        """Waits. If `interruptible`, an interrupt may end the wait: no frame is being read or written now."""
         if not interruptible:
             wait()
             return
@@ -276,7 +279,7 @@ class Channel:
             ticket.wake()
 
     def leave(self) -> None:
-        """In a forked child: gives the channel up."""
+        """Gives the stream up, in a child that the code forked."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -13,7 +13,7 @@ A checkpoint ends when its mailbox is closed. The fork server's side is `control
 `rlm.repl.checkpoint`.
 """
 
-# Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
+# Few imports, because each costs memory in every worker: no pathlib, no contextlib.
 # ruff: noqa: PTH208, SIM105
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Checkpoints:
         self._post, self._tree = post, tree
         self._most_bytes, self._after = most_bytes, after
         self._stubborn = False
-        """Whether a library started threads in a fork again: such a process can have no checkpoint."""
+        """Whether a library did not stop its threads for a fork. Many do, and start them again when they need them."""
         self._seconds = 0.0
         """What the last checkpoint took."""
 
@@ -116,18 +116,18 @@ class Checkpoints:
         return None
 
     def _fits(self) -> bool:
-        """Whether a fork would be whole and is affordable."""
+        """Whether a fork would be whole, which it is not if other threads are missing in it, and is small enough."""
         if _thread._count():
             return False
         memory, threads = _memory_and_threads()
         return memory <= self._most_bytes and not (self._stubborn and threads > 1)
 
     def _make(self, done: int, spare: Sequence[int]) -> bool | list[int]:
-        """Whether there is one; in the checkpoint, what `take` returns there."""
+        """Makes a checkpoint. Returns whether there is one; in the checkpoint, what `take` returns there."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            told, tell = os.pipe()
+            told, tell = os.pipe()  # the checkpoint tells the worker that it is registered
             chance = _chance()
             handler = _signal.getsignal(_SIGCHLD)
             _signal.signal(_SIGCHLD, _signal.SIG_DFL)
@@ -151,13 +151,13 @@ class Checkpoints:
                         os._exit(70)
                 os.close(tell)
                 tell = -1
-                if _memory_and_threads()[1] > 1:
+                if _memory_and_threads()[1] > 1:  # the checkpoint lacks these threads
                     self._stubborn = True
                     return False
                 self._post.report(done, ours)
                 poll = select.poll()
                 poll.register(told, select.POLLIN)
-                # If the worker ended before that is known, its checkpoint would be taken for something that it left.
+                # An unregistered checkpoint would be killed as a leftover if the worker ended now.
                 return bool(poll.poll(_REGISTRATION)) and os.read(told, 1) == Mailbox.HERE
             finally:
                 if middle:
@@ -173,7 +173,15 @@ class Checkpoints:
                     _signal.signal(_SIGCHLD, handler)
 
     def _sleep(self, mailbox: socket.socket, tell: int) -> list[int]:
-        """In the checkpoint: waits until it is needed, and ends us if it is not."""
+        """In the checkpoint: sleeps until it becomes the worker, or ends the process.
+
+        Args:
+            mailbox: its mailbox.
+            tell: a descriptor of a pipe to the worker, which waits there until the checkpoint is registered.
+
+        Returns:
+            See `take`.
+        """
         middle = os.getppid()
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
@@ -188,7 +196,7 @@ class Checkpoints:
         while True:
             said, fds = receive_fds(mailbox, 1, DESCRIPTORS)
             if said == Mailbox.CLEAR:
-                while os.getppid() == middle:  # the worker ended before it ended that
+                while os.getppid() == middle:  # the worker ended before it could kill the middle process
                     kill(middle, _signal.SIGKILL)
                     time.sleep(0.0002)
                 self._tree.kill_what_only_a_checkpoint_finds()
@@ -202,14 +210,14 @@ class Checkpoints:
 
 
 def _hold(tell: int) -> None:
-    """Between a worker and its checkpoint: waits until the worker ends us, as the checkpoint is known then. Before, it must not
-    be the child of whoever ends what workers leave."""
+    """The middle process of the double fork. The worker kills it when the fork server has registered the checkpoint: an
+    unregistered child of the fork server would be killed as a leftover."""
     os.close(tell)
     libc.pause()
 
 
 def _chance() -> Any:
-    """The state of `random`, which a fork would change."""
+    """The state of `random`. Python seeds it anew in a forked child, so the checkpoint sets it again."""
     try:
         return sys.modules["random"].getstate()
     except (KeyError, AttributeError):
@@ -217,7 +225,7 @@ def _chance() -> Any:
 
 
 def _memory_and_threads() -> tuple[int, int]:
-    """Bytes of memory that are ours alone, or shared with forks; and how many threads we have."""
+    """Bytes of memory of this process, without files, and the number of its threads."""
     try:
         fd = os.open("/proc/self/status", os.O_RDONLY)
         try:
@@ -231,8 +239,9 @@ def _memory_and_threads() -> tuple[int, int]:
 
 
 def _sever(mailbox: int) -> None:
-    """Gives up all pipes and sockets: who is at their other ends is to hear it when the worker closes its own. They look as
-    if the process there had ended, which will be so when we need them."""
+    """Gives up all pipes and sockets but the mailbox. If it held them, a process at the other end could not see that the worker
+    has closed its own. The descriptors become ends of a dead socket: when the checkpoint becomes the worker, the processes at
+    the other ends have ended anyway."""
     dead, end = socket.socketpair()
     end.close()
     with dead:
@@ -244,10 +253,11 @@ def _sever(mailbox: int) -> None:
                 if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
                     os.dup2(dead.fileno(), fd, os.get_inheritable(fd))
             except OSError:
-                pass  # there is none
+                pass  # it is closed
 
 
 def _descriptors() -> Iterable[int]:
+    """The open descriptors of this process, or all numbers that they can have."""
     try:
         return [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:  # no /proc

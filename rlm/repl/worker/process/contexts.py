@@ -1,4 +1,4 @@
-"""Contexts as they arrive. Their encoded forms are described in `rlm.context` and `rlm.context.tables`."""
+"""Decodes contexts as they arrive. `rlm.context.context` and `rlm.context.tables` describe the encoded forms."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ if TYPE_CHECKING:
     from .channel import Channel
 
 _AHEAD = 4
-"""Pieces that are asked for before the first one is here."""
+"""Pieces that are requested ahead, so that the worker does not wait for each."""
 
 
 class UnreadableContextError(Exception):
-    """A context that the REPL cannot have."""
+    """A context cannot be decoded in this process."""
 
 
 def read_context(kind: str, fd: int) -> Any:
     """Reads a context from a file.
 
+    Args:
+        kind: the kind of its encoded form.
+        fd: a descriptor of the file.
+
     Raises:
-        UnreadableContextError: it needs something that cannot be imported here.
-        MemoryError: there is no room for it.
+        UnreadableContextError: it is a table, and its library cannot be imported here or cannot read it.
+        MemoryError: it does not fit in memory.
     """
     size = os.fstat(fd).st_size
     if not size:
@@ -38,11 +42,12 @@ def read_context(kind: str, fd: int) -> Any:
 
 
 def fetch_context(kind: str, number: int, size: int, channel: Channel) -> Any:
-    """Asks the host for a context, piece by piece, from the main thread, guarded.
+    """Requests a context from the host, piece by piece. From the main thread, guarded.
 
     Args:
-        number: its number among those that the host announced.
-        size: its bytes.
+        kind: the kind of its encoded form.
+        number: its number among the contexts that the host announced.
+        size: bytes of its encoded form.
 
     Raises:
         UnreadableContextError, MemoryError: see `read_context`.
@@ -85,7 +90,7 @@ def _load(kind: str, data: memoryview) -> Any:
 def _read_pickle(data: memoryview) -> Any:
     import pickle
 
-    return pickle.loads(data)  # the host made it
+    return pickle.loads(data)  # safe: the host made it
 
 
 def _read_arrow(data: memoryview) -> Any:

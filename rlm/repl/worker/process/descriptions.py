@@ -1,4 +1,4 @@
-"""Texts about values and errors, made without running code of theirs where that can be."""
+"""Texts about values and errors. Where possible they are made without running code of the values."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 _HERE = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120 (no pathlib)
+"""The folder of the worker's own code, whose frames are left out of tracebacks."""
 _SIZED: tuple[tuple[Any, str], ...] = (
     (str, "characters"),
     (bytes, "bytes"),
@@ -28,7 +29,7 @@ _class_attribute = type.__dict__["__name__"].__get__
 
 
 def cut(text: str, most: int) -> str:
-    """The beginning of a text, of at most `most` characters."""
+    """A text, cut to at most `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -37,7 +38,7 @@ def class_name(value: Any) -> str:
 
 
 def describe(value: Any) -> str:
-    """A short description, in constant time."""
+    """A short description of a value, in constant time."""
     kind = type(value)
     if value is None or kind is bool:
         return repr(value)
@@ -53,10 +54,12 @@ def describe(value: Any) -> str:
 
 
 def one_line(value: Any) -> str:
+    """The beginning of `str(value)`, on one line."""
     return cut(" ".join(str(value)[:1000].split()), 300)
 
 
 def one_line_error(error: BaseException) -> str:
+    """The name of an error's class and the beginning of its text, on one line."""
     name = class_name(error)
     try:
         text = one_line(error)
@@ -68,6 +71,7 @@ def one_line_error(error: BaseException) -> str:
 
 
 def bounded(text: str, limit: int = 1 << 20) -> str:
+    """A text without its middle, if it has more than `limit` characters."""
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -75,7 +79,7 @@ def bounded(text: str, limit: int = 1 << 20) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """The traceback as Python shows it, without our frames."""
+    """The traceback as Python shows it, without the worker's own frames."""
     try:
         if type(error) is SyntaxError and error.text is None and error.filename and error.lineno:
             error.text = linecache.getline(error.filename, error.lineno)  # the compiler looks in files only
@@ -93,7 +97,7 @@ def trace(error: BaseException) -> str:
 
 
 def _plain_trace(error: BaseException) -> str:
-    """For errors that the `traceback` module cannot show, or code that broke the module."""
+    """A simple traceback, for errors that the `traceback` module cannot show, or if the code broke that module."""
     lines = ["Traceback (most recent call last):"]
     step = error.__traceback__
     while step is not None and len(lines) < 50:

@@ -26,7 +26,7 @@ class Interrupts:
     def reset(self) -> None:
         """A new cell begins."""
         self._strikes = 0
-        self._channel.told = False
+        self._channel.raised = False
 
     def guard(self, action: Callable[[], None]) -> bool:
         """Runs code of the user, which an interrupt may end. Returns whether it ran to its end."""
@@ -50,7 +50,7 @@ class Interrupts:
         """Handles SIGINT. The supervisor sends it at most twice in a cell; the code may send it too."""
         if not self._armed or self._strikes >= 2:
             return
-        if self._strikes == 0 and self._channel.told:
+        if self._strikes == 0 and self._channel.raised:
             self._strikes = (
                 1  # The first KeyboardInterrupt came out of a query: `ToWorker.VOID` was here before SIGINT.
             )

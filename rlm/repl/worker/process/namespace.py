@@ -1,4 +1,4 @@
-"""What the code finds in its namespace."""
+"""The functions and classes in the namespace of the code."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
 
 
 MOST_PROMPTS = 10_000
-"""Prompts of one call."""
+"""Prompts that one call may have."""
 MOST_MODEL_NAME = 200
-"""Characters of the name of a model: it is in the reply to each prompt if there is no such model."""
+"""Characters that the name of a model may have: the reply to each prompt repeats it if there is no such model."""
 
 
 class SubcallError(str):
-    """What stands in place of an answer when a sub-call failed: a text that starts with "Error: "."""
+    """The reply to a sub-call that failed: a str that starts with "Error: "."""
 
     __slots__ = ()
     __module__ = "__main__"
 
 
 class Shown(str):
-    """A text that looks the same whether it is printed or is the value of a cell."""
+    """A text whose `repr` is the text itself, so it looks the same as the value of a cell and printed."""
 
     __slots__ = ()
 
@@ -37,7 +37,7 @@ def make_functions(
 
     Args:
         ask: sends a query and returns its replies, each [text, failed].
-        describe_names: the names that the code defined, and what they are.
+        describe_names: returns the names that the code has defined, with a description of each value.
     """
 
     def query(kind: str, prompts: list[Any], model: str | None, batched: bool) -> list[str]:
@@ -101,7 +101,7 @@ def _as_list(prompts: Iterable[Any]) -> list[Any]:
 
 
 def _as_prompt(prompt: Any) -> Any:
-    """A prompt in which images are data URLs. The rest is for the host to judge."""
+    """A prompt whose images are data URLs. The host checks the rest."""
     if type(prompt) is str or not isinstance(prompt, (list, tuple)):
         return prompt
     return [_as_part(part) for part in prompt]

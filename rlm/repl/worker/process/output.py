@@ -1,16 +1,22 @@
-"""Captured output, head and tail, in constant memory."""
+"""Captured output: its head and its tail, in constant memory."""
 
 from __future__ import annotations
 
 import codecs
 
 _MOST_RAW = 1 << 20
+"""Bytes that are collected before they are decoded."""
 _CONTINUATION = bytes(range(0x80, 0xC0))
 
 
 class Output:
-    """What came out of a descriptor since the last `take`: its head and its tail, in constant memory. What is left out between
-    them is not even decoded: one supervisor collects for all."""
+    """The output of one stream since the last `take`: its head and its tail, in constant memory.
+
+    What is left out between them is not decoded, which keeps this fast: one supervisor collects the output of all REPLs.
+
+    Args:
+        limit: characters that are kept, half of them at each end.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -18,7 +24,7 @@ class Output:
         self._tail_limit = limit - limit // 2
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._raw = bytearray()
-        """What has not been decoded."""
+        """Bytes that have not been decoded."""
         self._reset()
 
     def _reset(self) -> None:
@@ -37,7 +43,7 @@ class Output:
             self._decode()
 
     def _decode(self, final: bool = False) -> None:
-        """Decodes the head and the tail of what has come. A character has four bytes at most."""
+        """Decodes the head and the tail of the raw bytes. A character has at most four bytes."""
         data = bytes(self._raw)
         self._raw.clear()
         begin = _boundary(data, 4 * (self._head_limit - self._head_size))
@@ -52,7 +58,7 @@ class Output:
         self._add(self._decoder.decode(data[begin:], final))
 
     def add(self, text: str) -> None:
-        """Adds text after what has been fed."""
+        """Adds text after the bytes that were fed."""
         if text:
             self._decode()
             self._add(text)
@@ -80,12 +86,13 @@ class Output:
         self._tail, self._tail_size = [text], len(text)
 
     def add_line(self, text: str) -> None:
-        """Adds text that stands on lines of its own."""
+        """Adds text that begins on a new line."""
         if text:
             self._decode()
             self._add(text if self._last == "\n" else "\n" + text)
 
     def take(self) -> str:
+        """Returns the output, and begins anew. A line in the middle says how many characters were left out."""
         if not self._fed:
             return ""
         self._decode(final=True)
@@ -98,14 +105,14 @@ class Output:
 
 
 def _boundary(data: bytes, place: int) -> int:
-    """The first place from there on where a character can begin, if it is UTF-8."""
+    """The first place at or after `place` where a character of UTF-8 can begin."""
     place = min(max(0, place), len(data))
     rest = data[place : place + 3]
     return place + len(rest) - len(rest.lstrip(_CONTINUATION))
 
 
 def joined(limit: int, text: str, line: str) -> str:
-    """A text and one that stands on lines of its own after it, of at most about `limit` characters: head and tail."""
+    """`text`, and `line` on a new line after it: head and tail, of about `limit` characters at most."""
     if len(text) + len(line) < limit:
         return text + line if not line or not text or text[-1] == "\n" else f"{text}\n{line}"
     output = Output(limit)

@@ -1,6 +1,6 @@
-"""What a process must know of its children, parents and descriptors, and Python does not offer."""
+"""Processes and descriptors: what the `os` module does not offer, or offers at a higher cost in memory."""
 
-# Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
+# Few imports, because each costs memory in every worker: no pathlib, no contextlib.
 # ruff: noqa: PTH101, PTH106, PTH108, PTH114, PTH123, PTH208, SIM105
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 LINUX = sys.platform == "linux"
 MOST_FDS = 253
-"""The kernel passes no more with one message."""
+"""Descriptors that the kernel passes with one message, at most."""
 _HIGH_FD = 700
-"""Our own descriptors lie from here on."""
+"""The worker's own descriptors have this number or a higher one."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -33,11 +33,9 @@ try:
 
     libc: Any = ctypes.CDLL(None, use_errno=True)
     if LINUX:
-        libc.prctl.argtypes = [
-            ctypes.c_int,
-            *[ctypes.c_ulong] * 4,
-        ]  # once, and not in every call of every process
-except (ImportError, OSError):  # a Python built without ctypes: the REPL works, orphans of orphans may escape
+        # Set once, so that ctypes need not convert the arguments of every call in every process anew.
+        libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+except (ImportError, OSError):  # a Python without ctypes: the REPL works, but orphans may outlive it
     libc = None
 
 
@@ -47,17 +45,18 @@ def prctl(option: int, value: int) -> None:
 
 
 def fork_twice(hold: Callable[[], None]) -> int:
-    """Forks a child that forks, and ends: then the second one is the child of whoever reaps orphans. Nearly no code of Python
-    runs in the first one, as each page that it changed would have to be copied. There must be no threads of Python.
+    """The double fork: forks a middle process, which forks the child and ends. The child then has another parent, the subreaper
+    that takes orphans. Almost no Python code runs in the middle process: each page that it changed would be copied. There must
+    be no other Python threads.
 
     Args:
-        hold: what the first one does before it ends.
+        hold: runs in the middle process before it ends.
 
     Returns:
-        The id of the first one, which is to be waited for; 0 in the second one.
+        The id of the middle process, for which the caller must wait; 0 in the child.
 
     Raises:
-        OSError: there can be no more processes.
+        OSError: no process can be forked.
     """
     fork = ctypes.PyDLL(None).fork
     ctypes.pythonapi.PyOS_BeforeFork()
@@ -74,25 +73,25 @@ def fork_twice(hold: Callable[[], None]) -> int:
             os._exit(0)
     ctypes.pythonapi.PyOS_AfterFork_Parent()
     if middle < 0:
-        raise OSError("there can be no more processes")
+        raise OSError("no process can be forked")
     return middle
 
 
 def become_subreaper(become: bool = True) -> None:
-    """From now on the orphans among our descendants become our children, so that we can find and end them; or no more."""
+    """Sets whether orphans among the descendants of this process become its children, so that it can find and end them."""
     prctl(_PR_SET_CHILD_SUBREAPER, become)
 
 
 def die_with_parent(parent: int, signum: int) -> None:
-    """Has the kernel send us a signal when our parent dies. The parent must be single-threaded: the kernel watches
-    the thread that forked us."""
+    """Has the kernel send this process a signal when its parent dies. The parent must have one thread only: the kernel watches
+    the thread that forked this process."""
     prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         os._exit(0)
 
 
 def reap() -> dict[int, int]:
-    """Buries the children that have ended. Returns their statuses, as waitpid gives them, by process id."""
+    """Reaps the children that have ended. Returns their statuses, as `os.waitpid` gives them, by process id."""
     ended: dict[int, int] = {}
     while True:
         try:
@@ -105,7 +104,7 @@ def reap() -> dict[int, int]:
 
 
 def children() -> list[int] | None:
-    """Ids of our direct children, zombies included; None where the system does not tell."""
+    """The ids of the direct children of this process, zombies included; None where there is no /proc."""
     me = os.getpid()
     try:
         with open(f"/proc/{me}/task/{me}/children") as listing:
@@ -121,31 +120,31 @@ def children() -> list[int] | None:
                         if int(stat.read().rpartition(")")[2].split()[1]) == me:
                             found.append(int(name))
                 except OSError:
-                    continue  # it ended while we looked
+                    continue  # it has ended meanwhile
     except OSError:
         return None
     return found
 
 
 def threads_of_all() -> int:
-    """Threads of the whole machine."""
+    """The number of threads of the whole machine."""
     with open("/proc/loadavg") as file:
         return int(file.read().split()[3].partition("/")[2])
 
 
 class Member:
-    """A process among others."""
+    """A process of a family."""
 
     __slots__ = ("pid", "resident", "threads")
 
     def __init__(self, pid: int, threads: int, resident: int) -> None:
         self.pid, self.threads = pid, threads
         self.resident = resident
-        """Bytes of memory that it has mapped, shared or not."""
+        """Bytes of memory that are resident, shared or not."""
 
 
 def families(roots: Iterable[int]) -> dict[int, list[Member]]:
-    """Processes with all their descendants, except those of other `roots`, by the root's process id."""
+    """Each root with all its descendants, by the root's process id. A root below another root has a family of its own."""
     members: list[Member] = []
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
@@ -154,7 +153,7 @@ def families(roots: Iterable[int]) -> dict[int, list[Member]]:
                 with open(f"/proc/{name}/stat") as stat:
                     words = stat.read().rpartition(")")[2].split()
             except OSError:
-                continue  # it ended while we looked
+                continue  # it has ended meanwhile
             parents[int(name)] = int(words[1])
             members.append(Member(int(name), int(words[17]), int(words[21]) * resource.getpagesize()))
     found: dict[int, list[Member]] = {root: [] for root in roots}
@@ -168,20 +167,25 @@ def families(roots: Iterable[int]) -> dict[int, list[Member]]:
 
 
 def kill(pid: int, signum: int) -> None:
+    """Sends a signal to a process, or to a process group (-id), if it still exists."""
     try:
         os.kill(pid, signum)
     except (ProcessLookupError, PermissionError):
-        pass  # it ended, or runs as somebody else
+        pass  # it ended, or runs as another user
 
 
 def end_children(
     spare: Iterable[int] = (), known: Iterable[int] = (), patience: float = 5.0
 ) -> dict[int, int]:
-    """Kills and reaps our children, and theirs as they become ours, except `spare`. Where the system does not list
-    children, those in `known` and their process groups.
+    """Kills and reaps the children of this process, and their descendants as these become children.
+
+    Args:
+        spare: ids of children that are not killed.
+        known: ids of children whose process groups are killed where there is no /proc to list the children.
+        patience: seconds after which this gives up.
 
     Returns:
-        Wait status by process id of those that ended, spared ones included.
+        The statuses of all children that have ended, spared ones included, by process id.
     """
     spared = set(spare)
     ended: dict[int, int] = {}
@@ -209,7 +213,7 @@ def end_children(
 
 
 def receive_fds(stream: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int]]:
-    """`socket.recv_fds`, with less to import, allocate and so to copy in each process."""
+    """Does what `socket.recv_fds` does, with fewer imports and objects: each costs every worker memory."""
     data, extra, _, _ = stream.recvmsg(size, socket.CMSG_LEN(4 * most), flags)
     fds: list[int] = []
     for _, _, content in extra:
@@ -218,15 +222,15 @@ def receive_fds(stream: socket.socket, size: int, most: int, flags: int = 0) -> 
 
 
 def move_high(fd: int) -> int:
-    """A copy of a descriptor, out of the way of code that closes those it did not open."""
+    """Copies a descriptor to a high number, which code that closes low ones does not hit."""
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
-    except OSError:  # a low limit of open files
+    except OSError:  # the limit of open files is lower
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def close_all_but(fds: Iterable[int]) -> None:
-    """Closes every descriptor above 2 that is not named."""
+    """Closes every descriptor above 2 that is not in `fds`."""
     start = 3
     for fd in sorted(set(fds)):
         if fd >= start:
@@ -237,7 +241,7 @@ def close_all_but(fds: Iterable[int]) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Removes a directory and what is in it, as far as we may. Follows no links; others may be at it too."""
+    """Removes a directory and its content, as far as permitted. Follows no links. Another process may be removing it too."""
     try:
         os.rmdir(path)
         return
@@ -259,7 +263,7 @@ def remove_tree(path: str) -> None:
             else:
                 os.unlink(entry.path)
         except (OSError, RecursionError):
-            pass  # not ours to remove, gone already, or nested beyond all sense
+            pass  # not permitted, gone already, or nested too deep
     try:
         os.rmdir(path)
     except OSError:

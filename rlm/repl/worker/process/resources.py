@@ -1,4 +1,4 @@
-"""What a worker does before its first cell: limits, seeds."""
+"""Resource limits and seeds of a worker."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SIGNALS = 256
-"""Signals that may wait, and timers: the kernel has so many thousand for all that a user runs, us and the host included."""
+"""Signals and timers that may be pending. The kernel has some thousands for all processes of a user, the host included."""
 _RESERVE = 8 << 20
-"""Bytes that Python can do without, and after that has enough to tell what happened, and to run code that frees some."""
+"""Bytes that are held back during a cell: enough for Python to report a MemoryError, and to run a cell that frees memory."""
 
 
 def hold_memory() -> Any:
-    """Memory that nobody uses, so that there is some when all other has been used up, once the result is dropped. If there is
-    none left, the limit is raised a little, a few times."""
+    """Holds memory back until the result is dropped. If none is left, this raises the memory limit a little, a few times.
+
+    Returns:
+        The memory; None if none is left and the limit cannot be raised.
+    """
     while True:
         try:
             return mmap.mmap(-1, _RESERVE, mmap.MAP_PRIVATE)
         except OSError:
             soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
             if soft == hard:
-                return None  # what comes of that is seen from outside
+                return None  # if the worker dies of that, the supervisor reports it
             resource.setrlimit(resource.RLIMIT_DATA, (min(soft + _RESERVE, hard), hard))
 
 
 def go_first() -> None:
-    """Has the kernel end us, and not the host, when the machine has no memory left. Needs a `/proc` that can be written to."""
+    """Has the kernel kill this process first, and not the host, when the machine runs out of memory."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         try:
@@ -42,17 +45,22 @@ def go_first() -> None:
         finally:
             os.close(fd)
     except OSError:
-        pass  # there is none
+        pass  # no /proc, or it is read-only
 
 
 def set_limits(limits: dict[str, int]) -> None:
+    """Sets the resource limits of this process.
+
+    Args:
+        limits: "memory_bytes", "cpu_seconds", "file_bytes", "open_files".
+    """
     memory = limits["memory_bytes"]
     wanted = [
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, limits["cpu_seconds"]),  # sends SIGXCPU, and SIGKILL a second later
+        (resource.RLIMIT_CPU, limits["cpu_seconds"]),  # the kernel sends SIGXCPU, and SIGKILL a second later
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
-        # Address space is also what threads reserve and never touch, so it gets room to spare; data is what is used.
+        # RLIMIT_DATA limits what is used. Address space gets room to spare: threads reserve some that they never touch.
         (resource.RLIMIT_DATA, memory),
         (resource.RLIMIT_AS, memory + (16 << 30)),
     ]
@@ -74,6 +82,7 @@ def set_limits(limits: dict[str, int]) -> None:
 
 
 def seed_random(seed: int) -> None:
+    """Seeds `random` now, and numpy when it is imported."""
     import random
 
     random.seed(seed)

@@ -1,4 +1,8 @@
-"""The worker's stdin, stdout and stderr."""
+"""The worker's stdin, stdout and stderr.
+
+What Python code prints is kept in memory that the supervisor shares (`PrintBuffer`). What C code and other programs print
+goes down a pipe to the supervisor. Both stay in order: the memory is written to the pipe before another program can print.
+"""
 
 # ruff: noqa: SIM105, SIM115 (no contextlib)
 
@@ -19,11 +23,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 SIZE = 1 << 16
-"""Bytes of a stream that are kept in memory before they go down its pipe."""
+"""Bytes of a stream that are kept in memory. With more, they go down its pipe."""
 
 _STREAM = SIZE + 8
 SHARED = 2 * _STREAM
-"""Bytes of the memory that a worker shares with its supervisor: for stdout, then for stderr, how many bytes are in
+"""Bytes of the memory that a worker shares with its supervisor. For stdout, then for stderr, it holds the number of bytes in
 use, whether the supervisor has read from the pipe, and the bytes."""
 
 _USED = struct.Struct("<I")
@@ -31,13 +35,13 @@ _READ = 4
 _DATA = 8
 _FIONREAD = 0x541B
 _STARTS = frozenset(("subprocess.Popen", "os.system", "os.posix_spawn", "os.spawn", "os.exec", "pty.spawn"))
-"""Audit events after which another program may print."""
+"""Audit events of Python that precede the start of another program."""
 
 
-class Prints:
-    """What Python code writes to a stream. It is kept in memory that the supervisor shares, so that a line costs no
-    system call and wakes nobody, and is there still when the worker is killed. It goes down the pipe, in its place
-    among what others print, before a program is started and when there is too much of it.
+class PrintBuffer:
+    """What Python code has written to a stream. It is in memory that the supervisor shares: a line costs no system call, does
+    not wake the supervisor, and outlives a worker that is killed. It goes down the pipe before a program is started, and
+    when there is too much of it.
 
     Args:
         number: 0: stdout; 1: stderr.
@@ -50,14 +54,14 @@ class Prints:
         self._lock = _thread.RLock()
         self._used = 0
         self._settled = 0
-        """Bytes in memory that the code has flushed: they stay where they are, but belong to the pipe."""
+        """Bytes in memory that the code has flushed. They go to the pipe even if the code redirects the descriptor later."""
         self._line = b""
 
     def connect(self, memory: Any, pipe: int) -> None:
         """
         Args:
             memory: the shared memory.
-            pipe: a descriptor of the pipe that the stream's own one stands for, out of the code's way.
+            pipe: a high descriptor of the stream's pipe. The stream's own descriptor is 1 or 2, which the code may redirect.
         """
         self._memory = memory
         self._pipe = pipe
@@ -81,7 +85,7 @@ class Prints:
             _USED.pack_into(self._memory, self._base, self._used)
 
     def _pass_on(self, data: bytes) -> None:
-        """In a forked child: whole lines, as others print too."""
+        """In a child that the code forked: writes whole lines, because other processes print to the pipe too."""
         self._line += data
         if b"\n" in data or len(self._line) > SIZE:
             self.spill()
@@ -114,21 +118,21 @@ class Prints:
         _USED.pack_into(self._memory, self._base, 0)
 
     def flush(self) -> None:
-        """For the code. It matters only if something else is, or will be, behind the descriptor."""
+        """Does what `flush` of the stream does: it writes if the code has redirected the descriptor, or in a forked child."""
         if self._memory is None or self._is_elsewhere():
             self.spill()
         else:
             self._settled = self._used
 
     def take(self) -> str | None:
-        """At the end of a cell: what was printed. None if some of it went down the pipe, and all of it is there now."""
+        """At the end of a cell: takes what was printed. None: part of it went down the pipe, so now all of it has."""
         with self._lock:
             if self._used and self._is_elsewhere():
                 try:
                     self.spill()
                 except OSError:
                     pass  # a full disk, say
-            # In this order: what the supervisor takes from the pipe in between, it has said before.
+            # In this order: before the supervisor empties the pipe, it notes that it reads (`mark_read`).
             if self._is_waiting() or self._memory[self._base + _READ]:
                 self._spill(self._pipe)
                 return None
@@ -139,31 +143,32 @@ class Prints:
         return data.decode("utf-8", "backslashreplace")
 
     def leave(self) -> None:
-        """In a forked child: the memory is the parent's."""
+        """In a child that the code forked: gives up the memory, which belongs to the parent."""
         self._lock = _thread.RLock()
         self._memory = None
         self._line = b""
 
     def _is_elsewhere(self) -> bool:
+        """Whether the code has redirected the descriptor."""
         try:
             return not os.path.samestat(os.fstat(self.fd), self._home)
         except OSError:
             return False
 
     def _is_waiting(self) -> bool:
-        """Whether there is something in the pipe."""
+        """Whether the pipe may hold something that the supervisor has not read."""
         if not LINUX:
-            return True  # it can't be told: the supervisor will say
+            return True  # unknown here; the supervisor will see
         return fcntl.ioctl(self._pipe, _FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
 
 def mark_read(memory: Any, number: int, read: bool) -> None:
-    """For the supervisor: notes, before it reads from a pipe, that it does, or that all it read has been taken."""
+    """For the supervisor: notes that it is about to read from a pipe, or (False) that the host has got all that it read."""
     memory[number * _STREAM + _READ] = read
 
 
 def rest(memory: Any, number: int) -> bytes:
-    """For the supervisor: what a dead worker left in memory."""
+    """For the supervisor: what a worker that has ended left in memory."""
     base = number * _STREAM
     used = min(_USED.unpack_from(memory, base)[0], SIZE)
     data: bytes = memory[base + _DATA : base + _DATA + used]
@@ -171,69 +176,69 @@ def rest(memory: Any, number: int) -> bytes:
 
 
 class _Writer(io.BufferedIOBase):
-    """Makes a file of `Prints`."""
+    """A binary file that writes to a `PrintBuffer`."""
 
-    def __init__(self, prints: Prints) -> None:
-        self._prints = prints
-        self.name = ("<stdout>", "<stderr>")[prints.fd - 1]
+    def __init__(self, buffer: PrintBuffer) -> None:
+        self._buffer = buffer
+        self.name = ("<stdout>", "<stderr>")[buffer.fd - 1]
 
     def writable(self) -> bool:
         return True
 
     def fileno(self) -> int:
-        return self._prints.fd
+        return self._buffer.fd
 
     def write(self, data: Any) -> int:
         if self.closed:
             raise ValueError("write to closed file")
         if type(data) is not bytes:
             data = memoryview(data).tobytes()
-        self._prints.write(data)
+        self._buffer.write(data)
         return len(data)
 
     def flush(self) -> None:
-        self._prints.flush()
+        self._buffer.flush()
 
 
-class _Stream(io.TextIOWrapper):
-    """Text, whatever the characters; lone surrogates as escapes."""
+class _TextOutput(io.TextIOWrapper):
+    """`sys.stdout` or `sys.stderr` of a worker. It takes every str: lone surrogates become escapes."""
 
-    def __init__(self, prints: Prints) -> None:
-        super().__init__(_Writer(prints), encoding="utf-8", errors="backslashreplace", write_through=True)
+    def __init__(self, buffer: PrintBuffer) -> None:
+        super().__init__(_Writer(buffer), encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
 class Streams:
-    """The three streams of a worker. Made once, before it is forked, and connected after."""
+    """The three streams of a worker. Made once, in the fork server, and connected in each worker."""
 
     def __init__(self) -> None:
-        self._prints = Prints(0), Prints(1)
+        self._buffers = PrintBuffer(0), PrintBuffer(1)
         self._stdin: io.TextIOWrapper | None = None
-        self._out: list[_Stream | None] = [None, None]
+        self._out: list[_TextOutput | None] = [None, None]
 
     def connect(self, memory: Any, stdout: int, stderr: int) -> None:
         """
         Args:
             memory: the memory that the worker shares with its supervisor.
-            stdout, stderr: descriptors of the pipes, out of the code's way.
+            stdout, stderr: high descriptors of the pipes.
         """
-        for prints, pipe in zip(self._prints, (stdout, stderr)):  # noqa: B905 (Python 3.9)
-            prints.connect(memory, pipe)
+        for buffer, pipe in zip(self._buffers, (stdout, stderr)):  # noqa: B905 (Python 3.9)
+            buffer.connect(memory, pipe)
         self.renew()
 
     def renew(self) -> None:
-        """Makes the streams of `sys` ours again. Objects that are whole are kept."""
+        """Puts these streams back into `sys`. One that the code closed is made anew."""
         if self._stdin is None or self._stdin.closed:
             self._stdin = open(0, encoding="utf-8", closefd=False)
-        for number, prints in enumerate(self._prints):
+        for number, buffer in enumerate(self._buffers):
             stream = self._out[number]
             if stream is None or stream.closed:
-                self._out[number] = _Stream(prints)
+                self._out[number] = _TextOutput(buffer)
         stdout, stderr = self._out
         vars(sys).update(stdin=self._stdin, stdout=stdout, stderr=stderr)
         vars(sys).update(__stdin__=self._stdin, __stdout__=stdout, __stderr__=stderr)
 
     def watch(self) -> None:
-        """From now on what was printed goes down the pipe before another program is started."""
+        """From now on writes what is in memory to the pipes before another program is started. It cannot be undone."""
         sys.addaudithook(self._on_event)
 
     def _on_event(self, event: str, arguments: Any) -> None:
@@ -241,23 +246,23 @@ class Streams:
             self.spill()
 
     def spill(self) -> None:
-        """Writes everything to the descriptors."""
+        """Writes everything that is in memory to the descriptors."""
         self._flush_others()
-        for prints in self._prints:
+        for buffer in self._buffers:
             try:
-                prints.spill()
+                buffer.spill()
             except OSError:
-                pass  # the code closed it, or what is behind it
+                pass  # the code closed the descriptor, or the other end of it
 
     def take(self) -> list[str | None]:
-        """At the end of a cell: what was printed on stdout and stderr, each as `Prints.take` has it."""
+        """At the end of a cell: takes what was printed on stdout and stderr. See `PrintBuffer.take`."""
         self._flush_others()
-        return [prints.take() for prints in self._prints]
+        return [buffer.take() for buffer in self._buffers]
 
     def leave(self) -> None:
-        """In a forked child."""
-        for prints in self._prints:
-            prints.leave()
+        """In a child that the code forked: gives up the memory."""
+        for buffer in self._buffers:
+            buffer.leave()
 
     def _flush_others(self) -> None:
         for number, stream in enumerate((sys.stdout, sys.stderr)):
@@ -265,8 +270,8 @@ class Streams:
                 try:
                     stream.flush()
                 except Exception:
-                    pass  # closed, or the code's own idea of a stream
+                    pass  # it is closed, or an object of the code that is no real stream
 
 
 STREAMS = Streams()
-"""Those of this process."""
+"""The streams of this process."""

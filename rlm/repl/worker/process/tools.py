@@ -1,4 +1,4 @@
-"""Custom tools, as the code finds them in its namespace."""
+"""The tools of the host, as functions in the namespace of the code. `rlm.repl.tools` is the host's end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _POSITIONAL_ONLY, _POSITIONAL, _REST, _KEYWORD_ONLY, _OPTIONS = range(5)
-"""Kinds of parameters, numbered as in `inspect`, which a worker need not import for this."""
+"""Kinds of parameters, numbered as in `inspect`, which the worker does not import to save memory."""
 
 
 class ToolError(RuntimeError):
-    """What a tool raised, where that is no exception of Python's own: its type and its message."""
+    """A tool raised an exception that is not a builtin one. The text is its type and its message."""
 
     __module__ = "__main__"
 
@@ -25,12 +25,12 @@ def make_tools(
     call: Callable[[str, tuple[Any, ...], dict[str, Any]], tuple[str | None, Any]],
     tools: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The tools of the namespace, by name.
+    """Makes the functions, by name.
 
     Args:
-        call: calls one; returns None and its result, or the name of an exception's type and its message.
-        tools: of each "name", "doc", "parameters" (lists of name, kind, default and annotation, the last two as text or
-            None; None if they are not known) and "returns".
+        call: calls a tool. Returns None and its result, or the name of an exception's type and its message.
+        tools: for each tool its "name", "doc", "parameters" and "returns". The parameters are lists of name, kind, default
+            and annotation, the last two as text or None; "parameters" is None if they are not known.
     """
     return {tool["name"]: _make_tool(call, tool) for tool in tools}
 
@@ -53,7 +53,7 @@ def _make_tool(call: Any, tool: dict[str, Any]) -> Any:
 
 
 def _make_signature(tool: dict[str, Any]) -> Any:
-    """A function that shows what a tool takes and returns: `help` and `inspect.signature` look at it."""
+    """Makes a function with the signature of a tool. `help` and `inspect.signature` show it."""
     name, parameters = tool["name"], tool["parameters"]
     pieces: list[str] = []
     last, starred = None, False
@@ -90,5 +90,5 @@ def _error(kind: str, message: str) -> Exception:
         try:
             return known(message) if message else known()
         except Exception:
-            pass  # it is made of something else than a text
+            pass  # this class takes other arguments than a text
     return ToolError(f"{kind}: {message}" if message else kind)

@@ -1,1 +1,1 @@
-"""What goes over a stream: kinds of frames, frames, messages, values of tools."""
+"""What the processes of a REPL and the host say to each other: kinds of frames, frames, messages, values of tools."""

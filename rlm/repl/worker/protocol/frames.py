@@ -1,4 +1,4 @@
-"""Frames: one byte that says what it is, four bytes of length, big-endian, and the payload."""
+"""Frames: one byte for the kind (`kinds`), four bytes for the length of the payload, big-endian, and the payload."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_FRAME = 256 << 20
-"""Bytes of the largest frame. A worker may say less at a time: see `messages.py`."""
+"""Bytes of the largest payload. A worker's is smaller: see `messages.MOST_MESSAGE`."""
 
 _HEADER = struct.Struct(">cI")
 NUMBER = struct.Struct(">Q")
-"""What a frame that is not JSON begins with."""
+"""The number of a call, before the payload of a frame that is answered or answers."""
 
 
 class ProtocolError(Exception):
-    """The other side sent something that is no frame."""
+    """The other side sent something that the protocol does not allow."""
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -27,7 +27,7 @@ _from_json = json.JSONDecoder().decode
 
 
 def encode(message: Any) -> bytes:
-    """JSON that carries every str, lone surrogates too."""
+    """JSON in UTF-8, in which lone surrogates are kept."""
     return _to_json(message).encode("utf-8", "surrogatepass")
 
 
@@ -43,7 +43,7 @@ class Frames:
     """Cuts a byte stream into frames.
 
     Args:
-        most: bytes that one may have.
+        most: bytes that a payload may have.
     """
 
     def __init__(self, most: int = MAX_FRAME) -> None:
@@ -54,17 +54,17 @@ class Frames:
         self._buffer += data
 
     def next(self) -> tuple[bytes, bytes] | None:
-        """Kind and payload of the next frame; None if it is not there in full.
+        """Kind and payload of the next frame; None if it has not arrived in full.
 
         Raises:
-            ProtocolError: it is too long.
+            ProtocolError: the payload is longer than allowed.
         """
         buffer = self._buffer
         if len(buffer) < _HEADER.size:
             return None
         kind, size = _HEADER.unpack_from(buffer)
         if size > self._most:
-            raise ProtocolError(f"a frame of {size} bytes")
+            raise ProtocolError(f"a frame of {size} bytes is longer than the {self._most} that are allowed")
         end = _HEADER.size + size
         if len(buffer) < end:
             return None
@@ -74,7 +74,7 @@ class Frames:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Writes to a blocking descriptor."""
+    """Writes all of `data` to a blocking descriptor."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]

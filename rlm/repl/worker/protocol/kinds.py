@@ -1,74 +1,77 @@
 """The kinds of frames and messages, named once for each stream. A kind is one byte, and no byte stands for two kinds.
 
-How an interrupt goes. It is the one sequence with three processes in it:
+How a cell is interrupted, by the host's time limit or by its caller. The modules are `rlm.repl.session`, `control.monitor` with
+`control.fork_server`, and `process.channel` with `process.interrupts`.
 
-    host                          supervisor                    worker
-    ----                          ----------                    ------
-    the time limit is reached
-    ToWorker.VOID --------------------------------------------> its queries and calls get no reply any more
-    ToSupervisor.INTERRUPT -----> strike 1
-                                  ToForkServer.INTERRUPT -----> SIGINT: KeyboardInterrupt in the cell
-                                  half of the grace passes
-                                  strike 2 -------------------> SIGINT again: the code may have caught the first
-                                  half of the grace passes
-                                  strike 3: kill -------------> SIGKILL for the whole process tree
-    <---------------------------- FromSupervisor.ENDED
+    host                      supervisor and fork server        worker
+    ----                      --------------------------        ------
+    VOID -----------------------------------------------------> from now on queries and calls of tools raise
+                                                                KeyboardInterrupt in place of waiting for a reply
+    INTERRUPT (grace) ------> strike 1: SIGINT ---------------> KeyboardInterrupt, if no query has raised it already
+                              half of the grace period passes
+                              strike 2: SIGINT ---------------> KeyboardInterrupt again: the code may have caught the
+                                                                first one, and `os.system` ignores SIGINT
+                              half of the grace period passes
+                              strike 3: SIGKILL --------------> the worker ends, and then all that it started
+    <------------------------ ENDED
 
-If the cell ends in between, the rest does not happen:
+If the cell ends in between, the rest does not happen, and no SIGINT is left over for the next cell:
 
-    <---------------------------------------------------------- FromWorker.DONE
-    ToSupervisor.TAKE ----------> no further strike
-    <---------------------------- FromSupervisor.PRINTED
+    <---------------------------------------------------------- DONE
+    TAKE -------------------> no more strikes; waits until each SIGINT that it asked for has been sent
+    <------------------------ PRINTED
 
-The worker counts strikes too, and ignores a SIGINT that comes when no cell runs.
+SIGINT goes to the worker's process group. The worker ignores it between cells, and from the third one on in a cell. A frame is
+never cut: a SIGINT that comes while the worker reads or writes one raises KeyboardInterrupt afterwards. With
+`isolation="none"` a thread takes the supervisor's part (`rlm.environments.inline`).
 """
 
 from __future__ import annotations
 
 
 class ToWorker:
-    """From the host to a worker: frames whose payload is marshalled. VALUE begins with a number."""
+    """From the host to a worker. The payload is marshalled; in a VALUE the number of the call comes before it."""
 
     OPEN = b"O"
-    """Contexts, history, tools, limits: what the namespace is made of."""
+    """Begins the REPL: contexts, history, tools, limits."""
     RUN = b"X"
-    """A cell."""
+    """Runs a cell."""
     EXTEND = b"N"
-    """Further contexts, and a new history."""
+    """Brings further contexts and a new history."""
     REPLIES = b"R"
-    """The replies to a query."""
+    """The replies to a QUERY."""
     VALUE = b"V"
-    """The result of a tool, or a piece of a context."""
+    """The result of a CALL, or what a PIECE asked for."""
     VOID = b"A"
-    """The queries and calls of the interrupted cell get no reply."""
+    """The cell is interrupted: its queries and calls get no reply."""
 
 
 class FromWorker:
-    """From a worker to the host: frames whose payload is a message (`messages`). CALL begins with a number."""
+    """From a worker to the host. The payload is a message (`messages`); in a CALL its number comes before it."""
 
     UP = b"U"
-    """The namespace is there."""
+    """Cells can run."""
     FAILED = b"F"
-    """The namespace cannot be made."""
+    """The namespace cannot be made, and why."""
     DONE = b"D"
-    """The end of a cell."""
+    """A cell has ended: its result."""
     EXTENDED = b"n"
-    """The further contexts are there, or what is wrong with them."""
+    """The further contexts are in the namespace, or why they cannot be."""
     QUERY = b"Q"
-    """Prompts for a sub-model."""
+    """Asks a sub-model, or a child run, some prompts."""
     CALL = b"C"
-    """A call of a tool."""
+    """Calls a tool of the host."""
     PIECE = b"G"
     """Asks for the next piece of a context."""
 
 
 class ToSupervisor:
-    """From the host to a supervisor: frames of JSON."""
+    """From the host to a supervisor. The payload is JSON."""
 
     INTERRUPT = b"I"
-    """Interrupt the cell, and kill the worker if that does not end it."""
+    """Interrupt the cell, and kill the worker if the cell does not end."""
     TAKE = b"T"
-    """The cell is done: what was printed?"""
+    """The cell has ended: say what was printed."""
     KILL = b"K"
     """Kill the worker, and say how it ended."""
     END = b"Z"
@@ -76,67 +79,71 @@ class ToSupervisor:
 
 
 class FromSupervisor:
-    """From a supervisor to the host: frames of JSON."""
+    """From a supervisor to the host. The payload is JSON."""
 
     PRINTED = b"P"
     """What was printed."""
     ENDED = b"E"
-    """How the worker ended, what was printed last, and the name of its checkpoint. The last frame."""
+    """How the worker ended, what was printed last, and the name of its checkpoint if it has one. The last frame."""
 
 
 class OneStream:
-    """Over a single stream, which carries the frames of both others too."""
+    """At a place that has one stream for all. It carries these frames beside those from and to the supervisor."""
 
     OPEN = b"o"
-    """From the host: the sizes of the contexts, and settings (JSON)."""
+    """From the host: the sizes of the contexts in bytes, and the supervisor's settings (JSON)."""
     CONTEXT = b"B"
     """From the host: a piece of a context (raw bytes)."""
     WORK = b"L"
-    """Either way: a piece of the worker's stream (raw bytes); an empty one is its end."""
+    """Either way: a piece of the worker's stream (raw bytes). An empty piece is the end of that stream."""
 
 
 class ToForkServer:
-    """From a supervisor to the fork server: packed by `fork_server.ORDER`."""
+    """From a supervisor to the fork server, packed by `fork_server.ORDER`."""
 
     FORK = b"f"
+    """Fork a worker. With its descriptors."""
     RESUME = b"r"
-    """Put the checkpoint of a REPL in the place of its worker."""
+    """Have a checkpoint take the place of its worker, which has ended. With descriptors as for FORK."""
     INTERRUPT = b"i"
+    """Send SIGINT to the process group of a worker."""
     KILL = b"k"
+    """Kill a worker. Its checkpoint stays."""
     DROP = b"d"
-    """Kill the worker, and leave no checkpoint."""
+    """Kill a worker and its checkpoint."""
     SAVE = b"c"
-    """Take the mailbox of a new checkpoint."""
+    """Register a new checkpoint in place of the last one. With a descriptor of its mailbox; without one there is none now."""
     LIMIT = b"l"
-    """The memory that the processes of the REPL may have together (bytes)."""
+    """Bytes of memory that the processes of a REPL may have together."""
 
 
 class FromForkServer:
-    """From the fork server to a supervisor: packed by `fork_server.REPORT`."""
+    """From the fork server to a supervisor, packed by `fork_server.REPORT`."""
 
     INTERRUPTED = b"j"
+    """SIGINT has been sent."""
     ENDED = b"e"
-    """Nothing is left of a REPL."""
+    """Nothing is left of a REPL. With the status of its worker."""
     SAVED = b"s"
-    """The worker has ended, and its checkpoint waits."""
+    """A worker has ended, and its checkpoint waits. With the status of the worker."""
     TOO_MUCH = b"m"
-    """The processes of a REPL are too many or too large, and are being killed."""
+    """The processes of a REPL are too many or take too much memory, and are being killed."""
     FAILED = b"x"
-    """No process could be forked."""
+    """There is no worker: no process could be forked, or the checkpoint is gone. With an errno."""
 
 
 class Mailbox:
-    """Over the mailboxes of workers and of checkpoints: datagrams, some with descriptors."""
+    """Over the mailboxes of workers (`process.post`) and of checkpoints (`process.checkpoint`)."""
 
     JOB = b"W"
-    """To a worker: descriptors of its stream and of files with contexts."""
+    """From the supervisor to a worker. With descriptors of its stream to the host, and of files with contexts."""
     CHECKPOINT = b"h"
-    """From a worker: it has a checkpoint. With a descriptor of the checkpoint's mailbox."""
+    """From a worker to the supervisor: there is a new checkpoint. With a descriptor of its mailbox."""
     NO_CHECKPOINT = b"y"
-    """From a worker: it has none."""
+    """From a worker to the supervisor: there is no checkpoint any more."""
     HERE = b"H"
-    """A checkpoint says that it exists, and hears that this is known."""
+    """From a checkpoint to the fork server: register me. And back: the checkpoint is registered."""
     CLEAR = b"w"
-    """A checkpoint is asked to end what its worker left, and says that it has."""
+    """From the fork server to a checkpoint: kill what the worker left. And back: that is done."""
     RISE = b"u"
-    """A checkpoint becomes the worker. With the descriptors of a worker."""
+    """From the fork server to a checkpoint: become the worker. With the descriptors of a worker."""

@@ -1,5 +1,8 @@
-"""What a worker says: a head of JSON, and behind it the longer texts, raw. To parse JSON takes the host time in which it can do
-nothing else, and many times its size of memory; texts cost neither. So heads are small, however much text there is."""
+"""Messages of a worker to the host: a head of JSON, and after it the longer texts as raw UTF-8.
+
+While the host parses JSON it does nothing else, and the result takes many times the memory of the JSON. Raw texts cost neither.
+So the head is kept small, however much text a message has.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 MOST_TEXT = 32 << 20
-"""Bytes of the texts of a message."""
+"""Bytes that the raw texts of a message may have together."""
 MOST_HEAD = 4 << 20
-"""Bytes of a head: of all that is no longer text."""
+"""Bytes that a head may have."""
 MOST_ITEMS = 500_000
-"""Commas, lists and dicts of a head: what it takes to parse it."""
+"""Commas, lists and dicts that a head may have: they are what takes time and memory to parse."""
 MOST_MESSAGE = MOST_TEXT + MOST_HEAD + 64
-"""Bytes of the largest frame with a message in it."""
+"""Bytes of the largest payload of a frame with a message."""
 
 _SHORT = 64
-"""Characters of a text that stays in the head. As many prompts as a call may have fit in one."""
+"""Characters up to which a text stays in the head. With texts so short, a head has room for all the prompts of a call."""
 _LITTLE, _PLAIN = 1 << 14, 1 << 18
-"""Characters and items, and bytes of a head, up to which it is not worth while to look for longer texts."""
+"""A message of at most so many characters and items, whose head has at most so many bytes, is not searched for longer texts."""
 _MOST_LEVELS = 400
 _SCALARS = frozenset((int, float, bool, type(None)))
 _CONTAINERS = (list, tuple, dict)
@@ -33,19 +36,20 @@ _SIZE = struct.Struct(">I")
 
 
 class TooLargeError(ValueError):
-    """A message has more in it than it may have. Says how much of what it may."""
+    """A message is too large. The error's text says what the limit is, as in "32 MB of text"."""
 
 
 def dump(message: Any, size: int = 0) -> bytes:
-    """
+    """Encodes a message.
+
     Args:
         message: a list or dict of what JSON can hold.
-        size: characters and items that are known to be in it, at least.
+        size: a lower bound of its characters and items. A small message is encoded faster.
 
     Raises:
-        TooLargeError: there is too much in it.
-        TypeError: JSON cannot hold it; in the words of `json`.
-        ValueError: it is nested too deep, or contains itself.
+        TooLargeError: the message is too large.
+        TypeError: the message holds something that JSON cannot hold. The text is that of `json`.
+        ValueError: the message is nested too deep, or contains itself.
     """
     if size <= _LITTLE:
         head = encode([message, []])
@@ -60,18 +64,18 @@ def dump(message: Any, size: int = 0) -> bytes:
 
 
 def load(payload: bytes, most: int = MOST_HEAD) -> Any:
-    """The message of which `dump` made this. Texts may have got to places of a sender's choice, but nothing else comes of it.
+    """Decodes what `dump` encoded. A malicious payload can do no more than put texts in odd places of the message.
 
     Args:
-        most: bytes that its head may have.
+        most: bytes that the head may have.
 
     Raises:
-        Exception: of any kind: it did not.
+        Exception: of any kind: `payload` is no message.
     """
     start = _SIZE.size + head_size(payload)
     head = payload[_SIZE.size : start]
     if start > len(payload) or len(head) > most or _items(head) > MOST_ITEMS:
-        raise ProtocolError("no head of a message")
+        raise ProtocolError("the head of a message is missing or too large")
     message, found = decode(head)
     for way, places, sizes in found:
         holder = message
@@ -80,47 +84,47 @@ def load(payload: bytes, most: int = MOST_HEAD) -> Any:
         for place, size in zip(places, sizes, strict=True):
             end = start + size
             if not start <= end <= len(payload):
-                raise ProtocolError("a text that is not there")
+                raise ProtocolError("a message announces a text that it does not have")
             holder[place] = payload[start:end].decode("utf-8", "surrogatepass")
             start = end
     if start != len(payload):
-        raise ProtocolError("texts that are nowhere")
+        raise ProtocolError("a message has a text that it does not announce")
     return message
 
 
 def head_size(payload: bytes) -> int:
-    """Bytes of the head, as the message says it.
+    """Bytes of the head, as the payload claims.
 
     Raises:
-        struct.error: it says nothing.
+        struct.error: the payload is too short to say.
     """
     size: int = _SIZE.unpack_from(payload)[0]
     return size
 
 
 def _items(head: bytes) -> int:
-    """How many there are; more, if short texts have commas and brackets in them."""
+    """An upper bound of the items of a head: commas and brackets within short texts count too."""
     if len(head) <= MOST_ITEMS:
         return 0
     return sum(map(head.count, (b",", b"[", b"{")))
 
 
 class _Texts:
-    """The longer texts of a message."""
+    """Takes the longer texts out of a message."""
 
     def __init__(self) -> None:
         self.found: list[bytes] = []
         self.places: list[Any] = []
-        """Of each list or dict with such texts: the way to it, where they are in it, and the bytes of each."""
+        """For each list or dict with longer texts: the keys that lead to it, the keys of the texts in it, their bytes."""
         self._way: list[Any] = []
         self._room = MOST_TEXT
         self._items = MOST_ITEMS
 
     def lift(self, value: Any) -> Any:
-        """Takes them out of a list or a dict.
+        """Takes the longer texts out of a list or a dict.
 
         Returns:
-            A copy without them; itself if there are none.
+            A copy without them; `value` itself if it has none.
         """
         self._items -= len(value)
         if self._items < 0:
@@ -140,7 +144,7 @@ class _Texts:
                     texts.append(place)
         if not texts and not inner:
             return value
-        if named:  # JSON makes texts of keys that are none
+        if named:  # a key that is no str becomes one in JSON, so the host would not find it
             texts = [key for key in texts if type(key) is str]
             inner = [key for key in inner if type(key) is str]
         if len(self._way) >= _MOST_LEVELS:

@@ -1,5 +1,5 @@
-"""Plain values as JSON and back, with their exact types: what the code hands to a tool. To read them runs nothing and
-imports nothing, so the host can do it with whatever a worker sends."""
+"""The arguments of tools: plain values as JSON and back, with their exact types. To decode them runs no code of the sender and
+imports nothing, so the host can decode whatever a worker sends."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 MOST_BYTES = 64 << 20
-"""Bytes that the result of a call may have, encoded. To arguments applies what `messages.py` says."""
+"""Bytes that the encoded result of a tool may have. Arguments have the limits of `messages`."""
 
 MOST_LEVELS = 100
-"""How deep values may be nested."""
+"""Levels to which a value may be nested."""
 
-_MOST_ALIKE = 100
-"""Items of a set and keys of a dict that may have the same hash: of numbers and tuples the sender chooses it, and to make a set
-of n that share one takes n * n comparisons."""
+_MOST_EQUAL_HASHES = 100
+"""Items of a set, or keys of a dict, that may have the same hash. The sender can choose the hashes of numbers and tuples, and a
+set of n items with one hash takes n * n comparisons."""
 
 _SMALL = 1 << 63
 _SEQUENCES: tuple[tuple[Any, str], ...] = ((tuple, "t"), (set, "s"), (frozenset, "f"))
@@ -26,7 +26,7 @@ _SETS: dict[str, Callable[[Any], Any]] = {"s": set, "f": frozenset}
 
 
 class _UnfitError(Exception):
-    """A part that cannot be sent: what is wrong with it, and the way to it, which is found out on the way up."""
+    """A part of a value cannot be sent. `steps` is the path to it, from the inside out: each level adds its own."""
 
     def __init__(self, kind: type[Exception], problem: str) -> None:
         self.kind, self.problem = kind, problem
@@ -34,15 +34,16 @@ class _UnfitError(Exception):
 
 
 def to_json(value: Any, where: str) -> Any:
-    """
+    """Encodes a plain value.
+
     Args:
-        value: a str, bytes, int, float, complex, bool or None, or a list, tuple, dict, set or frozenset of such. An
-            instance of a subclass, or a number of numpy's, becomes the plain value that it equals.
-        where: what errors call it.
+        value: a str, bytes, int, float, complex, bool or None, or a list, tuple, dict, set or frozenset of these. An
+            instance of a subclass, or a numpy number, becomes the plain value that it equals.
+        where: what errors call the value.
 
     Raises:
-        TypeError: it holds something else; says where.
-        ValueError: it is nested too deep, or contains itself.
+        TypeError: the value holds something else. The text says where.
+        ValueError: the value is nested too deep, or contains itself.
     """
     try:
         return _to_json(value, MOST_LEVELS)
@@ -69,8 +70,8 @@ def _to_json(value: Any, levels: int) -> Any:
     if isinstance(value, complex):
         return {"c": [value.real, value.imag]}
     if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        number = value.item()  # what is no subclass of Python's numbers
-        if type(number) is not kind:  # of a long double there is no other
+        number = value.item()  # a numpy number whose type is no subclass of a Python type
+        if type(number) is not kind:  # a long double has no Python type: its item() is itself
             return _to_json(number, levels)
     if not levels:
         raise _UnfitError(
@@ -94,7 +95,7 @@ def _items(value: Any, levels: int) -> list[Any]:
     done: list[Any] = []
     try:
         for item in value:
-            done.append(_to_json(item, levels))  # noqa: PERF401 (its length is the place of the error)
+            done.append(_to_json(item, levels))  # noqa: PERF401 (an error needs its length)
     except _UnfitError as error:
         error.steps.append(f"[{len(done)}]")
         raise
@@ -128,15 +129,15 @@ def _short(key: Any) -> str:
 
 
 def from_json(data: Any) -> Any:
-    """The value of which `to_json` made this.
+    """Decodes what `to_json` encoded.
 
     Raises:
-        ValueError: it did not; or there is a set or dict with many items that have the same hash.
+        ValueError: `data` is no encoded value, or many items of a set or dict in it have the same hash.
     """
     try:
         return _from_json(data, MOST_LEVELS)
     except (TypeError, AttributeError, binascii.Error) as error:
-        raise ValueError(f"no value: {error}") from error
+        raise ValueError(f"this is no encoded value: {error}") from error
 
 
 def _from_json(data: Any, levels: int) -> Any:
@@ -144,21 +145,21 @@ def _from_json(data: Any, levels: int) -> Any:
     if kind is not list and kind is not dict:
         return data
     if levels < 0:
-        raise ValueError("nested too deep")
+        raise ValueError("the value is nested too deep")
     if kind is list:
         return [_from_json(item, levels - 1) for item in data]
     if len(data) != 1:
-        raise ValueError(f"{len(data)} tags")
+        raise ValueError(f"an encoded value has {len(data)} tags in place of one")
     ((tag, content),) = data.items()
     if tag == "t":
         return tuple([_from_json(item, levels - 1) for item in content])
     if tag in _SETS:
-        return _SETS[tag](_unlike([_from_json(item, levels - 1) for item in content]))
+        return _SETS[tag](_with_few_equal_hashes([_from_json(item, levels - 1) for item in content]))
     if tag == "d":
         return {key: _from_json(item, levels - 1) for key, item in content.items()}
     if tag == "p":
         pairs = [(_from_json(key, levels - 1), _from_json(item, levels - 1)) for key, item in content]
-        _unlike([key for key, _ in pairs])
+        _with_few_equal_hashes([key for key, _ in pairs])
         return dict(pairs)
     if tag == "b":
         return binascii.a2b_base64(content)
@@ -169,20 +170,20 @@ def _from_json(data: Any, levels: int) -> Any:
     raise ValueError(f"an unknown tag {tag[:20]!r}")
 
 
-def _unlike(items: list[Any]) -> list[Any]:
-    """The items.
+def _with_few_equal_hashes(items: list[Any]) -> list[Any]:
+    """Returns `items`.
 
     Raises:
-        ValueError: too many have the same hash.
-        TypeError: one has none.
+        ValueError: too many items have the same hash.
+        TypeError: an item has no hash.
     """
-    if len(items) > _MOST_ALIKE:
+    if len(items) > _MOST_EQUAL_HASHES:
         counts: dict[int, int] = {}
         for item in items:
             key = hash(item)
             counts[key] = counts.get(key, 0) + 1
-            if counts[key] > _MOST_ALIKE:
+            if counts[key] > _MOST_EQUAL_HASHES:
                 raise ValueError(
-                    f"more than {_MOST_ALIKE} items of a set or keys of a dict have the same hash"
+                    f"more than {_MOST_EQUAL_HASHES} items of a set or keys of a dict have the same hash"
                 )
     return items
