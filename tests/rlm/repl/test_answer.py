@@ -1,4 +1,4 @@
-"""Every form in which code can set its answer."""
+"""Every form in which the code can set its answer."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ from rlm.environments import REPL
         ('answer["content"] = "\\udc80\\0\\r\\n"', "\udc80\0\r\n", False),
     ],
 )  # fmt: skip
-async def test_forms(repl: REPL, code: str, content: str, ready: bool) -> None:
+async def test_each_form_of_setting_the_answer_works(
+    repl: REPL, code: str, content: str, ready: bool
+) -> None:
     answer = (await repl.execute(code)).answer
     assert (answer.content, answer.ready, answer.note) == (content, ready, None)
-    # It stays, and `answer` is a dict with both keys again.
+    # The answer stays, and `answer` is a dict with both keys again.
     later = await repl.execute('sorted(answer), type(answer["ready"]) is not None')
     assert "'content', 'ready'" in later.stdout
     assert (later.answer.content, later.answer.ready) == (content, ready)
@@ -58,7 +60,7 @@ async def test_forms(repl: REPL, code: str, content: str, ready: bool) -> None:
         ("class Bad:\n    def __bool__(self): 1 / 0\nanswer['ready'] = Bad()", "", "ZeroDivisionError"),
     ],
 )
-async def test_what_cannot_work_is_said(repl: REPL, code: str, content: str, note: str) -> None:
+async def test_an_answer_that_cannot_work_gets_a_note(repl: REPL, code: str, content: str, note: str) -> None:
     answer = (await repl.execute(code)).answer
     assert (answer.content, answer.ready) == (content, False)
     assert answer.note is not None
@@ -79,16 +81,16 @@ async def test_an_interrupted_cell_keeps_its_answer(repl: REPL) -> None:
     assert (result.answer.content, result.answer.ready) == ("42", True)
 
 
-async def test_a_killed_cell_keeps_the_answer_before_it(repl: REPL) -> None:
+async def test_a_killed_cell_leaves_the_answer_as_it_was_before(repl: REPL) -> None:
     await repl.execute('answer["content"] = "draft"')
     result = await repl.execute("import os; answer['content'] = 'never seen'; os._exit(1)")
     assert result.status == "died"
     assert (result.answer.content, result.answer.ready) == ("draft", False)
-    # The fresh namespace has it as well.
+    # The fresh namespace has that answer too.
     assert (await repl.execute("answer")).stdout == "{'content': 'draft', 'ready': False}\n"
 
 
-async def test_an_answer_whose_text_never_comes(repl: REPL) -> None:
+async def test_an_answer_whose_text_takes_too_long_is_not_taken(repl: REPL) -> None:
     await repl.execute('answer["content"] = "draft"')
     result = await repl.execute(
         "class Slow:\n    def __str__(self):\n        while True: pass\nanswer['content'] = Slow()",
@@ -103,7 +105,7 @@ async def test_a_long_answer_arrives_whole(repl: REPL) -> None:
     assert result.answer.content == "é" * 3_000_000
 
 
-async def test_what_cannot_be_read_is_told_in_a_line(repl: REPL) -> None:
+async def test_the_note_about_an_unreadable_answer_is_one_short_line(repl: REPL) -> None:
     result = await repl.execute(
         "class C:\n    def __str__(self): raise type('A' * 3_000_000, (Exception,), {})('x')\nanswer['content'] = C()"
     )

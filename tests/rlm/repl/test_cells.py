@@ -1,4 +1,4 @@
-"""Cells are Python as people know it."""
+"""Cells are ordinary Python: what they print, raise and keep."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pytest
 from rlm.environments import REPL, CellResult
 
 Run = Callable[[str], Awaitable[CellResult]]
+
+WORKER_CODE = "repl/worker/"
+"""In the file name of each frame of the worker's own code."""
 
 
 async def check(run: Run, *cells: str, expect: str) -> CellResult:
@@ -69,7 +72,7 @@ async def check(run: Run, *cells: str, expect: str) -> CellResult:
         (["x = 'a\\r\\nb'\r\nlen(x)\r\n"], "4\n"),
     ],
 )  # fmt: skip
-async def test_python_is_whole(run: Run, cells: list[str], expect: str) -> None:
+async def test_a_cell_is_ordinary_python(run: Run, cells: list[str], expect: str) -> None:
     await check(run, *cells, expect=expect)
 
 
@@ -79,7 +82,7 @@ async def test_names_assigned_before_an_exception_stay(run: Run) -> None:
     await check(run, "x", expect="[1, 2]\n")
 
 
-async def test_a_traceback_shows_cell_line_and_source_and_no_frame_of_ours(run: Run) -> None:
+async def test_a_traceback_shows_cell_line_and_source_and_no_frame_of_the_worker(run: Run) -> None:
     await run("def divide(a, b):\n    return a / b")
     result = await run("print('before')\nvalue = divide(1, 0)")
     assert result.stdout == "before\n"
@@ -90,10 +93,10 @@ async def test_a_traceback_shows_cell_line_and_source_and_no_frame_of_ours(run: 
     assert "    value = divide(1, 0)" in lines
     assert '  File "<cell 1>", line 2, in divide' in lines
     assert lines[-1] == "ZeroDivisionError: division by zero"
-    assert "worker.py" not in result.stderr
+    assert WORKER_CODE not in result.stderr
 
 
-async def test_tracebacks_of_chained_and_grouped_exceptions(run: Run) -> None:
+async def test_chained_and_grouped_exceptions_are_shown_without_frames_of_the_worker(run: Run) -> None:
     result = await run(
         "try:\n    llm_query_batched('text')\nexcept TypeError as error:\n"
         "    raise ExceptionGroup('several', [ValueError(1), KeyError(2)]) from error"
@@ -101,7 +104,7 @@ async def test_tracebacks_of_chained_and_grouped_exceptions(run: Run) -> None:
     assert "TypeError: prompts must be a list" in result.stderr
     assert "direct cause" in result.stderr
     assert "ValueError: 1" in result.stderr
-    assert "worker.py" not in result.stderr
+    assert WORKER_CODE not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -115,13 +118,15 @@ async def test_tracebacks_of_chained_and_grouped_exceptions(run: Run) -> None:
         ("'\udc80'", "UnicodeEncodeError", "surrogates not allowed"),
     ],
 )
-async def test_code_that_is_no_python(run: Run, code: str, error: str, shown: str) -> None:
+async def test_a_syntax_error_is_shown_and_the_next_cell_runs(
+    run: Run, code: str, error: str, shown: str
+) -> None:
     result = await run(code)
     assert result.status == "error"
     assert result.error is not None
     assert result.error.startswith((error, "ValueError: source code string"))
     assert shown in result.stderr
-    assert "worker.py" not in result.stderr
+    assert WORKER_CODE not in result.stderr
     assert (await run("1 + 1")).stdout == "2\n"
 
 
@@ -148,7 +153,7 @@ async def test_stdin_is_empty(run: Run) -> None:
     await check(run, "import sys, os\nsys.stdin.read(), os.read(0, 10)", expect="('', b'')\n")
 
 
-async def test_exceptions_that_cannot_be_shown(run: Run) -> None:
+async def test_exceptions_without_a_usable_text_are_reported(run: Run) -> None:
     result = await run("class Bad(Exception):\n    def __str__(self): raise ValueError\nraise Bad")
     assert result.error == "Bad: <its text could not be had>"
     assert "Bad" in result.stderr
@@ -162,7 +167,7 @@ async def test_exceptions_that_cannot_be_shown(run: Run) -> None:
     assert exits.status == "error"
 
 
-async def test_the_repr_of_the_last_value(run: Run) -> None:
+async def test_a_last_value_may_have_a_failing_or_a_huge_repr(run: Run) -> None:
     bad = await run("class Bad:\n    def __repr__(self): raise ValueError('no repr')\nBad()")
     assert bad.error == "ValueError: no repr"
     large = await run("'x' * 5_000_000")
@@ -179,7 +184,7 @@ async def test_reserved_names_come_back(run: Run) -> None:
     )
 
 
-async def test_a_cell_sees_what_it_rebinds(run: Run) -> None:
+async def test_a_cell_sees_a_reserved_name_that_it_rebinds(run: Run) -> None:
     await check(run, "context = context.upper()\ncontext", expect="'THE CONTEXT'\n")
 
 
@@ -218,7 +223,7 @@ async def test_a_cell_sees_what_it_rebinds(run: Run) -> None:
 )
 async def test_no_cell_breaks_the_next(repl: REPL, code: str) -> None:
     await repl.execute(code)
-    # Some of these end the worker. That is said, and the next cell runs in any case.
+    # Some of these end the worker. If the next cell is lost with it, the one after that runs.
     result = await repl.execute("print(context)\n1 / 0")
     if result.status == "died":
         result = await repl.execute("print(context)\n1 / 0")
@@ -233,7 +238,7 @@ async def test_an_interrupt_works_after_the_handler_was_replaced(repl: REPL) -> 
     assert (await repl.execute("x")).stdout == "1\n"
 
 
-async def test_a_fork_in_a_cell_does_not_run_the_protocol(run: Run) -> None:
+async def test_a_forked_child_cannot_query_and_ends_with_the_cell(run: Run) -> None:
     result = await run(
         "import os\npid = os.fork()\n"
         "if pid:\n    _, status = os.waitpid(pid, 0)\n    print('child exited with', os.waitstatus_to_exitcode(status))\n"
@@ -252,7 +257,7 @@ async def test_a_fork_in_a_cell_does_not_run_the_protocol(run: Run) -> None:
     await check(run, "llm_query('again')", expect="'llm:again'\n")
 
 
-async def test_locals_describe_names_and_run_no_code_of_theirs(run: Run) -> None:
+async def test_locals_describe_values_without_running_their_code(run: Run) -> None:
     result = await run(
         "import re\nnumbers = list(range(12)); text = 'x' * 4096; pair = (1, 2); table = {'a': 1}\n"
         "n = 3; x = 0.5; yes = True; nothing = None; raw = b'abc'; big = 1 << 200\n"
@@ -282,13 +287,13 @@ async def test_locals_describe_names_and_run_no_code_of_theirs(run: Run) -> None
     assert "numbers: list of 12\n" in shown.stdout
 
 
-async def test_very_many_names(run: Run) -> None:
+async def test_the_number_of_locals_is_bounded(run: Run) -> None:
     result = await run("for i in range(5000): globals()[f'name_{i}'] = i")
     assert len(result.locals) < 400
     assert result.locals["name_0"] == "int 0"
 
 
-async def test_runs_repeat(open_repl: Callable[..., Awaitable[REPL]]) -> None:
+async def test_the_same_seed_gives_the_same_output(open_repl: Callable[..., Awaitable[REPL]]) -> None:
     code = "import random; print(hash('text'), list({'a', 'b', 'c', 'd'}), random.random())"
     first, second = await open_repl("x", seed=7), await open_repl("x", seed=7)
     assert (await first.execute(code)).stdout == (await second.execute(code)).stdout
@@ -313,7 +318,7 @@ async def test_a_worker_has_a_folder_of_its_own(run: Run) -> None:
     assert result.stdout == "True ['note.txt']\n"
 
 
-async def test_a_stdin_of_the_code_lasts_for_its_cell(run: Run) -> None:
+async def test_a_replaced_stdin_lasts_until_the_end_of_its_cell(run: Run) -> None:
     await check(
         run, "import io, sys\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'typed'))\ninput()", expect="'typed'\n"
     )

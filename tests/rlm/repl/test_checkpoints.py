@@ -1,4 +1,4 @@
-"""State that survives: after a cell that had to be killed, or whose worker died, the namespace is as it was before."""
+"""Checkpoints: after a cell that was killed, or whose worker died, the namespace is as it was before that cell."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rlm.environments import REPL, Query, QueryReply, REPLSettings
 from rlm.environments.isolation import Isolation
 from rlm.errors import ConfigError
 from rlm.repl.tools import Toolbox
+from rlm.repl.worker.protocol.kinds import Mailbox
 
 from .conftest import LEVELS, find
 
@@ -29,14 +30,14 @@ LOST = "; the namespace is lost and a fresh one has the contexts again"
 
 @pytest.fixture(params=LEVELS)
 def isolation(request: pytest.FixtureRequest) -> Isolation:
-    """State survives at all levels."""
+    """Checkpoints work at every level."""
     level: Isolation = request.param
     return level
 
 
 @pytest.fixture
 def open_repl(open_repl: OpenREPL) -> OpenREPL:
-    """Opens a REPL whose state is kept after each cell, however soon the next one comes."""
+    """Opens a REPL that makes a checkpoint after each cell, however soon the next one comes."""
 
     async def open_one(*contexts: Any, **spec: Any) -> REPL:
         return await open_repl(*contexts, **{"checkpoint_after": 0.0, **spec})
@@ -63,7 +64,7 @@ async def lose(repl: REPL, code: str = "import os; os._exit(5)") -> str:
 
 @pytest.fixture
 def open_watched(open_repl: OpenREPL) -> OpenWatched:
-    """Opens a REPL, and a list of its checkpoints at the moments when it asks something: their ids there are the answer."""
+    """Opens a REPL that finds its checkpoints: each query adds the new ones to the list, and is answered with their ids."""
 
     async def open_one() -> tuple[REPL, list[psutil.Process]]:
         found: list[psutil.Process] = []
@@ -86,13 +87,13 @@ def open_watched(open_repl: OpenREPL) -> OpenWatched:
 
 
 def place(process: psutil.Process) -> tuple[str, str]:
-    """What a worker and its checkpoint have in common, and others have not."""
+    """What only a worker and its checkpoints have in common: the working directory and the pid namespace."""
     links = Path(f"/proc/{process.pid}/cwd"), Path(f"/proc/{process.pid}/ns/pid")
     return str(links[0].readlink()), str(links[1].readlink())
 
 
 def number(process: psutil.Process) -> int:
-    """The id of a process in its own namespace."""
+    """The id of a process in its own pid namespace."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("NSpid:")[2].splitlines()[0].split()[-1])
 
@@ -135,7 +136,7 @@ async def test_the_namespace_is_as_it_was_before_the_cell(repl: REPL, code: str,
     )
 
 
-async def test_again_and_again(repl: REPL) -> None:
+async def test_the_namespace_survives_several_losses_in_a_row(repl: REPL) -> None:
     await repl.execute("x = 0")
     for number in range(1, 4):
         assert (await lose(repl)).endswith(AS_IT_WAS)
@@ -143,7 +144,7 @@ async def test_again_and_again(repl: REPL) -> None:
         assert await printed(repl, "x += 1; print(x)") == f"{number}\n"
 
 
-async def test_a_cell_that_failed_or_was_interrupted_counts(repl: REPL) -> None:
+async def test_a_checkpoint_has_what_failed_and_interrupted_cells_did(repl: REPL) -> None:
     await repl.execute("x = 1; 1 / 0")
     assert (await repl.execute("y = 2\nwhile True: pass", timeout=0.1)).status == "interrupted"
     await repl.execute("import sys; z = 3; sys.exit()")
@@ -151,7 +152,7 @@ async def test_a_cell_that_failed_or_was_interrupted_counts(repl: REPL) -> None:
     assert await printed(repl, "print(x, y, z)") == "1 2 3\n"
 
 
-async def test_cells_that_follow_each_other_are_lost_together(open_repl: OpenREPL) -> None:
+async def test_cells_without_a_pause_between_them_are_lost_together(open_repl: OpenREPL) -> None:
     repl = await open_repl("first", checkpoint_after=60.0)
     await repl.extend([Context("second")])
     await repl.execute("x = 1")
@@ -164,8 +165,7 @@ async def test_cells_that_follow_each_other_are_lost_together(open_repl: OpenREP
     assert await printed(repl, "print('y' in globals(), context_0, context)") == "False first third\n"
 
 
-async def test_a_model_that_thinks_is_time_enough(open_repl: OpenREPL) -> None:
-    """Without any setting."""
+async def test_by_default_a_checkpoint_is_made_while_the_model_thinks(open_repl: OpenREPL) -> None:
     repl = await open_repl(checkpoint_after=REPLSettings().checkpoint_after)
     for number in range(40):
         await repl.execute(f"x = {number}")
@@ -175,13 +175,13 @@ async def test_a_model_that_thinks_is_time_enough(open_repl: OpenREPL) -> None:
     assert await printed(repl, "print(x)") == f"{number}\n"
 
 
-_FORGE = """
+_FORGE = f"""
 import gc, socket, struct
 (post,) = [thing._stream for thing in gc.get_objects() if type(thing).__name__ == "Post"]
 for number in range(200):
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, 76, 1)  # SO_PASSPIDFD: each message brings a descriptor
-    socket.send_fds(post, [struct.pack(">cQ", b"h", 0)], [ours.fileno()])
+    socket.send_fds(post, [struct.pack(">cQ", {Mailbox.CHECKPOINT!r}, 0)], [ours.fileno()])
     while not ours.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED): pass
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
     theirs.send(b"x")
@@ -189,7 +189,7 @@ for number in range(200):
 """
 
 
-async def test_forged_checkpoints_fill_nobody_with_descriptors(open_repl: OpenREPL) -> None:
+async def test_forged_checkpoints_leak_no_descriptors(open_repl: OpenREPL) -> None:
     repl = await open_repl()
 
     def most() -> int:
@@ -205,12 +205,12 @@ async def test_forged_checkpoints_fill_nobody_with_descriptors(open_repl: OpenRE
     assert most() < before + 50
 
 
-async def test_the_first_cell_has_nothing_to_lose(repl: REPL) -> None:
+async def test_a_loss_in_the_first_cell_gives_a_fresh_namespace(repl: REPL) -> None:
     assert (await lose(repl, "gone = 1\nimport os; os._exit(5)")).endswith(LOST)
     assert await printed(repl, "print(context, 'gone' in globals())") == "the context False\n"
 
 
-async def test_queries_tools_and_outputs_go_on(open_repl: OpenREPL) -> None:
+async def test_queries_tools_and_output_work_after_a_loss(open_repl: OpenREPL) -> None:
     def double(n: int) -> int:
         return n * 2
 
@@ -220,7 +220,7 @@ async def test_queries_tools_and_outputs_go_on(open_repl: OpenREPL) -> None:
         if query.prompts[0] == "never":
             started.set()
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()  # an answer that comes late is not for the next worker
+                await asyncio.Event().wait()  # the late answer below must not reach the next worker
         return [QueryReply(f"to {prompt}") for prompt in query.prompts]
 
     history = [[{"role": "user", "content": "before"}]]
@@ -249,7 +249,7 @@ async def test_queries_tools_and_outputs_go_on(open_repl: OpenREPL) -> None:
     assert "".join(await asyncio.gather(*(printed(repl, f"print({n})") for n in range(3)))) == "0\n1\n2\n"
 
 
-async def test_nothing_of_the_killed_cell_goes_on(repl: REPL) -> None:
+async def test_processes_that_cells_started_end_with_the_worker(repl: REPL) -> None:
     await repl.execute("x = 1; import os, subprocess, time")
     daemon = (
         "read, write = os.pipe()\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.setsid()\n"
@@ -265,7 +265,7 @@ async def test_nothing_of_the_killed_cell_goes_on(repl: REPL) -> None:
     assert await printed(repl, "print(x, early.poll() is None)") == "1 False\n"
 
 
-async def test_other_ends_of_pipes_hear_when_the_code_closes_its_own(repl: REPL) -> None:
+async def test_a_checkpoint_does_not_hold_the_pipes_of_the_code_open(repl: REPL) -> None:
     await repl.execute("import os, subprocess\nread, write = os.pipe()\nx = 1")
     await repl.execute(
         "cat = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)"
@@ -276,19 +276,18 @@ async def test_other_ends_of_pipes_hear_when_the_code_closes_its_own(repl: REPL)
         "cat = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)"
     )
     await lose(repl)
-    assert (
-        await printed(repl, "print(cat.stdout.read() == '', x)") == "True 1\n"
-    )  # it has ended, and that shows
+    # The new worker sees the end of the pipe from `cat`, which ended with the old worker.
+    assert await printed(repl, "print(cat.stdout.read() == '', x)") == "True 1\n"
 
 
-async def test_the_code_does_not_meet_it(repl: REPL) -> None:
+async def test_the_code_does_not_see_its_checkpoint(repl: REPL) -> None:
     code = (
         "import multiprocessing, os, signal\nsignal.signal(signal.SIGCHLD, lambda *_: seen.append(1)); seen = []\n"
         "assert multiprocessing.active_children() == []\n"
-        "try:\n    print(os.wait())\nexcept ChildProcessError:\n    print('nobody')"
+        "try:\n    print(os.wait())\nexcept ChildProcessError:\n    print('no child')"
     )
     for _ in range(3):
-        assert await printed(repl, code) == "nobody\n"
+        assert await printed(repl, code) == "no child\n"
     assert await printed(repl, "print(seen)") == "[]\n"
 
 
@@ -301,7 +300,7 @@ async def test_code_that_kills_its_checkpoint_loses_the_namespace(open_watched: 
     assert await printed(repl, "print('gone' in globals(), context)") == "False the context\n"
 
 
-async def test_a_checkpoint_that_is_stopped_goes_on(open_watched: OpenWatched) -> None:
+async def test_a_checkpoint_that_the_code_stopped_is_resumed(open_watched: OpenWatched) -> None:
     repl, checkpoints = await open_watched()
     await repl.execute("import os; x = 1")
     error = await lose(repl, "for pid in map(int, llm_query('').split()): os.kill(pid, 19)\nos._exit(5)")
@@ -310,7 +309,9 @@ async def test_a_checkpoint_that_is_stopped_goes_on(open_watched: OpenWatched) -
     assert await printed(repl, "print(x)") == "1\n"
 
 
-async def test_one_that_is_killed_while_it_waits(open_watched: OpenWatched) -> None:
+async def test_a_checkpoint_killed_before_it_is_resumed_loses_the_namespace(
+    open_watched: OpenWatched,
+) -> None:
     repl, checkpoints = await open_watched()
     await repl.execute("gone = 1")
     assert (await lose(repl, "llm_query(''); import os; os._exit(5)")).endswith(AS_IT_WAS)
@@ -323,7 +324,7 @@ async def test_one_that_is_killed_while_it_waits(open_watched: OpenWatched) -> N
 
 
 @pytest.mark.parametrize("code", ["llm_query('')", "llm_query(''); import os; os._exit(5)"])
-async def test_what_waits_ends_with_the_repl(open_watched: OpenWatched, code: str) -> None:
+async def test_checkpoints_end_with_the_repl(open_watched: OpenWatched, code: str) -> None:
     repl, checkpoints = await open_watched()
     await repl.execute("x = 1")
     await repl.execute(code)
@@ -334,7 +335,7 @@ async def test_what_waits_ends_with_the_repl(open_watched: OpenWatched, code: st
     assert not any(process.is_running() for process in checkpoints)
 
 
-async def test_contexts_that_come_later_are_there(open_repl: OpenREPL) -> None:
+async def test_further_contexts_are_there_after_a_loss(open_repl: OpenREPL) -> None:
     repl = await open_repl("first")
     await repl.execute("x = 1")
     await repl.extend([Context("second")])
@@ -359,7 +360,7 @@ async def test_contexts_that_come_later_are_there(open_repl: OpenREPL) -> None:
         ),
     ],
 )
-async def test_where_there_is_none_the_namespace_is_lost(
+async def test_without_a_checkpoint_the_namespace_is_lost(
     open_repl: OpenREPL, spec: dict[str, int], code: str
 ) -> None:
     repl = await open_repl("the context", **spec)
@@ -369,7 +370,7 @@ async def test_where_there_is_none_the_namespace_is_lost(
     assert await printed(repl, "print('gone' in globals(), context)") == "False the context\n"
 
 
-async def test_it_is_kept_again_when_it_fits_again(open_repl: OpenREPL) -> None:
+async def test_a_namespace_that_fits_again_gets_a_checkpoint_again(open_repl: OpenREPL) -> None:
     repl = await open_repl(checkpoint_bytes=64 << 20)
     await repl.execute("x = 1; big = bytearray(b'x' * (100 << 20))")
     await repl.execute("del big")
@@ -377,7 +378,7 @@ async def test_it_is_kept_again_when_it_fits_again(open_repl: OpenREPL) -> None:
     assert await printed(repl, "print(x, 'big' in globals())") == "1 False\n"
 
 
-async def test_chance_goes_on_as_it_would_have(open_repl: OpenREPL) -> None:
+async def test_random_numbers_continue_as_without_a_loss(open_repl: OpenREPL) -> None:
     drawn = []
     for kill in (False, True):
         repl = await open_repl(seed=7)
@@ -388,7 +389,7 @@ async def test_chance_goes_on_as_it_would_have(open_repl: OpenREPL) -> None:
     assert drawn[0] == drawn[1]
 
 
-async def test_numpy_goes_on(repl: REPL) -> None:
+async def test_numpy_works_after_a_loss(repl: REPL) -> None:
     code = (
         "m = numpy.random.default_rng(0).random((300, 300)); print(round((m @ numpy.linalg.inv(m)).trace()))"
     )
@@ -397,15 +398,15 @@ async def test_numpy_goes_on(repl: REPL) -> None:
     assert await printed(repl, code) == "300\n"
 
 
-async def test_tables_go_on(repl: REPL) -> None:
-    """An allocator of pyarrow, which pandas imports, has a thread of its own where it is let."""
+async def test_tables_work_after_a_loss(repl: REPL) -> None:
+    """By default an allocator of pyarrow, which pandas imports, has a thread. With a thread there is no checkpoint."""
     await repl.execute("import pandas, pyarrow; d = pandas.DataFrame({'a': range(5)})")
     for _ in range(2):
         assert (await lose(repl)).endswith(AS_IT_WAS)
         assert await printed(repl, "pyarrow.Table.from_pandas(d)['a'].to_pylist()") == "[0, 1, 2, 3, 4]\n"
 
 
-async def test_many_at_once(open_repl: OpenREPL) -> None:
+async def test_thirty_repls_survive_losses_at_once(open_repl: OpenREPL) -> None:
     async def rollout(name: int) -> None:
         repl = await open_repl(f"context {name}", interrupt_grace=0.2)
         for number in range(3):
@@ -420,7 +421,7 @@ async def test_many_at_once(open_repl: OpenREPL) -> None:
     await asyncio.gather(*(rollout(name) for name in range(30)))
 
 
-async def test_a_number_that_does_not_fit(open_repl: OpenREPL) -> None:
+async def test_invalid_checkpoint_settings_are_refused(open_repl: OpenREPL) -> None:
     with pytest.raises(ConfigError, match="checkpoint_bytes must be a whole number"):
         await open_repl(checkpoint_bytes=-1)
     with pytest.raises(ConfigError, match="checkpoint_after must be a number of seconds"):

@@ -1,6 +1,6 @@
 """Contexts of any type and size arrive equal to what was given, once for all REPLs."""
 
-# ruff: noqa: ASYNC240 (looking at a file blocks a loop on which nothing else runs)
+# ruff: noqa: ASYNC240 (nothing else runs on the loop that a look at a file blocks)
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ async def test_values_arrive_equal_and_of_the_same_types(open_repl: OpenREPL, va
     assert result.stdout == ascii(ascii(value)) + "\n"
 
 
-async def test_a_sequence_with_nan(open_repl: OpenREPL) -> None:
+async def test_nan_arrives_as_nan(open_repl: OpenREPL) -> None:
     repl = await open_repl([math.nan])
     assert (await repl.execute("context[0] != context[0]")).stdout == "True\n"
 
 
-async def test_names_of_contexts_and_history(open_repl: OpenREPL) -> None:
+async def test_contexts_and_history_have_their_names(open_repl: OpenREPL) -> None:
     messages = [{"role": "user", "content": "earlier \udc80"}]
     repl = await open_repl("first", ["second"], history=[messages])
     result = await repl.execute("print(context_0, context_1, context is context_1, ascii(history))")
@@ -62,14 +62,14 @@ async def test_names_of_contexts_and_history(open_repl: OpenREPL) -> None:
     assert (await without.execute("'context' in globals(), history")).stdout == "(False, [])\n"
 
 
-async def test_a_repl_has_a_context_of_its_own(open_repl: OpenREPL) -> None:
+async def test_each_repl_has_its_own_copy_of_a_context(open_repl: OpenREPL) -> None:
     context = Context({"a": [1]})
     one, other = await open_repl(context), await open_repl(context)
     await one.execute("context['a'].append(2)")
     assert (await other.execute("context")).stdout == "{'a': [1]}\n"
 
 
-async def test_many_contexts(open_repl: OpenREPL) -> None:
+async def test_two_hundred_contexts_arrive(open_repl: OpenREPL) -> None:
     repl = await open_repl(*[f"number {number}" for number in range(200)])
     assert (
         await repl.execute("print(context_0, context_199, context)")
@@ -99,7 +99,7 @@ async def test_a_context_file_is_sealed_and_freed() -> None:
     inode = os.fstat(fd).st_ino
     del context
     gc.collect()
-    with contextlib.suppress(OSError):  # closed, and the number not used again
+    with contextlib.suppress(OSError):  # closed, and its number has not been used again
         assert os.fstat(fd).st_ino != inode
 
 

@@ -27,7 +27,7 @@ def part(kind: str) -> dict[str, Any]:
 
 
 class Asked:
-    """Keeps what was asked."""
+    """Answers queries, and keeps their prompts."""
 
     def __init__(self) -> None:
         self.prompts: list[Any] = []
@@ -50,7 +50,7 @@ async def test_bytes_of_an_image_become_a_data_url(open_repl: OpenREPL, kind: st
     ]
 
 
-async def test_images_in_every_function_and_form(open_repl: OpenREPL) -> None:
+async def test_images_work_in_every_function_and_form(open_repl: OpenREPL) -> None:
     asked = Asked()
     repl = await open_repl(IMAGES["png"], on_query=asked.answer)
     ready = {"type": "image_url", "image_url": {"url": "https://example.org/x.png"}}
@@ -84,7 +84,9 @@ async def test_images_in_every_function_and_form(open_repl: OpenREPL) -> None:
         ("[{(1, 2): 3}]", "TypeError: a prompt "),
     ],
 )
-async def test_what_cannot_be_in_a_prompt(open_repl: OpenREPL, prompt: str, error: str) -> None:
+async def test_a_prompt_that_cannot_be_sent_raises_a_clear_error(
+    open_repl: OpenREPL, prompt: str, error: str
+) -> None:
     repl = await open_repl(IMAGES["png"])
     for function in ("llm_query(", "rlm_query_batched(['text', "):
         result = await repl.execute(f"{function}{prompt}{')' if function == 'llm_query(' else '])'}")
@@ -92,7 +94,7 @@ async def test_what_cannot_be_in_a_prompt(open_repl: OpenREPL, prompt: str, erro
     assert (await repl.execute("llm_query('x')")).stdout == "'llm:x'\n"
 
 
-async def test_a_large_image(open_repl: OpenREPL) -> None:
+async def test_a_large_image_arrives_whole(open_repl: OpenREPL) -> None:
     asked = Asked()
     repl = await open_repl(IMAGES["jpeg"] + bytes(20_000_000), on_query=asked.answer)
     assert (await repl.execute("llm_query(['what?', context])")).stdout == "'seen'\n"

@@ -29,8 +29,8 @@ def isolation() -> Isolation:
 
 
 @pytest.fixture(autouse=True)
-async def nothing_is_left() -> AsyncIterator[None]:
-    """Threads end with their REPLs, and the streams are as they were."""
+async def threads_and_streams_are_restored() -> AsyncIterator[None]:
+    """After each test its threads end, and the streams of `sys` are as they were."""
     before = sys.stdout, sys.stderr, sys.modules["__main__"], Path.cwd()
     yield
     for thread in threading.enumerate():
@@ -41,12 +41,12 @@ async def nothing_is_left() -> AsyncIterator[None]:
 
 
 class Held:
-    """What only this process has."""
+    """Values that only this process has."""
 
     values: list[object] = []  # noqa: RUF012
 
 
-async def test_it_is_this_process(open_repl: OpenREPL) -> None:
+async def test_cells_run_in_the_process_of_the_host(open_repl: OpenREPL) -> None:
     Held.values.clear()
     repl = await open_repl(["the", "context"])
     result = await repl.execute(
@@ -57,7 +57,7 @@ async def test_it_is_this_process(open_repl: OpenREPL) -> None:
     assert result.locals.keys() == {"os", "sys", "held"}
 
 
-async def test_it_is_the_same_repl(open_repl: OpenREPL) -> None:
+async def test_cells_work_as_they_do_in_a_worker(open_repl: OpenREPL) -> None:
     repl = await open_repl("first", "second", history=[[{"role": "user", "content": "x"}]], seed=1)
     cells = {
         "context, context_0, history[0][0]['content']": "('second', 'first', 'x')\n",
@@ -137,7 +137,7 @@ async def test_an_interrupt_keeps_the_namespace(open_repl: OpenREPL) -> None:
     assert (await repl.execute("after")).stdout == "1\n"
 
 
-async def test_a_query_is_cancelled(open_repl: OpenREPL) -> None:
+async def test_an_interrupt_cancels_a_query(open_repl: OpenREPL) -> None:
     asked, cancelled = asyncio.Event(), asyncio.Event()
 
     async def never(query: Query) -> list[QueryReply]:
@@ -192,13 +192,13 @@ async def test_close_while_a_cell_runs(open_repl: OpenREPL) -> None:
         await repl.execute("1")
 
 
-async def test_limits_of_resources_are_refused() -> None:
+async def test_resource_limits_are_refused() -> None:
     environment = make_environment("local", isolation="none")
     with pytest.raises(ConfigError, match="has no limits of resources"):
         await environment.open(SessionSpec(settings=REPLSettings(limits={"memory_bytes": 1 << 30})), echo)
 
 
-async def test_the_input_of_the_host_is_left_alone(
+async def test_cells_do_not_read_the_input_of_the_host(
     open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stdin = io.StringIO("for the host\n")
@@ -213,7 +213,7 @@ async def test_the_input_of_the_host_is_left_alone(
     assert stdin.readline() == "for the host\n"
 
 
-async def test_nothing_of_the_host_is_bent(open_repl: OpenREPL) -> None:
+async def test_cells_leave_descriptors_limits_and_builtins_of_the_host_alone(open_repl: OpenREPL) -> None:
     repl = await open_repl()
     before = os.stat(0), os.stat(1), os.stat(2), sys.getrecursionlimit(), psutil.Process().num_fds()
     assert (await repl.execute("1 / 0")).status == "error"

@@ -1,4 +1,4 @@
-"""What cells, their children and C code print is captured, bounded, and never in the way."""
+"""What cells, their children and C code print is captured and bounded, and cannot disturb the protocol."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 import psutil
 
 from rlm.environments import REPL
+from rlm.repl.worker.protocol.frames import pack
+from rlm.repl.worker.protocol.kinds import FromSupervisor
 
 OpenREPL = Callable[..., Awaitable[REPL]]
 
 
-async def test_output_of_children_and_of_c_code(repl: REPL) -> None:
+async def test_output_of_children_and_of_c_code_is_captured(repl: REPL) -> None:
     result = await repl.execute(
         "import os, sys, ctypes\nprint('python')\nos.system('echo shell; echo wrong >&2')\n"
         "ctypes.CDLL(None).puts(b'from C')\nos.write(1, b'raw\\n')\nprint('error', file=sys.stderr)"
@@ -43,7 +45,7 @@ async def test_the_limit_is_a_setting_and_counts_characters(open_repl: OpenREPL)
     assert cut == "中" * 50 + "\n... [51 characters left out] ...\n" + "中" * 49 + "\n"
 
 
-async def test_a_gigabyte_of_output(repl: REPL) -> None:
+async def test_a_gigabyte_of_output_takes_little_memory(repl: REPL) -> None:
     result = await repl.execute(
         "import os\nline = b'x' * 999_999 + b'\\n'\nfor _ in range(1000): os.write(1, line)\nprint('end')"
     )
@@ -54,7 +56,7 @@ async def test_a_gigabyte_of_output(repl: REPL) -> None:
 
 
 async def test_what_is_left_out_is_counted_in_characters(repl: REPL) -> None:
-    """Whatever pieces it came in."""
+    """However the output is cut into pieces."""
     result = await repl.execute(
         "import os\ndata = ('中é' * 1_000_000).encode()\n"
         "for start in range(0, len(data), 10_007): os.write(1, data[start : start + 10_007])\nNone"
@@ -67,13 +69,13 @@ async def test_what_is_left_out_is_counted_in_characters(repl: REPL) -> None:
     assert len(result.stdout) < 20_100
 
 
-async def test_a_pipe_that_does_not_wait_waits_again(repl: REPL) -> None:
+async def test_non_blocking_pipes_are_blocking_again_in_the_next_cell(repl: REPL) -> None:
     await repl.execute("import os\nfor fd in (1, 2): os.set_blocking(fd, False)")
     result = await repl.execute("os.write(1, b'a' * 3_000_000); print('b' * 3_000_000)")
     assert (result.status, result.error) == ("ok", None)
 
 
-async def test_bytes_that_are_no_text(repl: REPL) -> None:
+async def test_bytes_that_are_no_utf8_become_escapes(repl: REPL) -> None:
     result = await repl.execute("import os\nos.write(1, b'\\xff\\xfe ok \\xe4\\xb8')\nNone")
     assert result.stdout == "\\xff\\xfe ok \\xe4\\xb8"
 
@@ -88,7 +90,7 @@ async def test_a_daemon_that_holds_the_pipe_does_not_hold_the_cell(repl: REPL) -
     assert (await repl.execute("noise.kill(); child.poll() is None")).status == "ok"
 
 
-async def test_output_of_a_cell_that_dies_or_is_killed(repl: REPL) -> None:
+async def test_output_before_a_death_or_a_kill_is_kept(repl: REPL) -> None:
     died = await repl.execute("import os\nprint('last words')\nos._exit(9)")
     assert (died.status, died.stdout) == ("died", "last words\n")
     killed = await repl.execute("print('more words')\nsum(range(10**12))", timeout=0.1)
@@ -96,8 +98,9 @@ async def test_output_of_a_cell_that_dies_or_is_killed(repl: REPL) -> None:
 
 
 async def test_prints_cannot_reach_the_protocol(repl: REPL) -> None:
+    frame = pack(FromSupervisor.ENDED, b"{}")
     await repl.execute(
-        "import os\nfor fd in (0, 1, 2):\n    try: os.write(fd, b'E\\0\\0\\0\\2{}' * 1000)\n    except OSError: pass"
+        f"import os\nfor fd in (0, 1, 2):\n    try: os.write(fd, {frame!r} * 1000)\n    except OSError: pass"
     )
     assert (await repl.execute("1")).stdout.endswith("1\n")
 
@@ -112,7 +115,7 @@ async def test_writes_to_every_descriptor_end_the_worker_at_worst(repl: REPL) ->
     assert (await repl.execute("context")).stdout.endswith("'the context'\n")
 
 
-async def test_threads_may_print_between_cells(repl: REPL) -> None:
+async def test_a_thread_of_an_earlier_cell_may_print(repl: REPL) -> None:
     await repl.execute(
         "import threading\ngo = threading.Event()\n"
         "def late():\n    go.wait(); print('late', flush=True); done.set()\n"
@@ -131,7 +134,7 @@ async def test_prints_and_programs_keep_their_order(repl: REPL) -> None:
     assert result.stdout == "a\nb\nc\nd\ne\nf\ng\nh\n'i'\n"
 
 
-async def test_more_than_the_memory_that_is_shared(open_repl: OpenREPL) -> None:
+async def test_output_larger_than_the_shared_memory_arrives_whole(open_repl: OpenREPL) -> None:
     repl = await open_repl(max_output_chars=10_000_000)
     result = await repl.execute(
         "for i in range(30_000): print(i, 'é')\nprint('x' * 200_000)\nfor i in range(5): print(i)"
@@ -152,7 +155,7 @@ async def test_lines_of_forked_children_are_whole(repl: REPL) -> None:
     assert sorted(lines[1:-1]) == sorted(f"child {child} {i}" for child in range(4) for i in range(200))
 
 
-async def test_a_descriptor_that_the_code_puts_elsewhere(repl: REPL) -> None:
+async def test_output_follows_a_redirected_descriptor(repl: REPL) -> None:
     result = await repl.execute(
         "import os, sys\nprint('before'); sys.stdout.flush()\nkept = os.dup(1)\n"
         "file = open('log', 'w'); os.dup2(file.fileno(), 1)\nprint('inside'); sys.stdout.flush()\n"
@@ -165,7 +168,7 @@ async def test_a_descriptor_that_the_code_puts_elsewhere(repl: REPL) -> None:
     assert (await repl.execute("print('here'); open('log').read()")).stdout == "here\n'there\\n'\n"
 
 
-async def test_output_that_was_shared_and_piped_before_a_death(repl: REPL) -> None:
+async def test_output_in_memory_and_in_the_pipe_keeps_its_order_when_the_worker_dies(repl: REPL) -> None:
     died = await repl.execute(
         "import os, sys\nprint('one'); os.system('echo two'); print('three'); print('four', file=sys.stderr)\n"
         "os.kill(os.getpid(), 9)"
@@ -174,7 +177,7 @@ async def test_output_that_was_shared_and_piped_before_a_death(repl: REPL) -> No
     assert died.stderr.startswith("four\n")
 
 
-async def test_a_program_that_prints_between_the_cells(repl: REPL) -> None:
+async def test_output_of_a_program_that_an_earlier_cell_started_is_captured(repl: REPL) -> None:
     await repl.execute(
         "import subprocess\nchild = subprocess.Popen('read line; echo $line', shell=True, stdin=subprocess.PIPE)"
     )
@@ -183,7 +186,7 @@ async def test_a_program_that_prints_between_the_cells(repl: REPL) -> None:
     assert (await repl.execute("print('quiet')")).stdout == "quiet\n"
 
 
-async def test_closed_streams(repl: REPL) -> None:
+async def test_a_closed_stream_raises_and_the_next_cell_has_a_new_one(repl: REPL) -> None:
     closed = await repl.execute("import sys\nprint('kept')\nsys.stdout.close()\nprint('lost')")
     assert closed.stdout == "kept\n"
     assert closed.error == "ValueError: I/O operation on closed file."
@@ -196,7 +199,7 @@ async def test_closed_streams(repl: REPL) -> None:
 
 
 async def test_the_shared_memory_cannot_be_taken_from_the_supervisor(open_repl: OpenREPL) -> None:
-    """Code that finds its file again, as root may, cannot make it shorter: who reads behind the end of a file dies."""
+    """Code that finds the file again, as root may, cannot shorten it. To read behind its end would kill the supervisor."""
     repl, other = await open_repl(), await open_repl("other")
     await other.execute("kept = 1")
     code = (

@@ -12,7 +12,7 @@ from rlm.environments import REPL, Query, QueryReply
 OpenREPL = Callable[..., Awaitable[REPL]]
 
 
-async def test_the_four_functions(open_repl: OpenREPL) -> None:
+async def test_each_function_sends_its_query(open_repl: OpenREPL) -> None:
     asked: list[Query] = []
 
     async def answer(query: Query) -> list[QueryReply]:
@@ -45,7 +45,7 @@ async def test_texts_arrive_equal(open_repl: OpenREPL) -> None:
     assert result.stdout == "True\n"
 
 
-async def test_messages_as_prompts(open_repl: OpenREPL) -> None:
+async def test_a_list_or_tuple_is_one_prompt(open_repl: OpenREPL) -> None:
     asked: list[Query] = []
 
     async def answer(query: Query) -> list[QueryReply]:
@@ -57,7 +57,7 @@ async def test_messages_as_prompts(open_repl: OpenREPL) -> None:
     assert [query.prompts for query in asked] == [[[{"role": "user", "content": "hi"}]], [["a", 1]]]
 
 
-async def test_long_texts_arrive_where_they_were(open_repl: OpenREPL) -> None:
+async def test_long_texts_arrive_at_their_places(open_repl: OpenREPL) -> None:
     asked: list[Query] = []
 
     async def answer(query: Query) -> list[QueryReply]:
@@ -103,7 +103,9 @@ async def test_an_error_of_the_host_is_a_failed_item(
     assert "no such thing" in caplog.text
 
 
-async def test_too_few_replies_are_failures(open_repl: OpenREPL, caplog: pytest.LogCaptureFixture) -> None:
+async def test_too_few_replies_make_every_item_fail(
+    open_repl: OpenREPL, caplog: pytest.LogCaptureFixture
+) -> None:
     async def short(query: Query) -> list[QueryReply]:
         return [QueryReply("only one")]
 
@@ -143,15 +145,23 @@ async def test_too_few_replies_are_failures(open_repl: OpenREPL, caplog: pytest.
         ("x = []\nx.append(x)\nllm_query(x)", "ValueError: Circular reference detected"),
     ],
 )
-async def test_calls_that_cannot_work(repl: REPL, code: str, error: str) -> None:
+async def test_calls_that_cannot_work_raise_a_clear_error(repl: REPL, code: str, error: str) -> None:
     result = await repl.execute(code)
     assert result.error is not None
     assert result.error.startswith(error)
     assert (await repl.execute("llm_query('x')")).stdout == "'llm:x'\n"
 
 
-async def test_no_prompts_ask_nobody(repl: REPL) -> None:
+async def test_no_prompts_send_no_query(open_repl: OpenREPL) -> None:
+    asked: list[Query] = []
+
+    async def answer(query: Query) -> list[QueryReply]:
+        asked.append(query)
+        return []
+
+    repl = await open_repl(on_query=answer)
     assert (await repl.execute("llm_query_batched([]), rlm_query_batched(())")).stdout == "([], [])\n"
+    assert asked == []
 
 
 async def test_threads_ask_concurrently(open_repl: OpenREPL) -> None:
@@ -169,13 +179,15 @@ async def test_threads_ask_concurrently(open_repl: OpenREPL) -> None:
     assert (await repl.execute(code)).stdout == f"{[f'{n}!' for n in range(64)]}\n"
 
 
-async def test_main_and_threads_wait_for_replies_in_any_order(open_repl: OpenREPL) -> None:
+async def test_replies_to_the_main_thread_and_to_threads_may_come_in_any_order(open_repl: OpenREPL) -> None:
     waiting: dict[str, asyncio.Future[None]] = {}
 
     async def answer(query: Query) -> list[QueryReply]:
         prompt = query.prompts[0]
         waiting[prompt] = asyncio.get_running_loop().create_future()
-        if len(waiting) == 3:  # all are there: the main thread is answered first, then the threads, backwards
+        if (
+            len(waiting) == 3
+        ):  # all three wait: the main thread gets the first reply, then the threads in reverse
             for name in ("main", "b", "a"):
                 waiting[name].set_result(None)
         await waiting[prompt]
@@ -194,7 +206,7 @@ async def test_main_and_threads_wait_for_replies_in_any_order(open_repl: OpenREP
     assert result.stdout == "['A', 'B', 'MAIN']\n"
 
 
-async def test_a_thread_may_ask_across_cells(open_repl: OpenREPL) -> None:
+async def test_a_reply_to_a_thread_may_come_in_a_later_cell(open_repl: OpenREPL) -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def answer(query: Query) -> list[QueryReply]:
@@ -214,7 +226,7 @@ async def test_a_thread_may_ask_across_cells(open_repl: OpenREPL) -> None:
     assert (await repl.execute("thread.join(); replies")).stdout == "['answered']\n"
 
 
-async def test_a_thousand_prompts_and_large_ones(open_repl: OpenREPL) -> None:
+async def test_many_prompts_and_large_prompts_are_answered(open_repl: OpenREPL) -> None:
     async def lengths(query: Query) -> list[QueryReply]:
         return [QueryReply(str(len(prompt))) for prompt in query.prompts]
 
@@ -267,7 +279,7 @@ async def test_an_interrupt_fails_the_queries_of_threads(open_repl: OpenREPL, as
         timeout=0.3,
     )
     assert result.status == "interrupted"
-    assert result.seconds < 9  # before the second interrupt, which the grace would bring
+    assert result.seconds < 9  # the second SIGINT would come after 10 s, half of the grace period
     assert (await repl.execute("kept, llm_query('quick')")).stdout == "(1, 'answered')\n"
 
 

@@ -22,13 +22,13 @@ OpenREPL = Callable[..., Awaitable[REPL]]
 
 
 class Unknown:
-    """Of a module that the worker cannot import."""
+    """An object of a module that the worker cannot import."""
 
     def __reduce__(self) -> Any:
         return Unknown, ()
 
 
-async def nobody(query: Query) -> list[QueryReply]:
+async def no_queries(query: Query) -> list[QueryReply]:
     raise AssertionError
 
 
@@ -48,7 +48,7 @@ async def test_tables_arrive_as_tables(open_repl: OpenREPL) -> None:
     ]
 
 
-async def test_a_table_is_a_copy_of_its_own(open_repl: OpenREPL) -> None:
+async def test_each_repl_has_its_own_copy_of_a_table(open_repl: OpenREPL) -> None:
     context = Context(pd.DataFrame({"a": [1, 2]}))
     one, other = await open_repl(context), await open_repl(context)
     await one.execute("context.loc[0, 'a'] = 9")
@@ -56,18 +56,18 @@ async def test_a_table_is_a_copy_of_its_own(open_repl: OpenREPL) -> None:
     assert (await other.execute("context['a'].tolist()")).stdout == "[1, 2]\n"
 
 
-async def test_where_the_library_is_missing(tmp_path: Path) -> None:
+async def test_the_error_names_the_library_that_is_missing(tmp_path: Path) -> None:
     for value, library in (
         (pd.DataFrame({"a": [1]}), "pandas"),
         (pd.Series([1]), "pandas"),
         (pa.table({"a": [1]}), "pyarrow"),
     ):
         with pytest.raises(REPLError, match=rf"a table of {library}, and .* No module named '"):
-            await Session.open(Program(tmp_path), SessionSpec(contexts=[Context(value)]), nobody)
+            await Session.open(Program(tmp_path), SessionSpec(contexts=[Context(value)]), no_queries)
 
 
-async def test_a_library_that_is_missing_for_a_further_context(tmp_path: Path) -> None:
-    session = await Session.open(Program(tmp_path), SessionSpec(contexts=[Context("first")]), nobody)
+async def test_an_extension_by_a_table_fails_whole_where_its_library_is_missing(tmp_path: Path) -> None:
+    session = await Session.open(Program(tmp_path), SessionSpec(contexts=[Context("first")]), no_queries)
     try:
         with pytest.raises(REPLError, match="a table of pandas, and the REPL cannot import what it needs"):
             await session.extend([Context("fits"), Context(pd.DataFrame({"a": [1]}))])
@@ -76,12 +76,12 @@ async def test_a_library_that_is_missing_for_a_further_context(tmp_path: Path) -
         await session.close()
 
 
-async def test_a_table_with_objects_that_the_worker_does_not_know(open_repl: OpenREPL) -> None:
+async def test_a_table_with_objects_that_the_worker_cannot_import_is_refused(open_repl: OpenREPL) -> None:
     with pytest.raises(REPLError, match="a table of pandas, and the REPL cannot import what it needs"):
         await open_repl(pd.DataFrame({"a": [Unknown()]}))
 
 
-async def test_a_table_that_does_not_fit(open_repl: OpenREPL) -> None:
+async def test_a_table_larger_than_the_memory_limit_is_refused(open_repl: OpenREPL) -> None:
     frame = pd.DataFrame({"a": range(40_000_000)})
     with pytest.raises(REPLError, match="do not fit in the memory of a REPL, 250,000,000 bytes"):
         await open_repl(frame, limits={"memory_bytes": 250_000_000})
@@ -93,7 +93,7 @@ class Document:
     metadata: dict[str, Any]
 
 
-async def test_files_and_documents(open_repl: OpenREPL, tmp_path: Path) -> None:
+async def test_files_and_documents_arrive_as_plain_values(open_repl: OpenREPL, tmp_path: Path) -> None:
     text, data = tmp_path / "a.txt", tmp_path / "b.bin"
     text.write_bytes(b"one\r\n\xc3\xa9")
     data.write_bytes(b"\xff")
