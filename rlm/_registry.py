@@ -1,4 +1,4 @@
-"""What is made by name: providers and places, those that come with the package and those that a program adds."""
+"""Factories by name: of model providers and of places, built in or added by a program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from rlm._wording import nearest
+from rlm._wording import nearest, with_article
 from rlm.errors import ConfigError
 
 T = TypeVar("T")
@@ -18,8 +18,8 @@ class Registry(Generic[T]):
     """Factories by name.
 
     Args:
-        what: what they make, in a word: "backend".
-        built_in: where those of the package are, by name: module and attribute. They are imported when they are asked for.
+        what: the message's word for what they make: "backend".
+        built_in: module and attribute of each factory of the package, by name. It is imported on first use.
     """
 
     def __init__(self, what: str, built_in: Mapping[str, tuple[str, str]]) -> None:
@@ -31,29 +31,30 @@ class Registry(Generic[T]):
         """Adds a factory.
 
         Args:
-            replace: the name may be taken.
+            replace: whether the factory may replace another one of that name.
 
         Raises:
-            ConfigError: the name is taken, or the arguments are not a name and a function.
+            ConfigError: the name is taken and `replace` is False, or the arguments are not a name and a function.
         """
         if not (name and isinstance(name, str)):
-            raise ConfigError(f"the name of {a(self._what)} must be a str, not {name!r}")
+            raise ConfigError(f"the name of {with_article(self._what)} must be a str, not {name!r}")
         if not callable(factory):
             raise ConfigError(f"the factory of {self._what} {name!r} must be a function that makes one")
         if name in self.names() and not replace:
             raise ConfigError(
-                f"there is {a(self._what)} {name!r} already; give replace=True to take its place"
+                f"there is {with_article(self._what)} {name!r} already; give replace=True to take its place"
             )
         self._added[name] = factory
 
     def names(self) -> list[str]:
-        """All names, those of the package first."""
+        """All names: the package's own first."""
         return [*self._built_in, *(name for name in self._added if name not in self._built_in)]
 
     def factory(self, name: str) -> Callable[..., T]:
-        """
+        """The factory of that name.
+
         Raises:
-            ConfigError: there is none of that name; the message names the nearest.
+            ConfigError: there is none; the message names the nearest name.
         """
         if name in self._added:
             return self._added[name]
@@ -70,10 +71,10 @@ class Registry(Generic[T]):
 
         Args:
             options: keyword arguments of the factory.
-            hint: says more of an option that there is not, given its name and those that there are.
+            hint: gets an unknown option and the known ones; returns the end of the message, or "" for the nearest name.
 
         Raises:
-            ConfigError: there is no such name or option (the message names the nearest), or an option does not fit.
+            ConfigError: there is no such factory or option (the message names the nearest), or an option does not fit.
         """
         self.check(name, options, hint)
         return self.factory(name)(**options)
@@ -81,9 +82,10 @@ class Registry(Generic[T]):
     def check(
         self, name: str, options: Mapping[str, Any], hint: Callable[[str, list[str]], str] | None = None
     ) -> None:
-        """
+        """Checks a name and its options without making anything. The arguments are those of `make`.
+
         Raises:
-            ConfigError: there is no such name or option.
+            ConfigError: there is no such factory or option.
         """
         known = options_of(self.factory(name))
         for option in options:
@@ -93,7 +95,7 @@ class Registry(Generic[T]):
 
 
 def options_of(factory: Callable[..., Any]) -> list[str] | None:
-    """The keyword arguments that a factory takes; None if it takes any."""
+    """The names of the keyword arguments that a factory takes; None if it takes any name."""
     known: list[str] = []
     for parameter in inspect.signature(factory).parameters.values():
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
@@ -105,8 +107,3 @@ def options_of(factory: Callable[..., Any]) -> list[str] | None:
             return None
         known += typing.get_args(unpacked)[0].__annotations__
     return known
-
-
-def a(word: str) -> str:
-    """The word with its article."""
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

@@ -1,4 +1,4 @@
-"""What cancels a completion: a token, from anywhere; Ctrl-C in a notebook."""
+"""`CancelToken`: cancels completions from anywhere."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 
 
 class CancelToken:
-    """Cancels the completions that it was given to.
+    """Cancels the completions that it is given to.
 
         token = CancelToken()
         threading.Timer(60, token.cancel).start()
         rlm.completion(text, question, cancel=token)
 
-    A cancelled completion stops its cells and model calls at once. It raises `CancellationError`, which has the best answer so
-    far, usage and trajectory; an answer that had been found is returned.
+    A cancelled completion stops its cells and model calls at once. It raises `CancellationError`, with the best answer so far,
+    usage and trajectory. If the code had set its answer ready before, the answer is returned instead.
     """
 
     def __init__(self) -> None:
@@ -25,10 +25,11 @@ class CancelToken:
 
     @property
     def cancelled(self) -> bool:
+        """Whether `cancel` has been called."""
         return self._cancelled
 
     def cancel(self) -> None:
-        """Cancels. From any thread, a signal handler, or an event loop; further calls do nothing."""
+        """Cancels the completions. Call it from any thread, signal handler or event loop; further calls do nothing."""
         with self._lock:
             if self._cancelled:
                 return
@@ -39,8 +40,8 @@ class CancelToken:
 
     @contextlib.contextmanager
     def calling(self, action: Callable[[], None]) -> Iterator[None]:
-        """While the block runs, `action` is called when the token is cancelled, in the thread that does it; at once if it
-        has been."""
+        """Calls `action` if the token is cancelled while the block runs, in the thread that cancels it. If the token is
+        cancelled already, `action` is called at once."""
         with self._lock:
             self._actions.append(action)
             cancelled = self._cancelled

@@ -7,14 +7,14 @@
         AuthenticationError     401, 403: the key
         ModelNotFoundError      404: the model or the URL
         ContextLengthError      the prompt is longer than the model's window
-        BadReplyError           the server answered with something that is no chat completion
+        BadReplyError           the server's answer is no chat completion
         RolloutStoppedError     a training endpoint ended the rollout: no call after it can succeed
         ModelTimeoutError       no reply in time
         ModelUnavailableError   connection refused or dropped, 408, 409, 429, 5xx, after all retries
-        ReplayError             a log that is played again has no reply to this request
-      LogError                a file that a log, or the results of a map, should be read from is none (a ValueError)
-      REPLError               the REPL could not be started, or died and could not be replaced
-      LimitError              a limit of the run was reached; each carries the best answer so far
+        ReplayError             the log of a replay has no reply to this request
+      LogError                a file is no event log, or no file of a map's results (a ValueError)
+      REPLError               the REPL could not be started, or ended and could not be replaced
+      LimitError              a limit of the run was reached; the error carries the best answer so far
         TimeoutExceededError
         TokenLimitExceededError
         BudgetExceededError
@@ -22,7 +22,7 @@
         CancellationError
       AnswerFormatError       the answer does not have the form that `response_format` asks for
 
-Errors that end a run carry `completion`: usage, messages and trajectory as far as they came.
+An error that ends a run carries `completion`: usage, messages and trajectory up to the error.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 class RLMError(Exception):
-    """Base of all errors that this package raises by itself."""
+    """Base of all errors that this package defines."""
 
     completion: RLMChatCompletion | None = None
-    """What the run had when it ended; None if the error is not the end of a run."""
+    """The run up to the error; None if the error did not end a run."""
 
     @property
     def partial_answer(self) -> str | None:
-        """The best answer so far, None if there was none."""
+        """The best answer so far; None if there is none."""
         if self.completion is None:
             return None
         return self.completion.response or None
@@ -61,15 +61,15 @@ class ModelError(RLMError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """HTTP status, None if there was no answer."""
+        """HTTP status; None if the server did not answer."""
 
 
 class AuthenticationError(ModelError):
-    """The server refused the key."""
+    """The server refused the API key."""
 
 
 class ModelNotFoundError(ModelError):
-    """The server knows no such model, or the URL is not that of a model server."""
+    """The server does not have the model, or no model server is at the URL."""
 
 
 class ContextLengthError(ModelError):
@@ -77,7 +77,7 @@ class ContextLengthError(ModelError):
 
 
 class BadReplyError(ModelError):
-    """The server answered with something that is no chat completion."""
+    """The server's answer is no chat completion."""
 
 
 class RolloutStoppedError(ModelError):
@@ -93,15 +93,15 @@ class ModelUnavailableError(ModelError):
 
 
 class ReplayError(ModelError):
-    """A log that is played again has no reply to what is asked now."""
+    """The log of a replay has no reply to this request."""
 
 
 class LogError(RLMError, ValueError):
-    """A file that a log, or the results of a map, should be read from is none. The message names file and line."""
+    """A file is no event log, or no file of a map's results. The message names file and line."""
 
 
 class REPLError(RLMError):
-    """The REPL could not be started, or died and could not be replaced."""
+    """The REPL could not be started, or ended and could not be replaced."""
 
 
 class LimitError(RLMError):
@@ -109,7 +109,7 @@ class LimitError(RLMError):
 
 
 class TimeoutExceededError(LimitError):
-    """`max_timeout` was reached. Both values in seconds."""
+    """`max_timeout` was reached. `elapsed` and `timeout` are seconds."""
 
     def __init__(self, elapsed: float, timeout: float) -> None:
         super().__init__(f"the run took {elapsed:.2f} s, and max_timeout is {timeout:g} s")
@@ -123,7 +123,7 @@ class TokenLimitExceededError(LimitError):
     def __init__(self, tokens_used: int, token_limit: int, *, needed: int | None = None) -> None:
         """
         Args:
-            needed: tokens of the prompt that no longer fits, if that is what it was reached by.
+            needed: tokens of a prompt that no longer fits; None if the limit was reached by a reply.
         """
         text = f"the run used {tokens_used} tokens, and max_tokens is {token_limit}"
         super().__init__(text if needed is None else f"{text}; the next prompt has about {needed}")
@@ -132,12 +132,12 @@ class TokenLimitExceededError(LimitError):
 
 
 class BudgetExceededError(LimitError):
-    """`max_budget` was reached. Both values in USD."""
+    """`max_budget` was reached. `spent` and `budget` are USD."""
 
     def __init__(self, spent: float, budget: float, *, needed: float | None = None) -> None:
         """
         Args:
-            needed: USD that the next prompt costs, if there was too little left for it.
+            needed: USD of a prompt that no longer fits; None if the limit was reached by a reply.
         """
         text = f"the run cost {spent:.4f} USD, and max_budget is {budget:.4f} USD"
         super().__init__(text if needed is None else f"{text}; the next prompt costs about {needed:.4f} USD")

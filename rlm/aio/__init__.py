@@ -1,1 +1,1 @@
-"""Helpers for asyncio that know no RLM."""
+"""Helpers for asyncio that know nothing of RLMs."""

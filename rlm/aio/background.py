@@ -1,4 +1,4 @@
-"""One event loop in a thread of its own, for callers that have none."""
+"""One event loop in a thread of its own, for callers without an event loop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 
 class BackgroundLoop:
-    """Runs coroutines from any thread. Starts at first use, and lives as long as the process, so that connections outlive
-    a call."""
+    """Runs coroutines for callers in any thread. The loop starts at first use and runs until the process ends, so that
+    connections outlive a call."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -26,15 +26,15 @@ class BackgroundLoop:
         self._pid = 0
 
     def run(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Runs a coroutine to its end. What a signal handler raises meanwhile (KeyboardInterrupt, or the limit of a task
-        queue) cancels it, waits for its clean-up, and goes on.
+        """Runs a coroutine to its end. If a signal handler raises meanwhile (KeyboardInterrupt, or the time limit of a task
+        queue), the coroutine is cancelled, its clean-up is awaited, and then the exception is raised.
 
         Args:
-            begin: makes the coroutine. It is called on the loop, so that none is left behind that nobody awaits.
+            begin: makes the coroutine. It is called on the loop, so that every coroutine that is made is also awaited.
 
         Raises:
-            ConfigError: this is the loop's own thread, which cannot wait for itself.
-            BaseException: what the coroutine raises.
+            ConfigError: the caller runs on the loop's own thread, which cannot wait for itself.
+            BaseException: the exception of the coroutine.
         """
         if self._thread is threading.current_thread() and self._pid == os.getpid():
             raise ConfigError(
@@ -53,10 +53,12 @@ class BackgroundLoop:
                 job.wait()
             raise
         finally:
-            del job  # it has the exception, whose traceback has this frame, and holds what the run held
+            del (
+                job
+            )  # its exception's traceback refers to this frame, and would keep everything that the run held
 
     def close(self) -> None:
-        """Stops the loop, after its tasks have been cancelled and its connections closed."""
+        """Cancels the tasks of the loop, closes its connections, and stops it."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None and thread.is_alive() and self._pid == os.getpid():
@@ -66,7 +68,7 @@ class BackgroundLoop:
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            # A fork copies the loop but not its thread: the child needs its own.
+            # A fork copies the loop but not its thread: a child process needs a loop of its own.
             if self._thread is None or not self._thread.is_alive() or self._pid != os.getpid():
                 self._thread, self._pid = _LoopThread(), os.getpid()
                 self._thread.start()
@@ -74,17 +76,17 @@ class BackgroundLoop:
 
 
 class _LoopThread(threading.Thread):
-    """Makes and runs a loop. A signal that comes meanwhile is the main thread's, and leaves no half of one."""
+    """Makes the loop and runs it. Signal handlers run in the main thread, so none can interrupt the making of the loop."""
 
     def __init__(self) -> None:
         super().__init__(name="rlm-loop", daemon=True)
         self._made: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, once it is there.
+        """Waits for the loop and returns it.
 
         Raises:
-            OSError: there can be none.
+            OSError: the system refused to make a loop.
         """
         return self._made.result()
 
@@ -99,7 +101,7 @@ class _LoopThread(threading.Thread):
 
 
 class _LoopJob(Generic[T]):
-    """A coroutine, and who waits for its end in another thread."""
+    """A coroutine on the loop, and its outcome for the thread that waits for it."""
 
     def __init__(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._begin = begin
@@ -111,18 +113,18 @@ class _LoopJob(Generic[T]):
         return self.outcome.done()
 
     def wait(self) -> None:
-        """Waits for the end, whatever it is."""
+        """Waits for the end, with a result, an exception or a cancellation."""
         with contextlib.suppress(concurrent.futures.CancelledError):
             self.outcome.exception()
 
     def start(self) -> None:
-        """Begins, on the loop."""
+        """Starts the coroutine. Call it on the loop."""
         if not self.over:
             self._task = asyncio.get_running_loop().create_task(_run(self._begin))
             self._task.add_done_callback(self._end)
 
     def abandon(self) -> None:
-        """Cancels it, on the loop; also before it has begun."""
+        """Cancels the coroutine, also before it has started. Call it on the loop."""
         if self._task is not None:
             self._task.cancel()
         else:
@@ -146,7 +148,8 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     stopped = False
     while not stopped:
-        # asyncio gives these to who awaits the task, and ends the loop besides: but this one serves others too.
+        # asyncio hands these to the caller that awaits the task, and also stops the loop. This loop runs on: it serves other
+        # callers too.
         with contextlib.suppress(SystemExit, KeyboardInterrupt):
             loop.run_forever()
             stopped = True

@@ -9,14 +9,16 @@ import threading
 from collections.abc import Iterator
 
 _TICK = 0.1
-"""Seconds after which a notebook's loop wakes up."""
+"""Seconds between the events that wake a notebook's loop."""
 
 
 @contextlib.contextmanager
-def heeding_notebooks() -> Iterator[None]:
-    """While the block runs, Ctrl-C in a notebook (its "interrupt the kernel") cancels a cell that awaits. ipykernel cancels the
-    cell's task from its signal handler, which an event loop that waits for something else does not hear of: so it must not wait
-    for long."""
+def notebook_interrupts() -> Iterator[None]:
+    """Lets Ctrl-C ("interrupt the kernel") cancel a notebook cell that awaits, while the block runs.
+
+    ipykernel cancels the cell's task from its signal handler, which does not wake the event loop: the loop sees the
+    cancellation at its next event. A timer makes sure that there is one soon. Does nothing outside a notebook.
+    """
     if "ipykernel" not in sys.modules or threading.current_thread() is not threading.main_thread():
         yield
         return

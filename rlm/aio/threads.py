@@ -1,4 +1,4 @@
-"""Threads for functions that block: tools that are no coroutines."""
+"""Threads for functions that block: tools that are not coroutines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 _IDLE_SECONDS = 10.0
+"""Seconds without work after which a thread ends."""
 
 
 class Threads:
-    """Runs functions in at most `most` threads, which are started when they are needed and end when they are not.
+    """Runs functions in at most `most` threads. A thread starts when it is needed, and ends after 10 seconds without work.
 
-    They are daemons, and one whose caller no longer waits does not count: a function that never returns keeps neither
-    other functions nor the end of the program waiting. That is why this is no `ThreadPoolExecutor`.
+    The threads are daemons, and a thread whose caller no longer waits is not counted. So a function that never returns holds
+    up neither other functions nor the end of the program. A `ThreadPoolExecutor` would wait for it in both cases.
     """
 
     def __init__(self, most: int) -> None:
@@ -33,10 +34,11 @@ class Threads:
         self._idle = 0
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """Runs `function` in a thread, in a copy of the caller's context variables, and returns what it returns.
+        """Calls `function` in a thread, with a copy of the caller's context variables, and returns its result.
 
         Raises:
-            Exception: whatever it raises. It must raise neither StopIteration nor what is no Exception.
+            Exception: the exception of the function. The function must raise neither StopIteration nor a BaseException that is
+                no Exception.
         """
         job = _ThreadJob(function)
         with self._changed:
@@ -52,7 +54,7 @@ class Threads:
                     self._provide()
 
     def _provide(self) -> None:
-        """Sees to it that somebody takes the last job."""
+        """Wakes or starts a thread for the newest job, if the limit allows it."""
         if self._idle >= len(self._jobs):
             self._changed.notify()
         elif self._jobs and self._threads < self._most:
@@ -75,7 +77,7 @@ class Threads:
             self._threads -= 1
 
     def _take(self) -> _ThreadJob | None:
-        """The next job; None if there is nothing to do for a while."""
+        """The next job; None after `_IDLE_SECONDS` without one."""
         while True:
             while self._jobs:
                 job = self._jobs.popleft()
@@ -89,7 +91,7 @@ class Threads:
 
 
 class _ThreadJob:
-    """A function, and who waits for it."""
+    """A function to call, and the future that its caller awaits."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -99,7 +101,7 @@ class _ThreadJob:
         self.result: asyncio.Future[Any] = self._loop.create_future()
         self.running = False
         self.abandoned = False
-        """Nobody waits any more."""
+        """Whether the caller no longer waits."""
 
     def run(self) -> None:
         try:
@@ -108,7 +110,7 @@ class _ThreadJob:
             self._outcome = None, error
 
     def post(self) -> None:
-        """Hands the outcome over."""
+        """Gives the outcome to the caller, on its event loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._settle)
 

@@ -1,4 +1,4 @@
-"""Waiting for what must come to its end."""
+"""Waiting for the end of a task, also while the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 async def until_done(future: asyncio.Future[Any]) -> None:
-    """Waits until a task or future is done, however often the caller is cancelled meanwhile. What became of it is not
-    looked at.
+    """Waits until a task or future is done, however often the caller is cancelled meanwhile. Neither returns nor raises the
+    result of the future.
 
     Raises:
-        asyncio.CancelledError: the caller was cancelled; it is done all the same.
+        asyncio.CancelledError: the caller was cancelled. The future is done nevertheless.
     """
     interrupted: asyncio.CancelledError | None = None
     while not future.done():

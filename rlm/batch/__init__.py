@@ -1,1 +1,1 @@
-"""Many inputs: the map over them, its reader, its file of results."""
+"""One question over many inputs: the map, its reader, its file of results."""

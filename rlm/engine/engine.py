@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rlm.aio.notebooks import heeding_notebooks
+from rlm.aio.notebooks import notebook_interrupts
 from rlm.cancellation import CancelToken
 from rlm.clients.base import Client
 from rlm.context import Context
@@ -78,7 +78,7 @@ class Engine:
                 stack.callback(context.close)
             ledger = Ledger(**self._limits)
             stack.callback(ledger.stop)
-            stack.enter_context(heeding_notebooks())
+            stack.enter_context(notebook_interrupts())
             if cancel is not None:
                 stack.enter_context(cancel.calling(partial(_trip, asyncio.get_running_loop(), ledger)))
             refusal = await self._wait(stack, ledger)
