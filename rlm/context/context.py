@@ -1,9 +1,9 @@
 """The input of a run, encoded once.
 
-The encoded form is UTF-8 for a str (lone surrogates as the three bytes that they would have), the bytes themselves
-for bytes, and version 2 of Python's marshal format for containers: it carries plain values exactly, has no
-references between values, sorts sets, and is read back at C speed without importing or running anything. Tables have
-forms of their own (`rlm.context.tables`).
+The encoded form of a str is UTF-8, with lone surrogates as three bytes each. The encoded form of bytes is the bytes
+themselves. Containers are encoded in version 2 of Python's marshal format: it keeps plain values exactly, has no references
+between values, sorts sets, and is read at C speed without importing or running anything. Tables have forms of their own
+(`rlm.context.tables`).
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ _UNITS: Final = {"str": "character", "bytes": "byte", "dataframe": "row", "serie
 
 
 class Context:
-    """An input. Hashed and encoded once, and shared by every REPL that gets it. Immutable: later changes of the value
-    that was given, or of a file, do not show. These can be one:
+    """An input. It is hashed and encoded once, and shared by every REPL that gets it. It is immutable: later changes of the
+    value or the file that it was made of do not show. It can be made of:
 
-    - `str`, `bytes`, and `list`, `tuple`, `dict` of plain values at any depth: str, bytes, int, float, complex, bool and
-      None, and lists, tuples, dicts, sets and frozensets of such. Instances of subclasses (Counter, namedtuple,
-      IntEnum, bytearray for bytes, ...) go over as the plain value that they are equal to.
-    - `pathlib.Path` of a file: the code sees its text if it is UTF-8, else its bytes. A list of paths: a list of dicts
-      with "path" and "text" ("data", bytes, if it is not UTF-8). A dict of names and paths: a dict of names and texts.
-    - documents as libraries have them, alone or among plain values: objects with a text (`page_content`, `text` or
-      `content`) and a mapping `metadata` (or `meta`). The code sees dicts with "text" and "metadata".
-    - a pandas DataFrame or Series and a pyarrow Table: the code sees a copy.
+    - a `str`, `bytes`, or a `list`, `tuple` or `dict` of plain values at any depth. Plain values are str, bytes, int, float,
+      complex, bool and None, and lists, tuples, dicts, sets and frozensets of plain values. An instance of a subclass
+      (Counter, namedtuple, IntEnum, bytearray for bytes, ...) is sent as the plain value that it equals.
+    - the `pathlib.Path` of a file: the code sees the file's text if it is UTF-8, otherwise its bytes. From a list of paths the
+      code sees a list of dicts with "path" and "text" ("data", bytes, if it is not UTF-8). From a dict of names and paths
+      it sees a dict of names and texts.
+    - documents of a library, alone or among plain values: objects with a text (`page_content`, `text` or `content`) and a
+      mapping `metadata` (or `meta`). The code sees dicts with "text" and "metadata".
+    - a pandas DataFrame or Series, or a pyarrow Table: the code sees a copy.
 
     Raises:
-        ContextError: the value is of another type, or holds something that cannot be sent, or a file cannot be read; the
+        ContextError: the value is of another type, or holds something that cannot be sent, or a file cannot be read. The
             message says where.
     """
 
     kind: str
-    """What the code sees: "str", "bytes", "list", "tuple", "dict", "dataframe", "series" or "table"."""
+    """The type that the code sees: "str", "bytes", "list", "tuple", "dict", "dataframe", "series" or "table"."""
     size: int
-    """Characters of a str, bytes of bytes, rows of tables, items of the rest."""
+    """The number of characters of a str, of bytes of bytes, of rows of a table, of items of a container."""
     summary: str
-    """What it is, in a line without a full stop: "a str of 1,234 characters"."""
+    """One line without a full stop: "a str of 1,234 characters"."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -104,25 +105,25 @@ class Context:
 
     @classmethod
     def of(cls, value: Any) -> Context:
-        """`value` itself if it is a Context already.
+        """A Context of a value; the value itself if it is one.
 
         Raises:
-            ContextError: the value is of another type, or holds something that cannot be sent.
+            ContextError: see `Context`.
         """
         return value if isinstance(value, cls) else cls(value)
 
     @classmethod
     async def made(cls, value: Any) -> Context:
-        """`of`, in a thread where it may take a while: a file is read, or much is copied."""
+        """`of`, in a thread if it may take long: if a file is read or a container is copied."""
         if isinstance(value, str | bytes | cls):
             return cls.of(value)
         return await asyncio.to_thread(cls.of, value)
 
     def close(self) -> None:
-        """Lets go of the value and closes the file, before this object is collected: when no run uses it any more. What it
-        is can still be said; it cannot be sent."""
+        """Releases the value and closes the file. A closed context still has `kind`, `size` and `summary`, and `sha256` if it
+        was computed before; it cannot be sent. Without a call this happens when the object is collected."""
         if not self._lock.acquire(blocking=False):
-            return  # a thread that nobody waits for any more is at it, and holds this object no longer than it takes
+            return  # an abandoned thread still encodes or hashes; the object is collected when that thread is done
         try:
             self._closed = True
             self._value, self._plain, self._file = None, b"", None
@@ -137,11 +138,11 @@ class Context:
 
     @property
     def value(self) -> Any:
-        """The value as the code sees it: the object that was given, or what was read of files and documents. The text of a
-        single file is decoded anew each time.
+        """The value as the code sees it: the object that was given, or the content of files and documents. The text of a
+        single file is decoded at each access.
 
         Raises:
-            ValueError: it is closed.
+            ValueError: the context is closed.
         """
         self._check_open()
         if not isinstance(self._value, Path):
@@ -151,14 +152,14 @@ class Context:
 
     @property
     def unit(self) -> str:
-        """What `size` counts: "characters", "bytes", "rows" or "items"; "item" if there is one."""
+        """The unit of `size`: "characters", "bytes", "rows" or "items"; in the singular if `size` is 1."""
         unit = _UNITS.get(self.kind, "item")
         return unit if self.size == 1 else unit + "s"
 
     @property
     def sha256(self) -> str:
-        """Hex digest of the encoded form; of tables that of names, types and values. Equal for equal values on every
-        machine, except that the order of a dict counts, as it can be seen by the code."""
+        """Hex digest of the encoded form, or of a table's names, types and values. It is the same for equal values on every
+        machine. The order of a dict counts, because the code can see it."""
         with self._lock:
             if self._sha256 is None:
                 if self.kind in tables.NAMES and self._file is not None:
@@ -181,35 +182,35 @@ class Context:
         return self._encoded_size
 
     def describe(self) -> dict[str, Any]:
-        """kind, size and sha256: what logs hold of a context."""
+        """kind, size and sha256: logs hold these in place of the value."""
         return {"kind": self.kind, "size": self.size, "sha256": self.sha256}
 
     def __repr__(self) -> str:
         return f"<Context: {self.kind} of {self.size:,}>"
 
     def chunks(self) -> Iterator[bytes]:
-        """The encoded form in pieces of about 1 MB.
+        """The encoded form in chunks of about 1 MB.
 
         Raises:
-            ValueError: it is closed.
+            ValueError: the context is closed.
         """
         self._check_open()
         if self._file is not None:
-            yield from files.pieces(self._file)
+            yield from files.chunks(self._file)
             return
         data = self._plain
         for start in range(0, len(data), files.CHUNK):
-            piece = data[start : start + files.CHUNK]
-            yield piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
+            chunk = data[start : start + files.CHUNK]
+            yield chunk.encode("utf-8", "surrogatepass") if isinstance(chunk, str) else chunk
 
     def file(self) -> int:
-        """A descriptor of a nameless file in memory with the encoded form; on Linux it is sealed, so that nobody can
-        change it. Made at the first call, which takes about a second per GB; belongs to this object, which closes it
-        when it is collected.
+        """A descriptor of an unnamed file in memory that holds the encoded form. On Linux the file is sealed: no process can
+        change it. The first call makes the file, which takes about a second per GB. This object owns the descriptor, and
+        closes it when it is closed or collected.
 
         Raises:
-            OSError: there is no memory or no descriptor left.
-            ValueError: it is closed.
+            OSError: no memory or no descriptor is left.
+            ValueError: the context is closed.
         """
         with self._lock:
             self._check_open()
@@ -224,7 +225,7 @@ class Context:
 
     @property
     def has_file(self) -> bool:
-        """Whether `file` returns at once."""
+        """Whether the file is made already, so that `file` returns at once."""
         return self._file is not None
 
 
@@ -232,4 +233,6 @@ def _marshal(plain: Any) -> bytes:
     try:
         return marshal.dumps(plain, MARSHAL_VERSION)
     except ValueError as error:
-        raise ContextError(f"the context cannot be sent: {error} (a single item may have 2 GiB)") from error
+        raise ContextError(
+            f"the context cannot be sent: {error} (a single item may have at most 2 GiB)"
+        ) from error

@@ -1,4 +1,4 @@
-"""Files and documents as contexts."""
+"""Files, and documents of libraries, as contexts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from typing import Any, Final
 from rlm.errors import ContextError
 
 CHUNK: Final = 1 << 20
+"""Bytes, or characters, that are encoded or read at once."""
 _TEXTS: Final = ("page_content", "text", "content")
 _METADATA: Final = ("metadata", "meta")
 
 
 def memory_file(write: Callable[[int], object]) -> int:
-    """A descriptor of a nameless file in memory; on Linux it is sealed, so that nobody can change it.
+    """Makes an unnamed file in memory and returns its descriptor. On Linux the file is sealed: no process can change it.
 
     Args:
-        write: writes the content to a descriptor.
+        write: writes the content to the descriptor that it is given.
     """
     if sys.platform == "linux":
         fd = os.memfd_create("rlm-context", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
-        import tempfile  # takes a while, and Linux does not need it
+        import tempfile  # imported on first use: Linux does not need it
 
         with tempfile.TemporaryFile(prefix="rlm-context-") as unnamed:
             fd = os.dup(unnamed.fileno())
@@ -44,38 +45,39 @@ def memory_file(write: Callable[[int], object]) -> int:
 
 
 def write_all(fd: int, data: bytes) -> None:
+    """Writes all of the data, in as many system calls as it takes."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
 
 
-def pieces(fd: int) -> Iterator[bytes]:
-    """What is in a file, in pieces of about 1 MB."""
+def chunks(fd: int) -> Iterator[bytes]:
+    """The content of a file in chunks of about 1 MB. The descriptor's position is neither used nor changed."""
     at = 0
-    while piece := os.pread(fd, CHUNK, at):
-        yield piece
-        at += len(piece)
+    while chunk := os.pread(fd, CHUNK, at):
+        yield chunk
+        at += len(chunk)
 
 
 def copy(path: Path) -> tuple[int, int | None]:
     """Copies a file into memory.
 
     Returns:
-        The descriptor of the copy (see `memory_file`), and its characters if it is UTF-8.
+        The descriptor of the copy (see `memory_file`), and the number of its characters; None if it is not UTF-8.
 
     Raises:
-        ContextError: it cannot be read.
+        ContextError: the file cannot be read.
     """
     characters: int | None = 0
 
     def write(target: int) -> None:
         nonlocal characters
         decoder = codecs.getincrementaldecoder("utf-8")()
-        for piece in _read(path):
-            write_all(target, piece)
+        for chunk in _read(path):
+            write_all(target, chunk)
             if characters is not None:
                 try:
-                    characters += len(decoder.decode(piece))
+                    characters += len(decoder.decode(chunk))
                 except UnicodeDecodeError:
                     characters = None
         try:
@@ -87,10 +89,10 @@ def copy(path: Path) -> tuple[int, int | None]:
 
 
 def load(path: Path) -> str | bytes:
-    """The text of a file, if it is UTF-8, else its bytes.
+    """The text of a file if it is UTF-8, otherwise its bytes.
 
     Raises:
-        ContextError: it cannot be read.
+        ContextError: the file cannot be read.
     """
     data = b"".join(_read(path))
     try:
@@ -100,22 +102,22 @@ def load(path: Path) -> str | bytes:
 
 
 def _read(path: Path) -> Iterator[bytes]:
-    """
+    """The content of a file in chunks.
+
     Raises:
-        ContextError: there is no such file, or it is not one.
+        ContextError: there is no such file, it is not a regular file, or it cannot be read.
     """
     try:
-        fd = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        )  # a pipe would have us wait for its writer
+        # O_NONBLOCK: opening a pipe would otherwise wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(fd, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise ContextError(f"{path} is not a regular file")
-            while piece := file.read(CHUNK):
-                yield piece
+            while chunk := file.read(CHUNK):
+                yield chunk
     except IsADirectoryError as error:
         raise ContextError(
-            f"{path} is a folder: pass the files in it, list(path.rglob('*.txt')) say"
+            f"{path} is a folder: pass the files in it, for example list(path.rglob('*.txt'))"
         ) from error
     except FileNotFoundError as error:
         raise ContextError(f"there is no file {path}") from error
@@ -123,17 +125,12 @@ def _read(path: Path) -> Iterator[bytes]:
         raise ContextError(f"the file {path} cannot be read: {error.strerror}") from error
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file, and does not wait for the writer of a pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def documents(value: Any) -> Any:
-    """Reads a list or tuple of paths, or a dict of names and paths.
+    """Reads the files of a list or tuple of paths, or of a dict of names and paths.
 
     Returns:
-        A list of dicts with "path" and "text" ("data" in place of "text" if the file is not UTF-8); a dict of names and
-        texts (or bytes); `value` itself if it is neither.
+        For a list or tuple: a list of dicts with "path" and "text" ("data" in place of "text" if the file is not UTF-8). For a
+        dict: a dict of names and texts (or bytes). For anything else: `value` itself.
 
     Raises:
         ContextError: a file cannot be read.
@@ -150,8 +147,8 @@ def documents(value: Any) -> Any:
 
 
 def document(value: Any) -> Any:
-    """A document of a library: an object with a text (`page_content`, `text` or `content`) and a mapping of metadata
-    (`metadata` or `meta`), as a dict with "text" and "metadata"; `value` itself if it is none."""
+    """Turns a document of a library into a dict with "text" and "metadata". A document is an object with a text
+    (`page_content`, `text` or `content`) and a mapping (`metadata` or `meta`). Anything else is returned as it is."""
     if isinstance(value, type):
         return value
     for name in _METADATA:

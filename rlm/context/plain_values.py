@@ -1,4 +1,4 @@
-"""Plain values: what can go to a REPL by value."""
+"""Plain values: the values that can be sent to a REPL."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _MAX_DEPTH: Final = 1000
 
 
 def plain(value: Any, path: str, replace: Callable[[Any], Any] | None = None) -> Any:
-    """`value` as exactly str, bytes, int, float, complex, bool, None and lists, tuples, dicts, sets and frozensets of
-    such: itself if it is, else a copy. An instance of a subclass, or a number of numpy's, becomes the plain value that it
-    equals.
+    """Returns `value` itself if it is plain at every depth, otherwise a plain copy. Plain are values whose type is exactly
+    str, bytes, int, float, complex, bool or None, and lists, tuples, dicts, sets and frozensets of plain values. An instance
+    of a subclass, or a numpy number, becomes the plain value that it equals.
 
     Args:
-        path: what errors call it.
-        replace: gives something plainer for a value that is none of these, or the value itself.
+        path: the message's name for the value.
+        replace: called with each value that cannot be made plain; returns a value to send in its place, or the same value.
 
     Raises:
-        ContextError: it holds something else, and says where; or it is nested too deep.
+        ContextError: the value holds something else (the message says where), or is nested too deep.
     """
     try:
         return value if _is_plain(value) else _Copy(replace).of(value, path)
@@ -33,7 +33,7 @@ def plain(value: Any, path: str, replace: Callable[[Any], Any] | None = None) ->
 
 
 def is_number(value: object) -> bool:
-    """A finite number that a float can hold, and no bool."""
+    """Whether a value is a finite number that a float can hold, and no bool."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
@@ -41,7 +41,7 @@ def is_number(value: object) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether all of it is of exactly the plain types: the quick look, without paths, at what is nearly always so."""
+    """Whether a value is plain at every depth. Faster than a copy, and true for nearly all values."""
     level = [value]
     for _ in range(_MAX_DEPTH):
         below: list[Any] = []
@@ -66,6 +66,8 @@ def _is_plain(value: Any) -> bool:
 
 
 class _Copy:
+    """Makes a plain copy of a value."""
+
     def __init__(self, replace: Callable[[Any], Any] | None) -> None:
         self._replace = replace
 
@@ -86,7 +88,7 @@ class _Copy:
                 return convert(value)
         if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
             number = value.item()
-            if type(number) is not kind:  # of a long double there is no other
+            if type(number) is not kind:  # `item` of a long double returns a long double
                 return self.of(number, path)
         plainer = value if self._replace is None else self._replace(value)
         if plainer is not value:
@@ -112,7 +114,7 @@ def _short(key: Any) -> str:
 
 
 def advice(value: Any) -> str:
-    """What to pass in place of a value that cannot be sent."""
+    """The end of a message about a value that cannot be sent: what to pass in its place."""
     if value is None:
         return "; pass the input itself, an empty str if there is none"
     if isinstance(value, (set, frozenset, range)) or hasattr(value, "__next__"):

@@ -1,5 +1,5 @@
-"""Tables of pandas and pyarrow as contexts. Neither library is imported here: a value can only be of theirs if somebody
-else has done that."""
+"""Tables of pandas and pyarrow as contexts. Neither library is imported here: if a program has a table, it has imported the
+library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_COLUMNS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, encoded: pandas' by pickle (protocol 5), pyarrow's in Arrow's stream format."""
+    """An encoded table: pickle (protocol 5) for pandas, Arrow's stream format for pyarrow."""
 
     kind: str
     """"dataframe", "series" or "table"."""
@@ -32,12 +32,10 @@ class Table:
 
 
 def encode(value: Any) -> Table | None:
-    """
-    Returns:
-        None if `value` is no table.
+    """Encodes a table. Returns None if `value` is no table.
 
     Raises:
-        ContextError: it holds something that cannot be sent.
+        ContextError: the table holds something that cannot be sent.
     """
     kind = _kind(value)
     if kind is None:
@@ -46,7 +44,7 @@ def encode(value: Any) -> Table | None:
         file = memory_file(lambda fd: _write(kind, value, fd))
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # whatever the objects in it raise
+    except Exception as error:  # pickling runs code of the objects in the table
         raise ContextError(
             f"the {NAMES[kind]} holds something that cannot be sent: {type(error).__name__}: {error}"
         ) from error
@@ -54,7 +52,7 @@ def encode(value: Any) -> Table | None:
 
 
 NAMES: Final = {"dataframe": "pandas DataFrame", "series": "pandas Series", "table": "pyarrow Table"}
-"""What each kind is."""
+"""The message's name for each kind."""
 
 
 def _kind(value: Any) -> str | None:
@@ -101,7 +99,7 @@ def _bounded(text: str) -> str:
 
 
 def digest(kind: str, file: int) -> str:
-    """SHA-256 of names, types and values: the encoded forms differ from one version of a library to the next.
+    """SHA-256 of names, types and values, as hex. The encoded form is not hashed: it differs between versions of a library.
 
     Args:
         file: the descriptor that `encode` made.
@@ -125,7 +123,7 @@ def digest(kind: str, file: int) -> str:
 
 
 def _read(kind: str, file: int) -> Any:
-    """The table as it was when it was encoded: its owner may have changed it since."""
+    """The table as it was when it was encoded; the caller's table may have changed since."""
     with os.fdopen(os.dup(file), "rb") as stream:
         stream.seek(0)
         if kind == "table":
@@ -142,7 +140,7 @@ def _add(total: Any, *parts: Any) -> None:
 def _add_array(total: Any, array: Any) -> None:
     """A pandas Series or Index."""
     _add(total, array.dtype)
-    if array.dtype.kind in "biufcmM" and not hasattr(array.dtype, "na_value"):  # a dtype of numpy's
+    if array.dtype.kind in "biufcmM" and not hasattr(array.dtype, "na_value"):  # a numpy dtype
         total.update(array.to_numpy().tobytes())
     else:
         _add_items(total, array.tolist())
