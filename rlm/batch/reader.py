@@ -1,4 +1,4 @@
-"""The inputs of a map, one after the other."""
+"""Reads the inputs of a map one by one."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _END = object()
 
 
 async def read(inputs: Iterable[Any] | AsyncIterable[Any], cancel: CancelToken | None) -> AsyncGenerator[Any]:
-    """Yields one input whenever one is asked for, until there are no more, or `cancel` is cancelled: then it does not wait
-    for one that is still to come. A source of inputs is not closed, as it is the caller's.
+    """Yields the inputs, each when it is asked for. Ends after the last one, or when `cancel` is cancelled, without waiting for
+    an input that has not arrived. The source is not closed: it belongs to the caller.
 
     Args:
-        inputs: an async iterable; a list or tuple; or another iterable, which is read in a thread of its own, as it may
-            wait (for a line of stdin, a page of a database) where nothing else may.
+        inputs: an async iterable; a list or tuple; or another iterable. The last is read in a thread of its own, because it
+            may block (on a line of stdin, or a page of a database).
 
     Raises:
-        Exception: whatever the source raises.
-        CancellationError: it raised an `asyncio.CancelledError`, and nobody had cancelled it.
+        Exception: an exception of the source.
+        CancellationError: the source raised `asyncio.CancelledError` without having been cancelled.
     """
     cancel = cancel or CancelToken()
     if isinstance(inputs, list | tuple):
@@ -52,7 +52,7 @@ async def read(inputs: Iterable[Any] | AsyncIterable[Any], cancel: CancelToken |
 
 
 async def _next(source: AsyncIterator[Any], stopped: asyncio.Event) -> Any:
-    """The next input; `_END` if there is none, or it is not there when the map is stopped."""
+    """The next input; `_END` if there is none, or if the map is stopped before it arrives."""
 
     async def take() -> Any:
         return await anext(source, _END)
@@ -63,17 +63,17 @@ async def _next(source: AsyncIterator[Any], stopped: asyncio.Event) -> Any:
         if not tasks[0].done():
             return _END
         if tasks[0].cancelled():
-            raise CancellationError("the source of the inputs was cancelled, by none of its readers")
+            raise CancellationError("the source of the inputs was cancelled, but not by the map")
         return tasks[0].result()
     finally:
         waiting = [task for task in tasks if task.cancel()]
-        if waiting:  # the source cleans up before the map goes on
+        if waiting:  # lets the source clean up before the map goes on
             await asyncio.wait(waiting)
 
 
 class _ThreadedSource:
-    """Reads an iterable in a thread, always the same one: some sources belong to the thread that began with them. A daemon, as
-    one that waits for its next item cannot be stopped."""
+    """Reads an iterable in a thread. The thread is always the same one: some sources belong to the thread that first read them.
+    It is a daemon: a thread that waits for an item cannot be stopped."""
 
     def __init__(self, inputs: Iterable[Any]) -> None:
         self._inputs = inputs
@@ -94,7 +94,7 @@ class _ThreadedSource:
         return given
 
     def end(self) -> None:
-        """Reads no more."""
+        """Ends the thread before its next item."""
         self._asked.put(None)
 
     def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""The file in which a map keeps its results, so that another one can take them up."""
+"""The file in which a map keeps its results, so that a later map can continue it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _log = logging.getLogger(__name__)
 
 
 class Results:
-    """A file of results, by keys. Answers and messages are in it as they were: whoever takes them up gets what the first run
-    got. Only the texts of errors, which others wrote, are without secrets (`rlm._redaction`).
+    """A file of results by key. Answers and messages are kept unchanged: a later map gets what this one got. Secrets are
+    removed (`rlm._redaction`) from error texts alone, which come from servers.
 
     Args:
-        path: is made if it is missing, with the folders above it.
+        path: made with its parent folders if it does not exist.
 
     Raises:
-        LogError: it is a file of something else.
-        ConfigError: it cannot be written to.
+        LogError: the file is no file of results.
+        ConfigError: the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,22 +49,22 @@ class Results:
             where = f"{path}, line {number}"
             key = data.get("key")
             if data["v"] != FORMAT_VERSION or not isinstance(key, str):
-                raise LogError(f"{where}: this is no result of a map (version {FORMAT_VERSION})")
+                raise LogError(f"{where}: this line is no result of a map (version {FORMAT_VERSION})")
             if data.get("error") is not None:
                 continue
             try:
                 completion = RLMChatCompletion.from_dict(data["completion"])
                 if not isinstance(completion.response, str):
-                    raise TypeError("its response is no text")
+                    raise TypeError("the response is no str")
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 raise LogError(
-                    f"{where}: this result of a map has no completion that can be read "
-                    f"({type(error).__name__}: {error}); take the line out to have its input run again"
+                    f"{where}: the completion of this result cannot be read "
+                    f"({type(error).__name__}: {error}); delete the line to run its input again"
                 ) from error
             self._finished[key].append(completion)
 
     def take(self, key: str) -> RLMChatCompletion | None:
-        """The result of an earlier run; each can be had once, as equal inputs have results of their own."""
+        """A result of an earlier map, and removes it: equal inputs have a result each. None if there is none."""
         found = self._finished.get(key)
         return found.popleft() if found else None
 
@@ -76,13 +76,13 @@ class Results:
         completion: RLMChatCompletion | None,
         error: Exception | None,
     ) -> None:
-        """Appends a result. That it cannot be written does not stop the map; it is said once.
+        """Appends a result. If that fails, the map goes on, and one warning is logged.
 
         Args:
-            key: finds it again.
-            index: of the input.
+            key: finds the result again.
+            index: number of the input, from 0.
             completion: None if there was no run.
-            error: None if it has an answer.
+            error: None if there is an answer.
         """
         data: dict[str, Any] | None = None
         if completion is not None:

@@ -1,4 +1,4 @@
-"""Answers of a form: `response_format`."""
+"""The form of an answer: `response_format`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ _log = logging.getLogger(__name__)
 
 _FENCE = re.compile(r"\A\s*```[A-Za-z0-9_-]*[ \t]*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _MOST_PROBLEMS = 5
+"""Problems of an answer that the model is told at once."""
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+
+# Keywords whose schemas apply to the same value as the schema that holds them: one schema, a list, schemas by name.
+_SAME_VALUE = ("not", "if", "then", "else")
+_SAME_VALUE_LISTS = ("allOf", "anyOf", "oneOf")
+_SAME_VALUE_BY_NAME = ("dependentSchemas", "dependencies")
 
 
 class AnswerFormat:
-    """What an answer has to look like.
+    """The form that an answer must have.
 
     Args:
-        response_format: a pydantic model (the class, or any type that pydantic can validate, such as `list[int]`), or a
-            JSON schema as a dict, whose references stay within it. OpenAI's form, `{"type": "json_schema", "json_schema":
-            {"schema": ...}}`, is taken too.
+        response_format: a pydantic model class, or another type that pydantic can validate, such as `list[int]`; or a JSON
+            schema as a dict, whose references stay within it. The schema may be wrapped as OpenAI's API takes it:
+            `{"type": "json_schema", "json_schema": {"schema": ...}}`.
 
     Raises:
-        ConfigError: it is neither, the schema is not valid or cannot be told to a model, or the library for it is not
+        ConfigError: `response_format` is neither, its schema is not valid or is no JSON, or the library for it is not
             installed.
     """
 
@@ -38,27 +46,27 @@ class AnswerFormat:
         if isinstance(response_format, Mapping):
             self.schema = _schema_of(response_format)
             self._text = _text_of(self.schema)
-            self._validator = validator(self.schema)
+            self._validator = _schema_validator(self.schema)
         else:
             self._adapter, self.schema = _adapter(response_format)
             self._text = _text_of(self.schema)
 
     @property
     def instructions(self) -> str:
-        """What the model is told."""
+        """The model's instructions for its answer."""
         return (
             'The answer has a form: answer["content"] must be JSON text that is valid for this JSON schema:\n'
             f"{self._text}"
         )
 
     def parse(self, answer: str) -> tuple[Any, str | None]:
-        """
+        """Reads an answer and checks it.
+
         Args:
-            answer: JSON, also within a fence, or the repr of plain Python values.
+            answer: JSON, which may stand within a fence, or the repr of plain Python values.
 
         Returns:
-            The object (a model instance for a pydantic model, plain data for a schema) and None; or None and what is wrong
-            with the answer.
+            The object (an instance of the pydantic model, or plain data for a schema) and None; or None and the problem.
         """
         try:
             value = _read(answer)
@@ -66,7 +74,7 @@ class AnswerFormat:
             return None, f"it is not JSON: {error}"
         try:
             return self._check(value)
-        except Exception as error:  # of a validator of the caller's; or the value is nested too deep
+        except Exception as error:  # a validator of the caller raised, or the value is nested too deep
             _log.debug("an answer could not be checked", exc_info=error)
             return None, f"the check of it failed: {type(error).__name__}: {str(error)[:300]}"
 
@@ -81,7 +89,7 @@ class AnswerFormat:
         from pydantic import ValidationError
 
         try:
-            # By JSON, so that what JSON has no type for (dates, tuples, enums) is read as pydantic reads it there.
+            # As JSON: in that mode pydantic also reads dates, tuples and enums, for which JSON has no type.
             return self._adapter.validate_json(json.dumps(value)), None
         except ValidationError as error:
             problems = [
@@ -97,12 +105,10 @@ def _read(text: str) -> Any:
         text = fenced[1]
     try:
         value = json.loads(text)
-        json.dumps(
-            value, allow_nan=False
-        )  # `loads` takes NaN and Infinity, which no other reader of JSON does
+        json.dumps(value, allow_nan=False)  # `loads` accepts NaN and Infinity, which are no JSON
     except (ValueError, RecursionError) as error:
         try:
-            # What `answer["content"] = {...}` of plain values becomes as text.
+            # The text of `answer["content"] = {...}` is the repr of the dict.
             value = ast.literal_eval(text.strip())
             json.dumps(value, allow_nan=False)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -115,11 +121,11 @@ def _schema_of(given: Mapping[str, Any]) -> dict[str, Any]:
         wrapped = given.get("json_schema")
         inner = wrapped.get("schema") if isinstance(wrapped, Mapping) else None
         if not isinstance(inner, Mapping):
-            raise ConfigError("response_format is of the type json_schema, and has no json_schema.schema")
+            raise ConfigError("response_format has the type json_schema, but no json_schema.schema")
         return dict(inner)
     if given.get("type") in ("json_object", "text"):
         raise ConfigError(
-            f"response_format={{'type': {given['type']!r}}} says nothing of the form; give a JSON schema"
+            f"response_format={{'type': {given['type']!r}}} does not say the form; give a JSON schema"
         )
     return dict(given)
 
@@ -148,24 +154,15 @@ def _adapter(kind: Any) -> tuple[Any, dict[str, Any]]:
         return adapter, adapter.json_schema()
     except PydanticUserError as error:
         raise ConfigError(f"response_format={kind!r} has no JSON schema: {error.message[:300]}") from None
-    except Exception as error:  # of what the caller's types do when they are asked for theirs
+    except Exception as error:  # code of the caller's types runs here
         raise ConfigError(
             f"response_format={kind!r} has no JSON schema: {type(error).__name__}: {str(error)[:300]}"
         ) from error
 
 
-_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
-
-# What these hold is applied to the very value that the schema around them is applied to.
-_SCHEMAS = ("not", "if", "then", "else")
-
-_LISTS = ("allOf", "anyOf", "oneOf")
-
-_BY_NAME = ("dependentSchemas", "dependencies")
-
-
-def validator(schema: dict[str, Any]) -> Any:
-    """A validator of `jsonschema`. It follows references within the schema and to the drafts of JSON Schema; it loads none.
+def _schema_validator(schema: dict[str, Any]) -> Any:
+    """A validator of `jsonschema`. It follows references within the schema and to the drafts of JSON Schema. It loads no
+    other schema.
 
     Raises:
         ConfigError: the schema is not valid, a reference in it leads nowhere or back to itself, or jsonschema is not
@@ -200,20 +197,21 @@ class _References:
     """Follows all references of a schema.
 
     Args:
-        specification: of the draft that the schema is written in.
+        specification: the draft of JSON Schema that the schema is written in.
     """
 
     def __init__(self, specification: Any) -> None:
         self._specification = specification
         self._open: set[int] = set()
-        """Schemas, by identity, that are applied to one value: each because of the one before."""
+        """Ids of the schemas on the current path: each applies the next one to the same value."""
         self._done: set[int] = set()
         self._pending: list[tuple[Any, Any]] = []
 
     def check(self, schema: Any) -> None:
-        """
+        """Checks every reference.
+
         Raises:
-            ConfigError: a reference leads nowhere, or a value would be checked without end.
+            ConfigError: a reference leads nowhere, or the check of a value would never end.
         """
         from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 
@@ -227,7 +225,7 @@ class _References:
             return
         if id(schema) in self._open:
             raise ConfigError(
-                "response_format refers to itself without end: what a value has to be is said by a $ref to the same place"
+                "response_format refers to itself without end: a $ref leads back to the same schema for the same value"
             )
         self._open.add(id(schema))
         for name in _REFERENCES:
@@ -252,7 +250,7 @@ class _References:
             Unresolvable,
             ValueError,
             TypeError,
-        ) as error:  # the latter of a name where a list needs a number
+        ) as error:  # TypeError: a name where a list needs a number
             raise ConfigError(
                 f"response_format has a $ref to {reference!r}, which is not in it; schemas elsewhere are not loaded"
             ) from error
@@ -264,10 +262,11 @@ class _References:
 
 
 def _applied(schema: Mapping[str, Any]) -> Iterator[Any]:
-    for name in _SCHEMAS:
+    """The schemas inside a schema that apply to the same value."""
+    for name in _SAME_VALUE:
         if name in schema:
             yield schema[name]
-    for name in _LISTS:
+    for name in _SAME_VALUE_LISTS:
         yield from schema.get(name, ())
-    for name in _BY_NAME:  # in older drafts also of lists of names
+    for name in _SAME_VALUE_BY_NAME:  # older drafts also have lists of names here
         yield from (inner for inner in schema.get(name, {}).values() if isinstance(inner, Mapping | bool))

@@ -1,4 +1,4 @@
-"""The caller's functions that are told how a run goes on."""
+"""The caller's functions that follow a run: `on_subcall_start` and the other callbacks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Functions of the caller, called on the event loop of the run: they should be quick. What one raises is logged, and
-    changes nothing, be it SystemExit; only Ctrl-C in the main thread goes on."""
+    """Functions of the caller; `rlm.Options` has their arguments. They are called on the event loop of the run, so they should
+    be quick. An exception of a callback, SystemExit included, is logged and changes nothing. Only a KeyboardInterrupt in the
+    main thread is passed on."""
 
     on_subcall_start: Callable[[int, str, str], object] | None = None
-    """depth of who answers, model, begin of the prompt."""
     on_subcall_complete: Callable[[int, str, float, str | None], object] | None = None
-    """depth of who answered, model, seconds, error or None."""
     on_iteration_start: Callable[[int, int], object] | None = None
-    """depth of the run, turn (from 1)."""
     on_iteration_complete: Callable[[int, int, float], object] | None = None
-    """depth of the run, turn, seconds."""
 
     def subcall_start(self, depth: int, model: str, head: str) -> None:
         _call(self.on_subcall_start, depth, model, head)

@@ -1,4 +1,4 @@
-"""What is done when a history grows towards the end of its model's window: the model writes notes, and goes on from them."""
+"""Compaction: a history that nears the end of the model's window is replaced by notes that the model writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rlm.engine.history import History
 from rlm.types import Message, text_of
 
 ASSUMED_WINDOW = 128_000
-"""Tokens, where neither the server nor the client says how large the window is."""
+"""Tokens of the window, if neither the server nor the client reports it."""
 
 _REQUEST = (
     "Before the next turn your conversation is shortened: everything after the question will be replaced by notes, which you "
@@ -16,14 +16,14 @@ _REQUEST = (
     "best answer so far. The REPL and its variables stay as they are."
 )
 _MOST_KEPT = 8_000
-"""Characters of the last observation that stay."""
+"""Characters of the last observation that are kept."""
 
 
 class Compactor:
-    """Decides when a history is compacted, and what takes its place.
+    """Decides when a history is compacted, and writes the message that replaces it.
 
     Args:
-        threshold: the part of the window at which it is, above 0 and at most 1.
+        threshold: part of the window at which a history is compacted: above 0, at most 1.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -31,33 +31,34 @@ class Compactor:
         self._given_up = False
 
     def is_due(self, tokens: int, window: int | None, turns: int) -> bool:
-        """
+        """Whether the history should be compacted now.
+
         Args:
-            tokens: of the next prompt, about.
-            window: of the model, in tokens; None: nobody says.
-            turns: that have been taken since the history began, or began anew. Notes are never compacted at once: that
-                would go round in a circle.
+            tokens: estimated tokens of the next prompt.
+            window: tokens of the model's window; None: unknown.
+            turns: turns since the history began or was compacted. With 0 turns there is nothing to compact but the notes.
         """
         limit = self._threshold * (ASSUMED_WINDOW if window is None else window)
         return tokens >= limit and turns > 0 and not self._given_up
 
     def settle(self, tokens: int, window: int | None) -> None:
-        """Is told how long the next prompt has become. If that is still too long, there is no point in trying again."""
+        """Takes the length of the next prompt after a compaction, in tokens. If it is still over the threshold, the history is
+        never compacted again."""
         self._given_up = tokens >= self._threshold * (ASSUMED_WINDOW if window is None else window)
 
     @staticmethod
     def request(history: History) -> list[Message]:
-        """What the model is asked for its notes: its history, so that its prefix cache hits, with the request at the end of
-        the last message."""
+        """The messages that ask the model for its notes: its history, so that its prefix cache hits, with the request at the
+        end of the last message."""
         *messages, last = history.messages
         return [*messages, {"role": "user", "content": f"{text_of(last['content'])}\n\n{_REQUEST}"}]
 
     @staticmethod
     def notes(history: History, reply: ModelReply | None) -> str:
-        """What takes the place of the history.
+        """The text that replaces the history.
 
         Args:
-            reply: to `request`; None if there was none.
+            reply: the reply to `request`; None if the call failed.
         """
         last = text_of(history.messages[-1]["content"])
         if len(last) > _MOST_KEPT:

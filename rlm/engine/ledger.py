@@ -1,4 +1,4 @@
-"""One ledger for a whole call tree: what was used, and what may still be."""
+"""The ledger of a call tree: what its calls used, and what they may still use."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from rlm.types import Usage, UsageSummary
 _FREE = Price(0.0, 0.0)
 
 _FIRST_GUESS = 500
-"""Output tokens that a call is expected to take before there is an average."""
+"""Output tokens that a call is expected to use while there is no average yet."""
 
 
 @dataclass(slots=True)
 class _Claim:
-    """What a call in flight may take."""
+    """What a call in flight may use."""
 
     tokens: int
     cost: float
     cap: int | None
-    """Output tokens that it may have; None: nothing limits them."""
+    """Output tokens that the call may use; None: no limit."""
 
 
 class Ledger:
-    """Books every model call of a run and of all that runs below it, and stops them when a limit is reached.
+    """Books every model call of a run and of all runs below it, and stops them when a limit is reached.
 
-    A limit is noticed where it is crossed: by a timer, or when a reply is booked. From then on `check` raises, and
-    everything that waits in `guard` or runs in `interruptible` is stopped at once.
+    A limit is reached when its timer fires, or when a reply that crosses it is booked. From then on `check` raises, and all
+    blocks in `guard` and `interruptible` are stopped at once.
 
-    A call is claimed before it is made: what is spent, what the calls in flight may take and what this one may take must
-    fit in the limits together, or it waits until some of those have ended. It gets a cap on its output of what was left.
-    "May take" is the output that the caller limits a call to. Where nothing does, it is what calls took so far, doubled: a
-    batch can then overshoot by what its calls in flight take beyond that.
+    Each call claims its share before it is sent. What is spent, the claims of the calls in flight, and the new claim must
+    together fit in the limits; otherwise the call waits until others have ended. What is left becomes the cap on the call's
+    output. A claim is the prompt and the output that the sampling arguments allow. If they set no limit, the claim is twice
+    the average output so far: a batch can then overshoot by what its calls in flight write beyond their claims.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Ledger:
     ) -> None:
         """
         Args:
-            max_timeout: seconds of wall-clock time from `start`.
+            max_timeout: seconds of wall-clock time from `start`; None, here and below: no limit.
             max_tokens: input and output tokens of all calls together.
             max_budget: USD of all calls together.
             max_subcalls: prompts that the code may send to sub-models and child runs.
@@ -73,18 +73,18 @@ class Ledger:
         self._in_flight = 0
         self._waiters: set[asyncio.Future[None]] = set()
         self.error: RLMError | None = None
-        """What ended the tree: the limit that was reached first, or the endpoint's word that the rollout is over."""
+        """The error that ended the tree: the first limit that was reached, or the endpoint's end of the rollout."""
         self.on_trip: Callable[[RLMError], None] | None = None
-        """Is told of it once."""
+        """Called once, with `error`."""
         self.summary = UsageSummary()
         self.root = Usage()
         self.sub = Usage()
         self.cost = 0.0
-        """USD, of the calls whose cost is known."""
+        """USD of the calls whose cost is known."""
         self.subcalls = 0
         self.subcall_failures = 0
         self.bounded = max_tokens is not None or max_budget is not None
-        """Whether calls have to be claimed."""
+        """Whether calls must be claimed."""
 
     @property
     def elapsed(self) -> float:
@@ -96,22 +96,22 @@ class Ledger:
         return self.root.total_tokens + self.sub.total_tokens
 
     def start(self) -> None:
-        """Starts the clock. Call it on the event loop that the run uses."""
+        """Starts the clock of `max_timeout`. Call it on the event loop of the run."""
         self._started = time.monotonic()
         if self._max_timeout is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._max_timeout, self._out_of_time)
 
     def stop(self) -> None:
-        """Ends the clock, and lets go of the error: its traceback holds what the run held, this ledger too."""
+        """Stops the clock and drops the error, whose traceback refers to everything that the run held."""
         self.error = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def book(self, model: str, usage: Usage, *, root: bool) -> None:
-        """Counts one model call, under the name of the model that served it. One whose cost nobody knows ends the run, if
-        there is a budget to keep."""
+        """Counts one model call, under the name of the model that served it. With `max_budget`, a call of unknown cost ends the
+        run."""
         self.summary.add(model, usage)
         if root:
             self.root += usage
@@ -125,13 +125,13 @@ class Ledger:
         if self._max_budget is not None and usage.cost is None:
             self.trip(
                 ConfigError(
-                    f"max_budget cannot be kept: a reply of {model!r} did not say what it cost, and nobody knows a price. Give "
+                    f"max_budget cannot be kept: a reply of {model!r} did not report its cost, and its price is unknown. Give "
                     f"prices={{{model!r}: {{'input': ..., 'output': ...}}}} in USD per million tokens"
                 )
             )
 
     def count_subcall(self) -> bool:
-        """Counts one sub-call. Returns whether there may be one more."""
+        """Counts one sub-call. Returns False, and counts nothing, if `max_subcalls` are used up."""
         if self._max_subcalls is not None and self.subcalls >= self._max_subcalls:
             return False
         self.subcalls += 1
@@ -141,18 +141,18 @@ class Ledger:
     async def claim(
         self, prompt_tokens: int, price: Price | None, cap: int | None
     ) -> AsyncIterator[int | None]:
-        """Holds what a call may take, while it is made and booked in the block.
+        """Claims the share of a call while the block runs. The block makes the call and books it.
 
         Args:
-            prompt_tokens: of its prompt, about.
-            price: of the model; None: nobody knows it.
-            cap: output tokens that it asks for at most; None: it does not say.
+            prompt_tokens: estimated tokens of the prompt.
+            price: price of the model; None: unknown.
+            cap: the most output tokens that the sampling arguments allow; None: they set no limit.
 
-        Returns:
-            Output tokens that it may have at most; None: nothing limits them.
+        Yields:
+            The most output tokens that the call may use; None: no limit.
 
         Raises:
-            LimitError: less is left than its prompt takes. Only this call is refused.
+            LimitError: less is left than the prompt needs. Only this call is refused.
             RLMError: a limit has been reached.
         """
         while (claim := self._try(prompt_tokens, price or _FREE, cap)) is None:
@@ -176,7 +176,7 @@ class Ledger:
                     waiter.set_result(None)
 
     def _try(self, prompt_tokens: int, price: Price, cap: int | None) -> _Claim | None:
-        """What a call may have; None while others have to end first."""
+        """The claim of a call; None while other calls must end first."""
         self.check()
         expected = self._expected_output() if cap is None else cap
         room = cap
@@ -205,15 +205,16 @@ class Ledger:
         return 2 * (self.root + self.sub).output_tokens // calls + 1 if calls else _FIRST_GUESS
 
     def check(self) -> None:
-        """
+        """Does nothing while no limit has been reached.
+
         Raises:
-            RLMError: the limit that has been reached.
+            RLMError: the error that ended the tree.
         """
         if self.error is not None:
             raise self.error
 
     def trip(self, error: RLMError) -> None:
-        """Ends the run: stops what runs, and lets nothing new begin."""
+        """Ends the tree: stops all guarded and interruptible blocks, and lets no new one start."""
         if self.error is not None:
             return
         self.error = error
@@ -224,7 +225,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def interruptible(self, stop: Callable[[RLMError], None]) -> Iterator[None]:
-        """While the block runs, `stop` is called when a limit is reached; at once if one has been."""
+        """Calls `stop` if the tree ends while the block runs, or at once if it has ended already."""
         key = id(stop)
         self._stoppers[key] = stop
         try:
@@ -236,10 +237,10 @@ class Ledger:
 
     @contextlib.asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
-        """Cancels the block when a limit is reached.
+        """Cancels the block if the tree ends while it runs.
 
         Raises:
-            RLMError: the limit, in place of the cancellation.
+            RLMError: the error that ended the tree, in place of the cancellation.
         """
         self.check()
         loop = asyncio.get_running_loop()

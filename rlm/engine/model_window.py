@@ -1,4 +1,4 @@
-"""How many tokens a prompt has, and whether it fits a model's window, where no tokenizer is at hand."""
+"""Estimates the tokens of a prompt without a tokenizer, and whether it fits a model's window."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from rlm.types import Content, Message, text_of
 
 _log = logging.getLogger(__name__)
 
-# Byte-pair vocabularies of 100K to 200K entries hold most short words whole, split long ones about every six letters, capitals
-# about every two, and Qwen's and Llama's split numbers into single digits or groups of at most three. Of other alphabets (Greek
-# to Arabic) they hold pairs of letters, of all other scripts (Chinese, Thai, ...) hardly more than single characters.
+# How byte-pair vocabularies of 100,000 to 200,000 entries cut text: most short words are one token, long words are cut about
+# every six letters, capitals about every two. Qwen and Llama cut numbers into single digits or groups of at most three. Other
+# alphabets (Greek to Arabic) are cut into pairs of letters, all other scripts (Chinese, Thai, ...) into single characters.
 _PIECES = re.compile(
     r"[A-Z]?[a-z\u00df-\u024f]{1,6}|[A-Z\u00c0-\u00de]{1,2}|[\u0370-\u06ff]{1,2}|\d|[^\w\s]|_|\n|\w"
 )
 
-# Tokens that a chat template adds to every message: its role and separators.
+# Tokens that a chat template adds to each message: its role and separators.
 _PER_MESSAGE = 5
 
-# And to the whole: the begin of the text, and of the reply.
+# Tokens that it adds to the whole prompt: the beginning of the text, and of the reply.
 _PER_PROMPT = 4
 
-# What an image or a minute of sound costs, about: providers count by size, which we do not decode.
+# Tokens of an image or a sound, roughly. Providers count by size, which is not decoded here.
 _PER_MEDIUM = 1500
 
 _LEAST, _MOST = 0.5, 4.0
-"""Between what a guess is corrected by, whatever a server says that it counted."""
+"""Bounds of the correction factor, whatever counts a server reports."""
 
-# Longer texts are counted in samples of this many characters: a look at all of 100,000 takes 5 ms.
+# Long texts are estimated from samples of this many characters: counting all of 100,000 takes 5 ms.
 _SAMPLE = 4000
 _SAMPLES = 5
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
-    """A guess from above: prose comes out at 1.0 to 1.3 times what the tokenizers of Qwen and OpenAI give."""
+    """An estimate on the high side: for prose 1.0 to 1.3 times the count of Qwen's and OpenAI's tokenizers."""
     return _PER_PROMPT + sum(
         _count(text_of(message["content"])) + _media(message["content"]) * _PER_MEDIUM + _PER_MESSAGE
         for message in messages
@@ -60,12 +60,12 @@ def _media(content: Content) -> int:
 
 
 def _most(text: str) -> int:
-    """Tokens that a text has at most: one is at least one byte, and a character at most four."""
+    """The most tokens that a text can have: a token is at least one byte, and a character at most four bytes."""
     return len(text) if text.isascii() else 4 * len(text)
 
 
 class Counted(NamedTuple):
-    """The beginning of a prompt, as a server counted it."""
+    """The beginning of a prompt that a server has counted: its messages, and their tokens."""
 
     messages: int
     tokens: int
@@ -75,32 +75,32 @@ UNCOUNTED = Counted(0, 0)
 
 
 class ModelWindow:
-    """Knows how long a prompt is for a model, and refuses those that it cannot take before they are sent: a training
-    endpoint may end the whole rollout over one of them. Its guess is corrected by the counts that the server reports."""
+    """The window of a model. Estimates the tokens of prompts, corrected by the counts that the server reports, and refuses a
+    prompt that cannot fit before it is sent: a training endpoint may end the whole rollout over one such prompt."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._ratio = 1.0
         self._learned = 0
-        """Tokens of the prompt that the ratio comes from."""
+        """Tokens of the prompt that `_ratio` was computed from."""
         self._sample: tuple[Sequence[Message], int] | None = None
-        """A prompt that it is to come from, once somebody wants to know."""
+        """The prompt and count from which `_ratio` is computed at its next use."""
         self._size: int | None = None
 
     async def size(self) -> int | None:
-        """The model's window in tokens, None where nobody says, or the client of somebody's own cannot tell."""
+        """The size of the window in tokens; None if the provider does not report it, or the client raises."""
         if self._size is None:
             try:
                 self._size = await self._client.context_length()
             except Exception:
                 _log.warning(
-                    "how large the window of %s is could not be had", self._client.model, exc_info=True
+                    "the size of the window of %s could not be read", self._client.model, exc_info=True
                 )
         return self._size
 
     def observe(self, messages: Sequence[Message], tokens: int) -> None:
-        """Learns from a prompt that the server counted, if it is much longer than the one before: to look at each would cost
-        more with each turn."""
+        """Takes the server's count of a prompt. Only a count more than twice as large as the last one used is kept: estimating
+        every prompt would cost more with each turn."""
         if tokens > 2 * self._learned:
             self._sample = messages, tokens
 
@@ -112,23 +112,23 @@ class ModelWindow:
         return self._ratio
 
     def guess(self, messages: Sequence[Message], counted: Counted = UNCOUNTED) -> int:
-        """Tokens of a prompt, about.
+        """The estimated tokens of a prompt.
 
         Args:
-            counted: its beginning.
+            counted: the beginning of the prompt, if the server has counted it.
         """
         return counted.tokens + round(estimate_tokens(messages[counted.messages :]) * self._correction())
 
     def bound(self, messages: Sequence[Message], counted: Counted = UNCOUNTED) -> int:
-        """Tokens of a prompt, at most, as far as one can tell. See `guess`."""
+        """As `guess`, but never corrected downwards."""
         ratio = max(1.0, self._correction())
         return counted.tokens + round(estimate_tokens(messages[counted.messages :]) * ratio)
 
     async def check(self, messages: Sequence[Message], counted: Counted = UNCOUNTED) -> None:
-        """See `guess`.
+        """Refuses a prompt that is too long. See `guess` for `counted`.
 
         Raises:
-            ContextLengthError: the prompt is longer than the window, as far as one can tell.
+            ContextLengthError: the prompt is longer than the window, by the estimate.
         """
         window = self._size or await self.size()
         if window is None:

@@ -1,4 +1,4 @@
-"""The models of a run, by name."""
+"""The models of a run by name, and how a run calls them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rlm.errors import BadReplyError, ConfigError, ModelError, RLMError
 from rlm.types import Message, SamplingArgs
 
 _ASKED_OF_ANY_MODEL = 16_384
-"""Output tokens: no more than current models allow a call to ask for, where nobody says how large the window is."""
+"""Output tokens that every current model accepts as a cap. Used if the size of the window is unknown."""
 
 _CAPS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model and how this run asks it."""
+    """One model, and how this run calls it."""
 
     name: str
-    """What the code calls it."""
+    """The code's name for it."""
     client: Client
     sampling: SamplingArgs
     window: ModelWindow
@@ -35,15 +35,15 @@ class Model:
     async def ask(
         self, messages: Sequence[Message], ledger: Ledger, *, root: bool, counted: Counted = UNCOUNTED
     ) -> ModelReply:
-        """One call, refused before it is sent if the prompt cannot fit, and booked once.
+        """Makes one call and books it. A prompt that cannot fit the window or the limits is refused before it is sent.
 
         Args:
-            counted: the beginning of the messages, where they were asked before.
+            root: whether the usage is the root's.
+            counted: the beginning of the messages, if the server has counted it before.
 
         Raises:
-            ModelError: the call failed for good. Also in place of an exception of a client that is none of ours, which is
-                its cause.
-            LimitError: less is left of a limit than the prompt takes.
+            ModelError: the call failed for good. An exception of a client that is no RLMError becomes the cause of one.
+            LimitError: less is left of a limit than the prompt needs.
         """
         with self._failing():
             await self.window.check(messages, counted)
@@ -67,7 +67,7 @@ class Model:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Makes a ModelError of what a client raises that is none of ours, so that it ends one call and not a batch."""
+        """Turns an exception of a client that is no RLMError into a ModelError, which ends one call and not the batch."""
         try:
             yield
         except RLMError:
@@ -78,13 +78,13 @@ class Model:
             ) from error
 
     def _priced(self, reply: ModelReply) -> ModelReply:
-        """With the cost that the provider says, or else that of its prices."""
+        """The reply with its cost: the provider's own figure, otherwise the cost by price, otherwise none."""
         if reply.usage.cost is not None or self.price is None:
             return reply
         return replace(reply, usage=replace(reply.usage, cost=self.price.cost(reply.usage)))
 
     def _own_cap(self) -> int | None:
-        """Output tokens that the caller limits a call to."""
+        """The most output tokens that the sampling arguments allow; None: they set no limit."""
         for sampling in (self.sampling, self.client.sampling_args):
             for name in _CAPS:
                 if isinstance(sampling.get(name), int):
@@ -92,19 +92,19 @@ class Model:
         return None
 
     async def _capped(self, cap: int | None, prompt_tokens: int) -> SamplingArgs:
-        """The sampling arguments with that cap, where it is less than what a reply could have anyway."""
+        """The sampling arguments with `cap` as token limit, if it is less than the model would allow anyway."""
         if cap is None or cap == self._own_cap():
             return self.sampling
         window = await self.window.size()
         most = _ASKED_OF_ANY_MODEL if window is None else window - prompt_tokens * 9 // 8 - 64
         if self._own_cap() is None and cap >= most:
-            return self.sampling  # servers refuse to be asked for more than they have
+            return self.sampling  # servers refuse a cap that is larger than the window
         name = next((name for name in _CAPS if name in self.sampling), _CAPS[0])
         return {**self.sampling, name: cap}
 
 
 class Models:
-    """The root's model, the sub-models, and which one answers what."""
+    """The root's model and the sub-models, by name and by depth."""
 
     def __init__(
         self,
@@ -118,17 +118,17 @@ class Models:
     ) -> None:
         """
         Args:
-            root: answers the root's turns.
-            others: sub-models by name. The first answers sub-calls that name no model, and drives child runs; without
-                any, the root's model does.
-            sampling: arguments of the root's calls.
-            sub_sampling: arguments of all calls below the root.
-            depth_models: names of the models that answer at depth 1, 2, ... in place of the first of `others`; the last
-                one below that too.
-            price: of a client's model.
+            root: client of the root's model.
+            others: clients of the sub-models by name. The first answers sub-calls that name no model, and drives child runs;
+                without any, the root's model does both.
+            sampling: sampling arguments of the root's calls.
+            sub_sampling: sampling arguments of all calls below the root.
+            depth_models: names of the models that answer at depth 1, 2, ... in place of the first of `others`; the last one
+                answers at all greater depths too.
+            price: gives the price of a client's model; None: unknown.
 
         Raises:
-            ConfigError: there is no model of a name in `depth_models`.
+            ConfigError: a name in `depth_models` is not the name of a model.
         """
         self.sub_sampling = sub_sampling
         self.root = Model(root.model, root, sampling, ModelWindow(root), price(root))
@@ -148,28 +148,28 @@ class Models:
 
     @property
     def by_depth(self) -> list[str]:
-        """The names of those that answer where the code names none, at depth 1, 2, ...; the last one below that too."""
+        """Names of the default models at depth 1, 2, ...; the last one is the default at all greater depths too."""
         return list(self._by_depth)
 
     def named(self, name: str | None, depth: int) -> Model | None:
-        """The model of that name; None if this run has no such model.
+        """The model of a name; None if this run has no such model.
 
         Args:
-            name: None: the default of the depth.
-            depth: of who answers: 1 below the root.
+            name: None: the default model of the depth.
+            depth: depth of the sub-call; 1 below the root.
         """
         if name is None:
             name = self._by_depth[min(depth, len(self._by_depth)) - 1]
         return self._by_name.get(name)
 
     def describe(self) -> dict[str, dict[str, str]]:
-        """What each is, by name, the default first."""
+        """The provider's name of each model, and the provider, by the code's name. The default is first."""
         return {
             model.name: {"model": model.client.model, "provider": provider_of(model.client)} for model in self
         }
 
     def __iter__(self) -> Iterator[Model]:
-        """Those that the code can name, the default first."""
+        """The models that the code can name. The default is first."""
         first = self._by_depth[0]
         return iter(sorted(self._by_name.values(), key=lambda model: model.name != first))
 
@@ -179,9 +179,10 @@ class Models:
 
 
 def _check(reply: ModelReply) -> None:
-    """
+    """Checks the reply of a client, which may be the caller's own.
+
     Raises:
-        BadReplyError: a client of the caller's own gave something that is no reply.
+        BadReplyError: it is no usable reply.
     """
     if not isinstance(reply, ModelReply):
         raise BadReplyError(f"the client must return a ModelReply, and returned {a(reply)}")
@@ -193,10 +194,10 @@ def _check(reply: ModelReply) -> None:
     counts = usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.cache_write_tokens
     if not all(0 <= count <= MOST_TOKENS for count in counts):
         raise BadReplyError(
-            "the client's reply has a usage that cannot be: a number of tokens is negative or absurd"
+            "the client's reply has an impossible usage: a number of tokens is negative or too large"
         )
     if usage.cost is not None and not 0 <= usage.cost < math.inf:
-        raise BadReplyError(f"the client's reply has a usage that cannot be: it cost {usage.cost} USD")
+        raise BadReplyError(f"the client's reply has an impossible usage: a cost of {usage.cost} USD")
 
 
 def provider_of(client: Client) -> str:

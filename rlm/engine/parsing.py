@@ -1,4 +1,4 @@
-"""What is read out of a model's reply: the code to run, or why there is none."""
+"""Reads a model's reply: the code to run, or why there is none."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _OPENING = re.compile(
 )
 _CLOSING = re.compile(r"^[ \t]*(?P<ticks>`{3,})[ \t]*$")
 _END_OF_THINKING = re.compile(r"""(?<!["'\\])</think>(?!["'\\])""")
-"""Not one in a string of the code."""
+"""Without quotes around it: the code may hold the tag in a string."""
 _OTHER_FENCE = re.compile(r"^[ \t]*`{3,}[ \t]*(?P<tag>[\w+#.-]*)", re.MULTILINE)
 _CELL_FLAGS = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
-# How many closing fences are tried as the end of one block: more is a reply that fights the parser.
+# Closing fences that are tried as the end of one block. More of them would make parsing slow.
 _MAX_CLOSINGS = 32
 
 
@@ -29,22 +29,22 @@ class ParsedReply:
 
     blocks: list[str]
     problem: str | None
-    """What to tell the model, if something that it wrote was not run."""
+    """A sentence for the model if code of the reply is not run, or if there is none; otherwise None."""
 
 
 def parse_reply(text: str, *, truncated: bool = False) -> ParsedReply:
     """Finds the ```repl blocks of a reply.
 
     A fence may be indented, in upper case, longer than three backticks, or never closed. A fence inside the code (in a
-    string, say) does not end the block as long as the code is only complete at a later one. What a model thinks aloud
-    before `</think>` is not run.
+    string, for example) does not end the block if the code is only complete at a later fence. Thinking before `</think>` is
+    not run.
 
     Args:
         text: the reply.
-        truncated: the reply was cut by a token limit; an unclosed block is then incomplete and is not run.
+        truncated: whether a token limit cut the reply. An unclosed block is then incomplete, and is not run.
     """
     visible = _after_thinking(text)
-    # Not `splitlines`: other characters that end a line of text are part of Python's strings.
+    # Not `splitlines`: it also splits at characters that may stand in a string of the code.
     lines = visible.replace("\r\n", "\n").removesuffix("\n").split("\n")
     blocks: list[str] = []
     cut = False
@@ -68,7 +68,7 @@ def parse_reply(text: str, *, truncated: bool = False) -> ParsedReply:
 
 
 def answer_text(text: str) -> str:
-    """The text of a reply that is itself the answer: without the thinking, stripped."""
+    """The text of a reply that is itself the answer, stripped and without the thinking."""
     return _after_thinking(text).strip()
 
 
@@ -91,8 +91,8 @@ def _closings(lines: list[str], start: int, width: int) -> list[int]:
 
 
 def _end_of_block(lines: list[str], start: int, closings: list[int]) -> int:
-    """The first closing fence at which the code is complete; the first of all if it never is, so that the model
-    sees its own syntax error."""
+    """The line of the first closing fence at which the code is complete. If it never is, the first closing fence, so that the
+    model sees its own syntax error."""
     if not closings:
         return len(lines)
     if len(closings) > 1:
@@ -111,9 +111,9 @@ def _is_complete(code: str) -> bool:
 
 
 def _dedent(lines: list[str], indent: str) -> str:
-    """Takes the fence's own indentation from the code, and what all of its lines share beyond that."""
+    """Removes the fence's indentation from the code, and then the indentation that all lines share."""
     stripped = [line.removeprefix(indent) for line in lines]
-    # Not `textwrap.dedent`: it empties lines of blanks, which may stand in a string.
+    # Not `textwrap.dedent`: it empties blank lines, which may be part of a string.
     margins = [line[: len(line) - len(line.lstrip(" \t"))] for line in stripped if line.strip(" \t")]
     shared, last = min(margins, default=""), max(margins, default="")
     while not last.startswith(shared):

@@ -1,4 +1,4 @@
-"""What the model is told."""
+"""The texts that the model is sent: system prompt, first message, notes on its answers."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def system_prompt(*, orchestrator: bool = True) -> str:
     """The default system prompt.
 
     Args:
-        orchestrator: with the advice to leave reading to sub-models.
+        orchestrator: whether it advises to leave reading to sub-models.
     """
     return f"{_SYSTEM}\n\n{_ORCHESTRATOR}" if orchestrator else _SYSTEM
 
 
 def tools(lines: str) -> str:
-    """What the system prompt says of custom tools.
+    """The part of the system prompt that lists custom tools.
 
     Args:
-        lines: one for each.
+        lines: one line for each tool.
     """
     return f"The REPL also holds these functions and values, for this task:\n{lines}"
 
@@ -79,8 +79,8 @@ def first_message(
     """The first user message: the question, what the context is, and the turn.
 
     Args:
-        earlier: contexts of earlier completions in the same REPL.
-        answer_format: what the answer has to look like.
+        earlier: number of contexts of earlier completions in the same REPL.
+        answer_format: instructions on the form of the answer.
     """
     if question is None:
         question = "The context itself holds the request: read it there, and answer it."
@@ -99,11 +99,11 @@ def first_message(
     return "\n\n".join(parts)
 
 
-def plain(context: Context, question: str | None, answer_format: str | None) -> str:
+def plain_call(context: Context, question: str | None, answer_format: str | None) -> str:
     """The only message of a run without a REPL: the input itself, then the question.
 
     Raises:
-        ContextError: the input is no text.
+        ContextError: the input is no str.
     """
     if context.kind != "str":
         raise ContextError(f"max_depth=0 sends the input as the prompt: give a str, not a {context.kind}")
@@ -116,7 +116,7 @@ def plain(context: Context, question: str | None, answer_format: str | None) -> 
 
 
 def bad_answer(problem: str) -> str:
-    """What the model is told of an answer that does not have the form that was asked for."""
+    """The note on an answer of the code that does not have the form."""
     return (
         f'answer["content"] does not have the form that is asked for, so the run goes on: {problem}. '
         'Set it again, to JSON text, with answer["ready"] = True.'
@@ -124,12 +124,12 @@ def bad_answer(problem: str) -> str:
 
 
 def bad_last_word(problem: str) -> str:
-    """The same for an answer that was given without code."""
+    """The note on an answer of the last call, which is asked for without code, that does not have the form."""
     return f"That does not have the form that is asked for: {problem}. Reply once more, with the JSON text alone."
 
 
 def turn_header(number: int, max_iterations: int) -> str:
-    """What stands at the end of each user message."""
+    """The last paragraph of each user message."""
     header = f"Turn {number}/{max_iterations}"
     if number == max_iterations:
         header += ': the last one. Set `answer["content"]` and `answer["ready"] = True` in it.'

@@ -1,4 +1,4 @@
-"""What the code may ask a sub-model: prompts, checked and brought into the form of chat messages."""
+"""Prompts of the code for sub-models: checked, and turned into chat messages."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ _FORMS = (
 
 
 def as_messages(prompt: Any) -> list[Message]:
-    """A prompt as chat messages.
+    """Turns a prompt into chat messages.
 
     Args:
-        prompt: a str; a list of parts, which become one message of the user; or a list of messages with "role" and
-            "content", which is a str or a list of parts. A part is a str or a dict in the form of OpenAI's chat API with the
-            "type" "text", "image_url" or "input_audio". (Bytes of images have become parts in the worker.) Anything from
-            the code may come here.
+        prompt: a str; a list of parts, which become one user message; or a list of messages with "role" and "content", a str
+            or a list of parts. A part is a str, or a dict of OpenAI's chat API of the "type" "text", "image_url" or
+            "input_audio". (The worker has turned bytes of images into parts.) The code can pass any other value too.
 
     Returns:
-        New messages that hold what is known of these forms, and nothing else. Content that is text alone is a str.
+        New messages with the fields of these forms alone. Content without images and sounds is a str.
 
     Raises:
-        ContextError: it is something else; says what, where, and what is allowed.
+        ContextError: the prompt has another form. The message says where, and what is allowed.
     """
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]

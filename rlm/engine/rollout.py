@@ -95,7 +95,7 @@ class Rollout:
         )
         self._state = _State()
         if settings.max_depth == 0:
-            history = History(None, prompts.plain(context, question, self._instructions))
+            history = History(None, prompts.plain_call(context, question, self._instructions))
         else:
             first = prompts.first_message(
                 context,

@@ -132,7 +132,7 @@ def test_openais_form_is_taken() -> None:
     ("response_format", "word"),
     [
         ({"type": "nothing"}, "not a valid JSON schema"),
-        ({"type": "json_object"}, "says nothing"),
+        ({"type": "json_object"}, "does not say the form"),
         ({"type": "json_schema"}, "json_schema.schema"),
         ("json", "pydantic model"),
         (Count(label="a", count=1), "has no JSON schema"),
