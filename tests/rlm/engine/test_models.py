@@ -171,8 +171,8 @@ async def test_what_a_client_raises_or_gives_ends_one_call() -> None:
     assert raised == "Error: the client of 'm' failed: ValueError: not today"
     assert "returned a str" in text
     assert "is None" in none
-    assert "negative or absurd" in many
-    assert "negative or absurd" in negative
+    assert "negative or too large" in many
+    assert "negative or too large" in negative
     assert "nan USD" in dear
     assert completion.stats.subcall_failures == 6
 
