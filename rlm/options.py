@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rlm import _checks
 from rlm._wording import a
+from rlm.clients.base import Client, check_client
 from rlm.context.plain_values import is_number
 from rlm.errors import ConfigError
 from rlm.types import SamplingArgs
 
 if TYPE_CHECKING:
-    from rlm.clients.base import Client
     from rlm.logger import RLMLogger
 
 
@@ -30,16 +30,16 @@ class Options:
     backend: str = "openai"
     """Provider of the root's model: one of `rlm.clients.backends()`."""
     backend_kwargs: Mapping[str, Any] | None = field(default=None, repr=False)
-    """Arguments of the provider: `model_name`, and as it needs `base_url`, `api_key`, `timeout` (seconds), ..."""
+    """Arguments of the provider: `model_name`, `base_url`, `api_key`, `timeout` (seconds), ..."""
     environment: str = "local"
     """Place where the code runs: one of `rlm.environments.names()`."""
     environment_kwargs: Mapping[str, Any] | None = None
-    """Settings of the place and of its REPLs: `isolation`, `cell_timeout` (seconds), `limits`, ..."""
+    """Settings of the place and of its REPLs. The page docs/options.md lists them, with units and defaults."""
     depth: int = 0
     """Always 0. Kept because the original has it."""
     max_depth: int = 1
-    """Levels of runs. 1: `rlm_query` is a plain model call. 2: it is a child run, whose own `rlm_query` is a plain call; and so
-    on. 0: no REPL, the model gets the input as its prompt."""
+    """Levels of runs with a REPL. 1: `rlm_query` is a plain model call. 2: it is a child run, whose own `rlm_query` is a plain
+    call; and so on. 0: the model gets the input as its prompt."""
     max_iterations: int = 30
     """Turns of a run. After the last turn the model is asked once more, for its answer alone."""
     max_budget: float | None = None
@@ -56,7 +56,7 @@ class Options:
     """Providers of sub-models. The first sub-model answers the sub-calls that name no model, and drives child runs; without
     any, the root's model does both. The code names a sub-model by its model name."""
     other_backend_kwargs: Sequence[Mapping[str, Any]] | None = field(default=None, repr=False)
-    """Arguments of the providers of sub-models: one mapping for each of `other_backends`."""
+    """Arguments of these providers: one mapping for each of `other_backends`."""
     logger: RLMLogger | None = None
     """Logger that gets every event. `completion.metadata` then holds the trajectory."""
     verbose: bool = False
@@ -69,19 +69,19 @@ class Options:
     custom_sub_tools: Mapping[str, Any] | None = None
     """Tools of child runs. None: `custom_tools`."""
     compaction: bool = False
-    """Whether a history that nears the end of the model's window is replaced by notes that the model writes."""
+    """Whether notes of the model replace a history that nears the end of its window."""
     compaction_threshold_pct: float = 0.85
-    """Part of the model's window at which the history is compacted: above 0, at most 1."""
+    """Part of the window at which the history is compacted: above 0, at most 1."""
     max_concurrent_subcalls: int = 4
     """Child runs of one run in flight at once."""
     on_subcall_start: Callable[[int, str, str], object] | None = None
-    """Function called when a sub-call starts, with its depth, its model and the beginning of its prompt."""
+    """Called when a sub-call starts. Gets its depth, its model and the beginning of its prompt."""
     on_subcall_complete: Callable[[int, str, float, str | None], object] | None = None
-    """Function called when a sub-call ends, with its depth, its model, its seconds, and its error or None."""
+    """Called when a sub-call ends. Gets its depth, its model, its seconds, and its error or None."""
     on_iteration_start: Callable[[int, int], object] | None = None
-    """Function called when a turn starts, with the depth of the run and the turn's number, from 1."""
+    """Called when a turn starts. Gets the depth of its run and its number, from 1."""
     on_iteration_complete: Callable[[int, int, float], object] | None = None
-    """Function called when a turn ends, with the depth of the run, the turn's number and its seconds."""
+    """Called when a turn ends. Gets the depth of its run, its number and its seconds."""
     sampling_args: SamplingArgs | None = None
     """Sampling arguments of the root's calls, as the provider names them."""
     sub_sampling_args: SamplingArgs | None = None
@@ -96,7 +96,7 @@ class Options:
     other_clients: Sequence[Client] | Mapping[str, Client] | None = None
     """Clients of your own in place of `other_backends`. The code names each by its model, or by its key in a mapping."""
     depth_models: Sequence[str] = ()
-    """Names of the sub-models that answer at depth 1, 2, ...; the last one answers at all greater depths too."""
+    """Names of the sub-models that answer at depth 1, 2, ... The last one answers at all greater depths too."""
     prices: Mapping[str, Any] | None = None
     """USD per million tokens by model name: a `rlm.clients.prices.Price` or a dict of its fields. It wins over the built-in
     table."""
@@ -163,7 +163,6 @@ class Options:
                 raise ConfigError(f"{name} must be a plain function, not an async one")
 
     def _check_models(self) -> None:
-        from rlm.clients.base import check_client
         from rlm.clients.chat_format import merge_sampling
 
         for name in ("sampling_args", "sub_sampling_args"):
@@ -205,7 +204,6 @@ def _check_other_backends(backends: Sequence[str] | None, kwargs: Sequence[Mappi
 
 
 def _check_other_clients(clients: object) -> None:
-    from rlm.clients.base import check_client
 
     if isinstance(clients, Mapping):
         _checks.check_names("other_clients", clients)

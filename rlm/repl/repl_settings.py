@@ -38,19 +38,20 @@ class REPLSettings:
     interrupt_grace: float = 2.0
     """Seconds between the interrupt of a cell and the kill of its process tree."""
     stop_grace: float | None = None
-    """Seconds between the interrupt and the kill when the caller stops the cell: a limit of the run, or a cancellation.
+    """Seconds between the interrupt and the kill when a limit of the run or its caller stops a cell.
     None: 0.08 in a run with a REPL of its own, which nothing uses afterwards; otherwise `interrupt_grace`."""
     max_output_chars: int = 20_000
-    """Characters that are kept of a cell's stdout, and of its stderr: the head and the tail. At least 100."""
+    """Characters that are kept of a cell's stdout, and of its stderr: head and tail. At least 100."""
     limits: Mapping[str, int] = field(default_factory=dict)
-    """Overrides of resource limits: `memory_bytes` (bytes), `cpu_seconds` (seconds), `file_bytes` (bytes), `open_files`
-    (descriptors). `DEFAULT_LIMITS` has the others."""
+    """Overrides of resource limits, by name. The limits are `memory_bytes` (bytes), `cpu_seconds` (seconds), `file_bytes`
+    (bytes) and `open_files` (descriptors). `DEFAULT_LIMITS` has their defaults."""
     checkpoint_bytes: int = 256 << 20
     """Bytes of memory that a worker may have for a checkpoint of it to be made. A cell that is killed, or that ends its
     worker, costs only its own changes to the namespace where there is a checkpoint. 0: no checkpoints."""
     checkpoint_after: float = 0.5
-    """Seconds without work after which a checkpoint is made: while a model thinks, and not between cells that follow each
-    other. Ten times what the last checkpoint took, if that is more. 0: after each cell, and the next cell waits for it."""
+    """Seconds without work after which a checkpoint is made. So it is made while a model thinks, and not between cells that
+    follow each other. Ten times what the last checkpoint took, if that is more. 0: after each cell, and the next cell waits
+    for it."""
     seed: int | None = None
     """Seeds `random`, and numpy once it is imported. None: no seed. The hash seed is always fixed."""
 
