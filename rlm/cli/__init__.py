@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code. Never raises.
     """
     parser = make_parser()
+    completion.answer_shell(parser)
     debug = False
     try:
         options, unknown = parser.parse_known_args(argv)

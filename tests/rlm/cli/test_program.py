@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -74,92 +76,70 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 COMPLETIONS = [
-    (["rlm", ""], {"run", "doctor", "completion"}),
-    (["rlm", "r"], {"run"}),
-    (["rlm", "run", "--max-i"], {"--max-iterations"}),
-    (["rlm", "run", "--context", "a.txt", "--debu"], {"--debug"}),
-    (["rlm", "run", "--backend", "ope"], {"openai", "openrouter"}),
-    (["rlm", "run", "--isolation", "sand"], {"sandbox", "sandbox!"}),
-    (["rlm", "run", "-c", "no"], {"notes one.txt", "notes"}),
-    (["rlm", "run", "--context", "notes", "no"], {"notes one.txt", "notes"}),
-    (["rlm", "run", "--log-dir", "no"], {"notes"}),
-    (["rlm", "doctor", "--cal"], {"--call"}),
-    (["rlm", "completion", ""], {"bash", "zsh", "fish"}),
+    ("rlm ", {"run", "doctor", "completion", "--help", "--version", "-h"}),
+    ("rlm r", {"run"}),
+    ("rlm run --max-i", {"--max-iterations"}),
+    ("rlm run --context a.txt --debu", {"--debug"}),
+    ("rlm run --backend ope", {"openai", "openrouter"}),
+    ("rlm run --backend=ope", {"openai", "openrouter"}),
+    ("rlm run --isolation sand", {"sandbox", "sandbox!"}),
+    ("rlm run --model no", set()),
+    ("rlm run -c no", {"notes one.txt", "notes"}),
+    ("rlm run --context notes no", {"notes one.txt", "notes"}),
+    ("rlm run --log-dir no", {"notes"}),
+    ("rlm doctor --cal", {"--call"}),
+    ("rlm completion b", {"bash"}),
 ]
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Path:
+def shell(tmp_path: Path, rlm: Run) -> Callable[..., str]:
+    """Runs code in a shell that finds `rlm` and, in a file, its completion script."""
     (tmp_path / "notes one.txt").touch()
     (tmp_path / "notes").mkdir()
-    return tmp_path
+
+    def run(name: str, code: str, *words: str) -> str:
+        assert rlm("completion", name).code == 0
+        (tmp_path / "script").write_text(rlm("completion", name).out)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        start = {"bash": ["--norc", "-u"], "zsh": ["-f"], "fish": ["--no-config"]}[name]
+        done = subprocess.run(
+            [name, *start, "-c", code, *words],
+            cwd=tmp_path,
+            env=environment(HOME=str(tmp_path), PATH=path),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+    return run
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        *COMPLETIONS,
-        (
-            ["rlm", "run", "--backend", "=", "ope"],
-            {"openai", "openrouter"},
-        ),  # as readline splits --backend=ope
-        (["rlm", "run", "--backend", "="], {"openai", "vllm"}),
-        (["rlm", "run", "--model", ""], set()),
-    ],
-)
-def test_bash_completes(
-    words: list[str], offered: set[str], files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from rlm.cli import main
-
-    assert main(["completion", "bash"]) == 0
-    script = f"""
-{capsys.readouterr().out}
-COMP_WORDS=("$@")
-COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-$(complete -p rlm | sed -E 's/.*-F ([^ ]+) .*/\\1/')
-printf '%s\\n' "${{COMPREPLY[@]}}"
+@pytest.mark.parametrize(("line", "offered"), COMPLETIONS)
+def test_bash_completes(line: str, offered: set[str], shell: Callable[..., str]) -> None:
+    code = r"""
+source ./script
+COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9
+[[ $(complete -p rlm) =~ -F\ ([^ ]+) ]]
+${BASH_REMATCH[1]} rlm
+printf '%s\n' "${COMPREPLY[@]-}"
 """
-    done = subprocess.run(
-        ["bash", "-u", "-c", script, "bash", *words],
-        cwd=files,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = {line for line in done.stdout.splitlines() if line}
-    assert done.stderr == ""
-    assert found == offered if words[-1] not in ("", "=") else found >= offered
+    found = {word.rstrip(" /").replace("\\", "") for word in shell("bash", code, "bash", line).splitlines()}
+    assert found - {""} == offered
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
-@pytest.mark.parametrize(("words", "offered"), COMPLETIONS)
-def test_fish_completes(words: list[str], offered: set[str], files: Path, rlm: Run) -> None:
-    (files / "rlm.fish").write_text(rlm("completion", "fish").out)
-    quoted = " ".join(words).replace("'", "\\'")
-    done = subprocess.run(
-        ["fish", "--no-config", "-c", f"source rlm.fish; complete -C '{quoted}'"],
-        cwd=files,
-        env=environment(HOME=str(files)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = {line.partition("\t")[0].rstrip("/") for line in done.stdout.splitlines()}
-    assert offered <= found
+@pytest.mark.parametrize(("line", "offered"), COMPLETIONS)
+def test_fish_completes(line: str, offered: set[str], shell: Callable[..., str]) -> None:
+    out = shell("fish", f"source script; complete -C '{line}'")
+    found = {word.partition("\t")[0].rstrip(" /").replace("\\", "") for word in out.splitlines()}
+    assert {word.rpartition("=")[2] for word in found} == offered
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
-def test_zsh_takes_the_script(files: Path, rlm: Run) -> None:
-    (files / "_rlm").write_text(rlm("completion", "zsh").out)
-    done = subprocess.run(
-        ["zsh", "-f", "-c", "autoload -Uz compinit; compinit -u -d dump; source ./_rlm; print $_comps[rlm]"],
-        cwd=files,
-        env=environment(HOME=str(files)),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert (done.stdout, done.stderr) == ("_rlm\n", "")
+def test_zsh_loads_the_script(shell: Callable[..., str]) -> None:
+    code = 'autoload -Uz compinit; compinit -u -d dump; eval "$(<script)"; print $_comps[rlm]'
+    assert shell("zsh", code) == "_python_argcomplete\n"
