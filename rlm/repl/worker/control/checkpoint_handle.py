@@ -76,13 +76,13 @@ class CheckpointHandle:
             ):  # the code sent descriptors, or had the kernel add one
                 for (fd,) in struct.iter_unpack("i", content[: len(content) // 4 * 4]):
                     os.close(fd)
-        if data == Mailbox.HERE and not self.pid and pid > 1:
+        if data == Mailbox.REGISTER and not self.pid and pid > 1:
             try:
                 self._pidfd = os.pidfd_open(pid)
             except OSError:
                 return None
             self.pid = pid
-            return False if self._send(Mailbox.HERE) else None
+            return False if self._send(Mailbox.REGISTER) else None
         return True if data == Mailbox.CLEAR and self.clear_deadline is not None else None
 
     def ask_to_clear(self, deadline: float) -> bool:
@@ -116,7 +116,7 @@ class CheckpointHandle:
             _signal.pidfd_send_signal(self._pidfd, 0)
         except OSError:
             return -1
-        if not self._send(Mailbox.RISE, fds):
+        if not self._send(Mailbox.RESUME, fds):
             return -1
         pidfd, self._pidfd = self._pidfd, -1
         return pidfd

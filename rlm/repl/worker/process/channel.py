@@ -27,7 +27,7 @@ _SIZED = frozenset((str, list, dict))
 
 
 class _Ticket:
-    """What a thread waits with for a reply, or the main thread for a task."""
+    """A reply that a thread waits for. Number 0 is the next task, for which the main thread waits."""
 
     __slots__ = ("done", "reply", "signal")
 
@@ -44,8 +44,8 @@ class _Ticket:
             pass  # it is awake already
 
 
-def _unfit(error: TypeError) -> str:
-    """Says what of a prompt JSON cannot hold."""
+def _explain(error: TypeError) -> str:
+    """Words the error of `json` for a prompt."""
     found = re.match(r"Object of type (\w+)", str(error))
     what = f"cannot hold {found[1]}" if found else f"cannot be sent ({error})"
     return f"a prompt {what}: give text, a list of texts and images, or a list of messages"
@@ -140,7 +140,7 @@ class Channel:
             size = sum(map(len, prompts)) if _SIZED.issuperset(map(type, prompts)) else 0
             payload = dump({"id": number, **query}, size)
         except TypeError as error:
-            raise TypeError(_unfit(error)) from None
+            raise TypeError(_explain(error)) from None
         except TooLargeError as most:
             raise ValueError(
                 f"the prompts of one call may have {most} together, and these have more: send fewer at a time"

@@ -5,9 +5,9 @@ What the worker, its checkpoint and the fork server say to each other (`protocol
 
 1. The worker makes a pair of sockets and forks. One socket is the checkpoint's mailbox. The worker sends the other one to the
    supervisor (`post.Post.report`), which passes it on to the fork server.
-2. The checkpoint says HERE, and the fork server answers HERE: from now on the checkpoint is registered.
+2. The checkpoint says REGISTER, and the fork server answers REGISTER: from now on the checkpoint is registered.
 3. When the worker has ended, the fork server sends CLEAR. The checkpoint ends what the worker left, and answers CLEAR.
-4. The fork server sends RISE with the descriptors of a worker, and the checkpoint becomes the worker.
+4. The fork server sends RESUME with the descriptors of a worker, and the checkpoint becomes the worker.
 
 A checkpoint ends when its mailbox is closed. The fork server's side is `control.checkpoint_handle`, the host's is
 `rlm.repl.checkpoint`.
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
             """In the checkpoint, when it becomes the worker."""
 
 
-DESCRIPTORS = 4
-"""Descriptors that a checkpoint gets with RISE: the mailbox to the supervisor, stdout, stderr, and the memory for what it
+_DESCRIPTORS = 4
+"""Descriptors that a checkpoint gets with RESUME: the mailbox to the supervisor, stdout, stderr, and the memory for what it
 prints."""
 
 _REGISTRATION = 10_000
@@ -76,8 +76,8 @@ class Checkpoints:
     def __init__(self, post: Post, tree: WorkerTree, most_bytes: int, after: float) -> None:
         self._post, self._tree = post, tree
         self._most_bytes, self._after = most_bytes, after
-        self._stubborn = False
-        """Whether a library did not stop its threads for a fork. Many do, and start them again when they need them."""
+        self._unforkable = False
+        """Whether a library has threads that it did not stop for a fork: a checkpoint would lack them."""
         self._seconds = 0.0
         """What the last checkpoint took."""
 
@@ -116,11 +116,11 @@ class Checkpoints:
         return None
 
     def _fits(self) -> bool:
-        """Whether a fork would be whole, which it is not if other threads are missing in it, and is small enough."""
+        """Whether a checkpoint would be whole, with no thread missing, and small enough."""
         if _thread._count():
             return False
         memory, threads = _memory_and_threads()
-        return memory <= self._most_bytes and not (self._stubborn and threads > 1)
+        return memory <= self._most_bytes and not (self._unforkable and threads > 1)
 
     def _make(self, done: int, spare: Sequence[int]) -> bool | list[int]:
         """Makes a checkpoint. Returns whether there is one; in the checkpoint, what `take` returns there."""
@@ -152,13 +152,13 @@ class Checkpoints:
                 os.close(tell)
                 tell = -1
                 if _memory_and_threads()[1] > 1:  # the checkpoint lacks these threads
-                    self._stubborn = True
+                    self._unforkable = True
                     return False
                 self._post.report(done, ours)
                 poll = select.poll()
                 poll.register(told, select.POLLIN)
                 # An unregistered checkpoint would be killed as a leftover if the worker ended now.
-                return bool(poll.poll(_REGISTRATION)) and os.read(told, 1) == Mailbox.HERE
+                return bool(poll.poll(_REGISTRATION)) and os.read(told, 1) == Mailbox.REGISTER
             finally:
                 if middle:
                     for fd in (told, tell):
@@ -187,21 +187,21 @@ class Checkpoints:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         os.close(null)
-        mailbox.sendall(Mailbox.HERE)
+        mailbox.sendall(Mailbox.REGISTER)
         if not mailbox.recv(1):
             os._exit(0)
-        os.write(tell, Mailbox.HERE)
+        os.write(tell, Mailbox.REGISTER)
         os.close(tell)
         _sever(mailbox.fileno())
         while True:
-            said, fds = receive_fds(mailbox, 1, DESCRIPTORS)
+            said, fds = receive_fds(mailbox, 1, _DESCRIPTORS)
             if said == Mailbox.CLEAR:
                 while os.getppid() == middle:  # the worker ended before it could kill the middle process
                     kill(middle, _signal.SIGKILL)
                     time.sleep(0.0002)
                 self._tree.kill_what_only_a_checkpoint_finds()
                 mailbox.sendall(Mailbox.CLEAR)
-            elif said == Mailbox.RISE and len(fds) == DESCRIPTORS:
+            elif said == Mailbox.RESUME and len(fds) == _DESCRIPTORS:
                 self._post.join(fds[0])
                 self._tree.set_up_resumed()
                 return fds[1:]

@@ -1,4 +1,4 @@
-"""How an interrupt stops the code of a cell and nothing else. `protocol.kinds` draws the whole sequence."""
+"""Interrupts in a worker: they stop the code of a cell, and nothing else. `protocol.kinds` draws the whole sequence."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ class Interrupts:
         if not self._armed or self._strikes >= 2:
             return
         if self._strikes == 0 and self._channel.raised:
-            self._strikes = (
-                1  # The first KeyboardInterrupt came out of a query: `ToWorker.VOID` was here before SIGINT.
-            )
+            self._strikes = 1  # `ToWorker.VOID` came before SIGINT, and a query raised KeyboardInterrupt
             return
         if self._channel.guarded:
             self._channel.deferred = True

@@ -31,10 +31,12 @@ SHARED = 2 * _STREAM
 use, whether the supervisor has read from the pipe, and the bytes."""
 
 _USED = struct.Struct("<I")
-_READ = 4
-_DATA = 8
+_READ, _DATA = 4, 8
+"""Offsets in the part of a stream."""
 _FIONREAD = 0x541B
-_STARTS = frozenset(("subprocess.Popen", "os.system", "os.posix_spawn", "os.spawn", "os.exec", "pty.spawn"))
+_PROGRAM_STARTS = frozenset(
+    ("subprocess.Popen", "os.system", "os.posix_spawn", "os.spawn", "os.exec", "pty.spawn")
+)
 """Audit events of Python that precede the start of another program."""
 
 
@@ -53,7 +55,7 @@ class PrintBuffer:
         self._memory: Any = None
         self._lock = _thread.RLock()
         self._used = 0
-        self._settled = 0
+        self._flushed = 0
         """Bytes in memory that the code has flushed. They go to the pipe even if the code redirects the descriptor later."""
         self._line = b""
 
@@ -65,8 +67,8 @@ class PrintBuffer:
         """
         self._memory = memory
         self._pipe = pipe
-        self._home = os.fstat(pipe)
-        self._used = self._settled = 0
+        self._pipe_stat = os.fstat(pipe)
+        self._used = self._flushed = 0
         self._line = b""
 
     def write(self, data: bytes) -> None:
@@ -102,9 +104,9 @@ class PrintBuffer:
             elif self._used:
                 data = self._content()
                 try:
-                    if self._settled:
-                        write_all(self._pipe, data[: self._settled])
-                    write_all(fd, data[self._settled :])
+                    if self._flushed:
+                        write_all(self._pipe, data[: self._flushed])
+                    write_all(fd, data[self._flushed :])
                 finally:
                     self._clear()
 
@@ -114,26 +116,26 @@ class PrintBuffer:
         return data
 
     def _clear(self) -> None:
-        self._used = self._settled = 0
+        self._used = self._flushed = 0
         _USED.pack_into(self._memory, self._base, 0)
 
     def flush(self) -> None:
         """Does what `flush` of the stream does: it writes if the code has redirected the descriptor, or in a forked child."""
-        if self._memory is None or self._is_elsewhere():
+        if self._memory is None or self._is_redirected():
             self.spill()
         else:
-            self._settled = self._used
+            self._flushed = self._used
 
     def take(self) -> str | None:
         """At the end of a cell: takes what was printed. None: part of it went down the pipe, so now all of it has."""
         with self._lock:
-            if self._used and self._is_elsewhere():
+            if self._used and self._is_redirected():
                 try:
                     self.spill()
                 except OSError:
                     pass  # a full disk, say
             # In this order: before the supervisor empties the pipe, it notes that it reads (`mark_read`).
-            if self._is_waiting() or self._memory[self._base + _READ]:
+            if self._pipe_has_data() or self._memory[self._base + _READ]:
                 self._spill(self._pipe)
                 return None
             if not self._used:
@@ -148,14 +150,14 @@ class PrintBuffer:
         self._memory = None
         self._line = b""
 
-    def _is_elsewhere(self) -> bool:
+    def _is_redirected(self) -> bool:
         """Whether the code has redirected the descriptor."""
         try:
-            return not os.path.samestat(os.fstat(self.fd), self._home)
+            return not os.path.samestat(os.fstat(self.fd), self._pipe_stat)
         except OSError:
             return False
 
-    def _is_waiting(self) -> bool:
+    def _pipe_has_data(self) -> bool:
         """Whether the pipe may hold something that the supervisor has not read."""
         if not LINUX:
             return True  # unknown here; the supervisor will see
@@ -242,7 +244,7 @@ class Streams:
         sys.addaudithook(self._on_event)
 
     def _on_event(self, event: str, arguments: Any) -> None:
-        if event in _STARTS:
+        if event in _PROGRAM_STARTS:
             self.spill()
 
     def spill(self) -> None:

@@ -106,11 +106,11 @@ class Worker:
             done += 1
             fds = checkpoints.take(done, self._spare, idle)
             while fds is not None:
-                self._rise(fds, post.receive_job(1)[0])
+                self._resume(fds, post.receive_job(1)[0])
                 cells.say_up()
                 fds = checkpoints.take(done, self._spare, None)
 
-    def _rise(self, fds: list[int], link: int) -> None:
+    def _resume(self, fds: list[int], link: int) -> None:
         """This process was a checkpoint, and takes the place of the worker, which has ended.
 
         Args:
