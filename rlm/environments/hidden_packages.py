@@ -1,4 +1,4 @@
-"""Installed packages that the code of a REPL is not to see: those that score it, with their data."""
+"""Installed packages that a sandbox hides from the code of a REPL: packages that score it, with their data."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from pathlib import Path
 from rlm.errors import ConfigError
 
 GRADERS = ("verifiers", "rlm-train")
-"""Distributions that are hidden, and so is every one that requires one of them or of those: environments, that is."""
+"""Distributions that are always hidden, with every distribution that requires one, directly or not: environments do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Something that pip installed."""
+    """An installed distribution."""
 
     name: str
+    """Its normalized name."""
     requires: frozenset[str]
+    """The normalized names of the distributions that it requires, without those for an extra alone."""
     folder: Path
-    """Its `.dist-info`."""
+    """Its `.dist-info` directory."""
 
     def files(self) -> Iterator[Path]:
-        """What was installed. Of an editable one, what is in the folder of packages."""
+        """The installed files. For an editable installation: only those in the folder of packages."""
         try:
             lines = (self.folder / "RECORD").read_text("utf-8", "replace").splitlines()
-        except OSError:  # who packages for a system may leave it out
+        except OSError:  # packages of a Linux distribution may have no RECORD
             lines = [f"{name}/__init__.py" for name in self._guess()] + [
                 f"{name}.py" for name in self._guess()
             ]
@@ -37,13 +39,14 @@ class Distribution:
             yield self.folder.parent / path
 
     def _guess(self) -> list[str]:
+        """The names that can be imported, without a RECORD."""
         try:
             return (self.folder / "top_level.txt").read_text().split()
         except OSError:
             return [self.name.replace("-", "_")]
 
     def modules(self) -> set[str]:
-        """Names that can be imported, as far as the list of files tells."""
+        """The names that can be imported, as the list of files shows them."""
         names = set()
         for file in self.files():
             first, *rest = file.relative_to(self.folder.parent).parts
@@ -55,7 +58,7 @@ class Distribution:
 
 
 def installed(folders: Iterable[str]) -> list[Distribution]:
-    """The distributions in these folders of packages."""
+    """The distributions in folders of packages."""
     found = []
     for folder in folders:
         for info in sorted(Path(folder).glob("*.dist-info")):
@@ -64,33 +67,33 @@ def installed(folders: Iterable[str]) -> list[Distribution]:
             except OSError:
                 continue
             title = re.search(r"(?m)^Name: *(\S+)", head)
-            # What only an extra asks for does not make a package an environment.
+            # A package is no environment because one of its extras requires a grader.
             needed = [
                 name
                 for name, rest in re.findall(r"(?m)^Requires-Dist: *([\w.-]+)(.*)$", head)
                 if not re.search(r";.*\bextra *==", rest)
             ]
             if title is not None:
-                found.append(Distribution(_plain(title[1]), frozenset(map(_plain, needed)), info))
+                found.append(Distribution(_normalized(title[1]), frozenset(map(_normalized, needed)), info))
     return found
 
 
 def hidden_paths(folders: Iterable[str], named: Iterable[str]) -> list[str]:
-    """The paths of all packages, modules and other files that are to be hidden.
+    """The paths of all packages, modules and other files to hide: those of `GRADERS`, of what requires them, and of `named`.
 
     Args:
-        folders: the folders of packages that are visible.
-        named: distributions, or names to import, that are hidden besides.
+        folders: the visible folders of packages.
+        named: further packages to hide, by the name of the distribution or of a module.
 
     Raises:
-        ConfigError: one of them is not installed.
+        ConfigError: a package in `named` is not installed.
     """
     distributions = installed(folders)
     hidden = set(GRADERS)
     for name in named:
-        matches = [d.name for d in distributions if d.name == _plain(name) or name in d.modules()]
+        matches = [d.name for d in distributions if d.name == _normalized(name) or name in d.modules()]
         if not matches:
-            near = get_close_matches(_plain(name), [d.name for d in distributions], n=1)
+            near = get_close_matches(_normalized(name), [d.name for d in distributions], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"hidden: no package {name!r} is installed{hint}")
         hidden.update(matches)
@@ -109,13 +112,13 @@ def hidden_paths(folders: Iterable[str], named: Iterable[str]) -> list[str]:
 
 
 def _paths(distribution: Distribution) -> set[Path]:
-    """The least paths that cover a distribution, and no file of another one. What Python compiles of a module is not among
-    them, as it may do so later: who hides a module hides that."""
+    """The fewest paths that cover a distribution, and no file of another one. Compiled code (`__pycache__`) is not covered, as
+    Python may write it later: `RootDirectory` hides it with its module."""
     site = distribution.folder.parent
     real = site.resolve()
     found = {real / distribution.folder.name}
     whole = {distribution.folder.name}
-    """What is covered of the folder of packages itself."""
+    """The entries of the folder of packages that are covered as a whole."""
     for file in distribution.files():
         parts = file.relative_to(site).parts
         if parts[0] in whole or parts[0].endswith(".pth") or "__pycache__" in parts:
@@ -129,7 +132,7 @@ def _paths(distribution: Distribution) -> set[Path]:
         for part in parts:
             path /= part
             if path.is_dir() and not (path / "__init__.py").exists():
-                continue  # others may have modules in it
+                continue  # a namespace package: other distributions may have modules in it
             found.add(path)
             if path.parent == real:
                 whole.add(part)
@@ -137,5 +140,6 @@ def _paths(distribution: Distribution) -> set[Path]:
     return found
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
+    """The name of a distribution, normalized as PEP 503 says."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""How far local REPLs are kept from this machine: the levels, their settings, and what this machine can do."""
+"""The levels of isolation of local REPLs, the settings of the sandbox, and what this machine offers for it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from rlm.errors import ConfigError
 Isolation = Literal["sandbox", "sandbox!", "process", "none"]
 
 SCRATCH_BYTES = 1 << 30
+"""The default of `scratch_bytes`."""
 PROCESSES = 256
+"""The default of `processes`."""
 _LEAST_SCRATCH = 1 << 20
 _LEAST_PROCESSES = 8
-_UNSHOWN = ("/proc", "/sys", "/dev")
+_NEVER_SHOWN = ("/proc", "/sys", "/dev")
 _SCRATCH = ("/tmp", "/var/tmp")
 _PARTS = ("bin", "lib", "lib64", "libexec", "pyvenv.cfg")
-"""What is visible of a Python installation."""
+"""The parts of a Python installation that a sandbox shows."""
 _KEPT_VARIABLES = (
     "PATH",
     "LANG",
@@ -39,35 +41,41 @@ _KEPT_VARIABLES = (
 )
 _SET_VARIABLES = {
     "PYTHONHASHSEED": "0",
-    # pyarrow, and so pandas, would have a thread that no fork has: there could be no checkpoint.
+    # With a background thread of pyarrow, which pandas uses, there could be no checkpoint: a fork has no threads.
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 
 
 class IsolationWarning(UserWarning):
-    """There can be no sandbox here, and code runs at the level "process"."""
+    """There can be no sandbox on this machine, so code runs at the level "process"."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """What a sandbox shows and grants beside what all have in common. Hashable: REPLs with equal ones share a parent."""
+    """What a sandbox shows and grants beyond what every sandbox does. REPLs with equal settings share a fork server."""
 
     readable: tuple[str, ...] = ()
+    """Absolute paths of further directories and files that code can read."""
     hidden: tuple[str, ...] = ()
+    """Further installed packages that code can neither import nor read, by the name of the distribution or of the module."""
     scratch_bytes: int = SCRATCH_BYTES
+    """Bytes that the files of a REPL may take. They are in memory."""
     processes: int = PROCESSES
+    """Processes and threads that a REPL may have at once."""
 
     @classmethod
     def of(
         cls, readable: Sequence[str | Path], hidden: Sequence[str], scratch_bytes: int, processes: int
     ) -> SandboxSettings:
-        """
+        """Checks settings as a user gives them, and makes paths absolute.
+
         Raises:
-            ConfigError: one of them does not fit.
+            ConfigError: a setting has a wrong type or value, a path cannot be read or would undo the sandbox, or a package
+                is not installed.
         """
         for name, given in (("readable", readable), ("hidden", hidden)):
             if isinstance(given, str | bytes | Path):
-                raise ConfigError(f"{name} is a list, not {given!r} alone")
+                raise ConfigError(f"{name} must be a list, not {given!r} alone")
         for name, number, least in (
             ("scratch_bytes", scratch_bytes, _LEAST_SCRATCH),
             ("processes", processes, _LEAST_PROCESSES),
@@ -84,7 +92,7 @@ class SandboxSettings:
         )
 
     def plan(self) -> dict[str, Any]:
-        """What `worker.sandbox.Sandbox` takes."""
+        """The settings as `worker.sandbox.sandbox.Sandbox` takes them."""
         return {
             "visible": [*_python(), *self.readable],
             "hidden": hidden_paths(_visible_package_folders(), self.hidden),
@@ -96,22 +104,27 @@ class SandboxSettings:
 
 def _readable(given: object) -> str:
     if not isinstance(given, str | Path):
-        raise ConfigError(f"readable: a path is a str or a Path, not {given!r}")
+        raise ConfigError(f"readable: a path must be a str or a Path, not {given!r}")
     path = os.path.abspath(Path(given).expanduser())  # noqa: PTH100 (links stay)
     if not os.access(path, os.R_OK):
-        raise ConfigError(f"readable: {path} does not exist, or may not be read")
-    if _takes_away(path):
-        raise ConfigError(f"readable: {path} would take the sandbox away, or its own {path}; name less")
+        raise ConfigError(f"readable: {path} does not exist, or this user cannot read it")
+    if _undoes_sandbox(path):
+        raise ConfigError(
+            f"readable: {path} would undo the sandbox, or cover its own {path}; name a directory below it"
+        )
     return path
 
 
-def _takes_away(path: str) -> bool:
-    """Whether to show a path would leave nothing of a sandbox."""
+def _undoes_sandbox(path: str) -> bool:
+    """Whether nothing would be left of a sandbox that shows this path."""
     real = str(Path(path).resolve())
-    return real in ("/", *_SCRATCH) or path in _SCRATCH or any(_within(real, folder) for folder in _UNSHOWN)
+    return (
+        real in ("/", *_SCRATCH) or path in _SCRATCH or any(_within(real, folder) for folder in _NEVER_SHOWN)
+    )
 
 
 def _within(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or in it."""
     return path == folder or path.startswith(folder + "/")
 
 
@@ -121,7 +134,8 @@ def package_folders() -> list[str]:
 
 
 def _visible_package_folders() -> list[str]:
-    """These, and what else of the kind a sandbox shows: those of the Python beneath a virtual environment, the system's."""
+    """All folders of installed packages that a sandbox shows: also those of the system, and of the Python that a virtual
+    environment is based on."""
     prefixes = {sys.prefix, sys.base_prefix, sys.base_exec_prefix, "/usr", "/usr/local"}
     others = [
         folder for prefix in sorted(prefixes) for folder in Path(prefix).glob("lib*/python3*/*-packages")
@@ -130,7 +144,7 @@ def _visible_package_folders() -> list[str]:
 
 
 def _python() -> list[str]:
-    """Where this Python is."""
+    """The paths that this Python needs."""
     prefixes = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
     paths = [f"{prefix}/{part}" for prefix in sorted(prefixes) for part in _PARTS]
     paths += [_executable(), *package_folders()]
@@ -139,12 +153,13 @@ def _python() -> list[str]:
 
 
 def _executable() -> str:
-    """This Python. It may have been started as ../bin/python."""
+    """The absolute path of this Python, which may have been started by a relative one."""
     return os.path.abspath(sys.executable)  # noqa: PTH100 (links stay)
 
 
 def _libraries() -> list[str]:
-    """The folders of `LD_LIBRARY_PATH`, which somebody may have set without a thought of what else is in them."""
+    """The folders of `LD_LIBRARY_PATH`, without those that contain the home directory or would undo
+    the sandbox."""
     home = os.path.realpath(os.path.expanduser("~"))  # noqa: PTH111 (there may be none)
     paths = [os.path.normpath(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":")]
     return [
@@ -152,23 +167,24 @@ def _libraries() -> list[str]:
         for path in paths
         if path.startswith("/")
         and os.access(path, os.R_OK)
-        and not _takes_away(path)
+        and not _undoes_sandbox(path)
         and not _within(home, str(Path(path).resolve()))
     ]
 
 
 def variables() -> dict[str, str]:
-    """The environment variables that go over."""
+    """The environment variables of the processes of REPLs. All others of the host are left out."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     kept.setdefault("LANG", "C.UTF-8")
     return {**kept, **_SET_VARIABLES}
 
 
 def worker_command(call: str, *arguments: str) -> list[str]:
-    """A fresh interpreter that calls a function of `rlm.repl.worker` with arguments of text.
+    """The command line of a fresh interpreter that calls a function of `rlm.repl.worker`.
 
     Args:
-        call: module and function, "control.supervisor:main".
+        call: module and function, such as "control.supervisor:main".
+        arguments: the arguments of the function, all text.
     """
     module, _, function = call.partition(":")
     boot = f"import sys; sys.path.append(sys.argv[1]); from worker.{module} import {function}; {function}(*sys.argv[2:])"
@@ -178,23 +194,27 @@ def worker_command(call: str, *arguments: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What this machine can do to isolate a REPL."""
+    """What this machine offers to isolate a REPL."""
 
     level: Literal["sandbox", "process"] | None
-    """The level that `isolation="sandbox"` gets; None where there can be no local REPL at all."""
+    """The level of isolation that `isolation="sandbox"` gets. None: there can be no local REPL."""
     reason: str | None
-    """Why that is not "sandbox"."""
+    """Why the level is not "sandbox". None: it is."""
     kernel: str
+    """Name, release and machine, as `uname` has them."""
     features: dict[str, bool | int | str] = field(default_factory=dict)
-    """What the kernel offers, by name. What a sandbox needs: "user namespaces", "mount namespaces", "process namespaces",
-    "network namespaces", "IPC namespaces", "UTS namespaces", "seccomp" (each True or False). What it uses if it is there:
-    "Landlock" (its version; 0: none), "own /proc" (True or False), "process limit" ("kernel"; "count": the parent counts
-    processes some times a second and ends who has too many; or "none")."""
+    """What the kernel offers, by name.
+
+    A sandbox needs (True or False): "user namespaces", "mount namespaces", "process namespaces", "network namespaces", "IPC
+    namespaces", "UTS namespaces", "seccomp".
+
+    A sandbox uses, where the kernel offers it: "Landlock": its version; 0: none. "own /proc": True or False. "process limit":
+    "kernel", or "count": the fork server counts processes 20 times a second and kills a REPL that has too many, or "none"."""
 
 
 @cache
 def probe() -> Probe:
-    """Finds out, once, by making a sandbox in a process of its own and looking around in it. Takes some 50 ms."""
+    """Finds out what this machine offers, by making a sandbox in a process of its own. The first call takes about 50 ms."""
     system = os.uname() if hasattr(os, "uname") else None
     kernel = f"{system.sysname} {system.release} {system.machine}" if system is not None else sys.platform
     if sys.platform == "win32":
@@ -213,8 +233,8 @@ def probe() -> Probe:
                 timeout=30,
                 cwd="/",
             )
-            said = json.loads(done.stdout)
+            found = json.loads(done.stdout)
         except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            return Probe("process", f"it could not be tried: {error}", kernel)
-    reason = str(said["reason"]) or None
-    return Probe("sandbox" if reason is None else "process", reason, kernel, said["features"])
+            return Probe("process", f"the sandbox could not be tried: {error}", kernel)
+    reason = str(found["reason"]) or None
+    return Probe("sandbox" if reason is None else "process", reason, kernel, found["features"])

@@ -1,1 +1,1 @@
-"""What a sandbox takes away from the code, by system calls."""
+"""The sandbox: what the code of a REPL cannot see, reach or ask of the kernel. Linux only."""

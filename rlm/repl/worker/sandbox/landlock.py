@@ -1,4 +1,4 @@
-"""Rules on files that hold beside the mounts: a second wall, where the kernel has Landlock."""
+"""Landlock rules on files. They hold beside the read-only mounts, as a second wall, where the kernel has Landlock."""
 
 from __future__ import annotations
 
@@ -11,49 +11,53 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
-_MOVE, _TRUNCATE = 1 << 13, 1 << 14
+_REFER, _TRUNCATE = 1 << 13, 1 << 14
 
 
 class Landlock:
-    """Rules for workers: everything that is visible may be read and executed, little may be written.
+    """The rules for workers: all visible files can be read and executed, and few can be written.
 
     Args:
-        version: of the kernel's Landlock, from 1 on.
-        usable: files that may be written, devices say.
+        version: the version of the kernel's Landlock, from 1 on.
+        writable: files that workers can write to, such as devices.
     """
 
-    def __init__(self, version: int, usable: Iterable[str]) -> None:
-        self._every = _MOVE - 1
+    def __init__(self, version: int, writable: Iterable[str]) -> None:
+        self._all_access = _REFER - 1
         if version >= 2:
-            self._every |= _MOVE
+            self._all_access |= _REFER
         if version >= 3:
-            self._every |= _TRUNCATE
-        # Not the control of devices (version 5): there are none but those that have nothing to control.
-        network = 0b11 if version >= 4 else 0
-        scopes = 0b11 if version >= 6 else 0  # abstract sockets and signals of the outside
-        files = _WRITE_FILE | _READ_FILE | (self._every & _TRUNCATE)
+            self._all_access |= _TRUNCATE
+        # ioctl on devices (version 5) stays allowed: the visible devices have nothing to control.
+        network = 0b11 if version >= 4 else 0  # bind and connect
+        scopes = 0b11 if version >= 6 else 0  # abstract sockets of, and signals to, processes outside
         read = _EXECUTE | _READ_FILE | _READ_DIR
-        # What is the same for all workers is made once.
-        self._kinds = syscalls.landlock_kinds(self._every, network, scopes)
+        write = _WRITE_FILE | _READ_FILE | (self._all_access & _TRUNCATE)
+        # Made once: these are the same for all workers.
+        self._attributes = syscalls.landlock_attributes(self._all_access, network, scopes)
         self.descriptors: list[int] = []
-        self._rules = [self._rule("/", read), *[self._rule(path, files) for path in usable]]
+        """Descriptors that the rules refer to, which must stay open."""
+        self._rules = [self._rule("/", read), *[self._rule(path, write) for path in writable]]
 
     def _rule(self, path: str, access: int) -> object:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         self.descriptors.append(fd)
         return syscalls.landlock_rule(access, fd)
 
-    def restrict(self, writable: str) -> None:
-        """Lays the rules on this process, for good.
+    def restrict(self, scratch: str) -> None:
+        """Applies the rules to this process and its descendants. They cannot be taken back.
 
         Args:
-            writable: a directory in which everything is allowed.
+            scratch: a directory in which everything is allowed.
+
+        Raises:
+            OSError: the kernel refused.
         """
-        ruleset = syscalls.landlock_ruleset(self._kinds)
+        ruleset = syscalls.landlock_ruleset(self._attributes)
         for rule in self._rules:
             syscalls.landlock_add(ruleset, rule)
-        fd = os.open(writable, os.O_PATH | os.O_CLOEXEC)
-        syscalls.landlock_add(ruleset, syscalls.landlock_rule(self._every, fd))
+        fd = os.open(scratch, os.O_PATH | os.O_CLOEXEC)
+        syscalls.landlock_add(ruleset, syscalls.landlock_rule(self._all_access, fd))
         syscalls.landlock_restrict(ruleset)
         os.close(fd)
         os.close(ruleset)

@@ -1,4 +1,5 @@
-"""Says what this machine can do for a sandbox, by trying. What `rlm.environments.isolation.probe` runs."""
+"""Finds out what this machine offers for a sandbox, by trying. `rlm.environments.isolation.probe` runs it in a fresh
+interpreter."""
 
 from __future__ import annotations
 
@@ -25,45 +26,54 @@ _NAMESPACES = {
 
 
 def main(settings: str, folder: str) -> None:
-    """Prints a reason why there can be no sandbox, empty if there can be one, and features, as JSON.
+    """Prints what `examine` finds, as JSON.
 
     Args:
-        settings: of the sandbox to try, as JSON.
+        settings: the settings of the sandbox to try, as JSON.
         folder: an empty directory.
     """
     print(json.dumps(examine(json.loads(settings), folder)))
 
 
 def examine(settings: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Tries the kernel's features one by one, and then a whole sandbox.
+
+    Args:
+        settings: see `Sandbox`.
+        folder: an empty directory.
+
+    Returns:
+        "reason": why there can be no sandbox; empty if there can be one. "features": see `isolation.Probe`.
+    """
     features: dict[str, Any] = {}
     if processes.libc is not None and syscalls.machine() is not None:
-        syscalls.prepare()
+        syscalls.declare_arguments()
         user = syscalls.NEW_USER
-        features["user namespaces"] = _works(lambda: syscalls.unshare(user, ""))
+        features["user namespaces"] = _succeeds(lambda: syscalls.unshare(user, ""))
         for name, flag in _NAMESPACES.items():
-            features[name] = _works(lambda flag=flag: syscalls.unshare(user | flag, ""))  # type: ignore[misc]
-        features["seccomp"] = _works(_filter)
+            features[name] = _succeeds(lambda flag=flag: syscalls.unshare(user | flag, ""))  # type: ignore[misc]
+        features["seccomp"] = _succeeds(_install_filter)
         features["Landlock"] = syscalls.landlock_version()
     processes.become_subreaper()
-    news, theirs = os.pipe()
-    reason = fork_into_sandbox(settings, folder, lambda box: _tell(theirs, box.features))
-    os.close(theirs)
-    with open(news, "rb") as stream:  # noqa: PTH123 (a descriptor)
+    read, write = os.pipe()
+    reason = fork_into_sandbox(settings, folder, lambda sandbox: _send(write, sandbox.features))
+    os.close(write)
+    with open(read, "rb") as stream:  # noqa: PTH123 (a descriptor)
         features.update(json.loads(stream.read() or "{}"))
     processes.end_children()
     return {"reason": reason, "features": features}
 
 
-def _tell(fd: int, features: dict[str, Any]) -> None:
+def _send(fd: int, features: dict[str, Any]) -> None:
     os.write(fd, json.dumps(features).encode())
 
 
-def _filter() -> None:
-    syscalls.gain_no_privileges()
-    syscalls.filter_calls(seccomp.program())
+def _install_filter() -> None:
+    syscalls.set_no_new_privileges()
+    syscalls.install_filter(seccomp.program())
 
 
-def _works(action: Callable[[], None]) -> bool:
+def _succeeds(action: Callable[[], None]) -> bool:
     """Whether an action succeeds, in a process of its own."""
     sys.stdout.flush()
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""The files that sandboxed workers see: a root directory in which nothing is but what was put there, all of it read-only."""
+"""The root directory of a sandbox: it has only what is put there, and all of it is read-only."""
 
 # Few imports: no pathlib, no contextlib.
 # ruff: noqa: PTH101, PTH102, PTH103, PTH110, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH119, PTH120, PTH123, PTH208, PTH211, SIM105
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 SCRATCH = "/tmp"
-"""The one place where a worker may write."""
+"""The only directory that a worker can write to."""
 HOME = SCRATCH + "/repl"
-"""Its working directory, `HOME` and the directory for temporary files. The worker makes it."""
+"""The worker's working directory, `HOME` and directory for temporary files. The worker makes it."""
 _SHARED_MEMORY = SCRATCH + "/.shm"
 DEVICES = tuple("/dev/" + name for name in ("null", "zero", "full", "random", "urandom"))
 _PROGRAMS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -30,27 +30,29 @@ _SYSTEM = (
     *("/nix/store", "/gnu/store"),
     *["/etc/" + name for name in ("alternatives", "ld.so.cache", "localtime", "timezone", "mime.types")],
 )
-"""Not all of /usr: /usr/src/app is where many an image has the programs that score, and what they write."""
+"""What is visible of the system. Not /usr/src: many images have the programs that score, and their output, in /usr/src/app."""
 _EMPTY = "/.hidden/empty"
-_TELLING = ("keys", "key-users")
-"""Files of `/proc` that tell of the user and not of the sandbox, though anybody may read them."""
+_REVEALING = ("keys", "key-users")
+"""Files of `/proc` that every user can read, and that tell about the user, not about the sandbox."""
 _HIDDEN_INFO = "Metadata-Version: 2.1\nName: hidden\nVersion: 0\n"
-"""Whoever lists what is installed trips over a `.dist-info` without it."""
+"""The METADATA of a hidden `.dist-info`: `importlib.metadata` fails on a `.dist-info` without it."""
 _HIDDEN = 'raise ModuleNotFoundError(f"{__name__} is hidden from the REPL by its sandbox", name=__name__)\n'
 
 
-class View:
-    """What is visible, once it is made.
+class RootDirectory:
+    """Makes the root directory of a sandbox from parts of the host's.
 
     Args:
-        visible: absolute paths of directories and files; those that do not exist are left out.
-        hidden: paths without links of packages, modules, `.dist-info` and other files among them: they are to look as if
-            they could not be imported, or were empty.
+        visible: absolute paths of directories and files to show. A path that does not exist is left out.
+        hidden: paths, without links, of packages, modules, `.dist-info` directories and other files below the visible paths. An
+            import of a hidden module fails. Other hidden files are empty.
     """
 
     def __init__(self, visible: Iterable[str], hidden: Iterable[str]) -> None:
         self._links: dict[str, str] = {}
+        """Symbolic links on the way to visible paths, and their targets."""
         self._real: set[str] = set()
+        """Visible paths without links."""
         for path in (*_SYSTEM, *visible):
             self._resolve(path)
         self._hidden = list(hidden)
@@ -58,10 +60,11 @@ class View:
         self._mounts_in_scratch: list[str] = []
         self._links_in_scratch: list[tuple[str, str]] = []
         self._has_proc = False
-        self._untold: list[str] = []
+        self._covered: list[str] = []
+        """Files of `/proc` that workers must not read."""
 
     def _resolve(self, path: str) -> None:
-        """Notes a path, and each link on the way to it."""
+        """Adds a path, and each link on the way to it."""
         for _ in range(40):
             link = _first_link(path)
             if link is None:
@@ -75,10 +78,13 @@ class View:
         return any(within(path, mount) for mount in self._mounts)
 
     def enter(self, root: str) -> None:
-        """Makes a root directory and lives in it from now on, without what was there before.
+        """Builds the root directory and makes it the root of this process. Everything else disappears.
 
         Args:
             root: an empty directory.
+
+        Raises:
+            OSError: the kernel refused a mount.
         """
         syscalls.make_mounts_private()
         flags = syscalls.READ_ONLY | syscalls.NO_SUID | syscalls.NO_DEVICES
@@ -95,26 +101,28 @@ class View:
                     self._links_in_scratch.append((path, target))
         self._add_files(root)
         self._hide(root)
-        syscalls.set_mounts(root, flags)
+        syscalls.add_mount_flags(root, flags)
         for path in DEVICES:
             syscalls.bind(path, root + path)
-            syscalls.set_mounts(root + path, syscalls.READ_ONLY | syscalls.NO_SUID | syscalls.NO_EXEC)
+            syscalls.add_mount_flags(root + path, syscalls.READ_ONLY | syscalls.NO_SUID | syscalls.NO_EXEC)
         try:
-            # Not read-only itself: the kernel would allow no other after it.
+            # Only the mount is read-only, not the file system. Otherwise the kernel would not let a worker mount a writable
+            # /proc of its own.
             syscalls.mount("proc", root + "/proc", syscalls.NO_SUID | syscalls.NO_DEVICES | syscalls.NO_EXEC)
-            syscalls.set_mounts(root + "/proc", syscalls.READ_ONLY)
+            syscalls.add_mount_flags(root + "/proc", syscalls.READ_ONLY)
             self._has_proc = True
-            self._untold = _telling(root)
+            self._covered = _revealing_files(root)
         except OSError:
-            pass  # a container that hides some of its own lets nobody see more
+            pass  # in a container that masks parts of its /proc, the kernel allows no new /proc
         syscalls.make_root(root)
 
     def _show(self, root: str, path: str, flags: int) -> None:
+        """Mounts a visible path. A file of /etc is copied: a mount would cost each worker time."""
         target = root + path
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if os.path.isdir(path):
             os.makedirs(target, exist_ok=True)
-        elif within(path, "/etc") and os.path.isfile(path):  # a mount would cost each worker something
+        elif within(path, "/etc") and os.path.isfile(path):
             with open(path, "rb") as source, open(target, "wb") as copy:
                 copy.write(source.read())
             os.chmod(target, os.stat(path).st_mode & 0o777)
@@ -123,11 +131,11 @@ class View:
             with open(target, "wb"):
                 pass
         syscalls.bind(path, target)
-        syscalls.set_mounts(target, flags)
+        syscalls.add_mount_flags(target, flags)
         self._mounts.append(path)
 
     def _add_files(self, root: str) -> None:
-        """What programs expect of any system."""
+        """Adds the files that programs expect of every system."""
         uid, gid = os.getuid(), os.getgid()
         files = {
             "/etc/passwd": f"user:x:{uid}:{gid}::{HOME}:/bin/sh\n",
@@ -155,6 +163,7 @@ class View:
                     file.write(files[path])
 
     def _hide(self, root: str) -> None:
+        """Mounts stand-ins over the hidden paths."""
         folder = root + "/.hidden/"
         package, info, module = (folder + name for name in ("package", "info", "module.py"))
         empty = root + _EMPTY
@@ -183,51 +192,59 @@ class View:
         for number, (path, names) in enumerate(modules.items()):
             _cover_cache(root, path + "/__pycache__", names, f"{folder}cache{number}")
 
-    def furnish(self, scratch_bytes: int, processes: int | None) -> dict[str, Any]:
-        """Gives a worker, which has mounts of its own, its own scratch directory and its own /proc.
+    def mount_for_worker(self, scratch_bytes: int, processes: int | None) -> dict[str, Any]:
+        """Mounts a scratch directory and a /proc for this process, which must be a worker in a mount namespace of its own.
 
         Args:
-            scratch_bytes: the most that files in it may take.
-            processes: the most processes and threads at once; None: the kernel is not to limit them.
+            scratch_bytes: the most bytes that files in the scratch directory may take.
+            processes: the most processes and threads at once. None: the kernel does not limit them.
 
         Returns:
-            "own /proc", "process limit": as `isolation.Probe` has them.
+            "own /proc", "process limit": see `isolation.Probe`.
+
+        Raises:
+            OSError: the kernel refused a mount.
         """
-        held = [(path, syscalls.hold_mount(path)) for path in self._mounts_in_scratch]
+        # The scratch directory hides what is visible below its path, such as a Python in /tmp. So that is mounted again in it.
+        copies = [(path, syscalls.copy_mount(path)) for path in self._mounts_in_scratch]
         flags = syscalls.NO_SUID | syscalls.NO_DEVICES
         inodes = max(1024, scratch_bytes >> 12)
         syscalls.mount("tmpfs", SCRATCH, flags, f"mode=700,size={scratch_bytes},nr_inodes={inodes}")
         os.mkdir(_SHARED_MEMORY, 0o700)
-        for path, fd in held:
+        for path, fd in copies:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if stat.S_ISDIR(os.fstat(fd).st_mode):
                 os.mkdir(path)
             else:
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
-            syscalls.drop_mount(fd, path)
+            syscalls.attach_mount(fd, path)
             os.close(fd)
         for path, target in self._links_in_scratch:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.symlink(target, path)
         if not self._has_proc:
-            return {"own /proc": False, "process limit": "none"}  # nor could anybody count them
+            return {
+                "own /proc": False,
+                "process limit": "none",
+            }  # without a /proc nothing can count processes either
         flags |= syscalls.NO_EXEC
         syscalls.mount("proc", "/proc", flags)
         go_first()
-        for path in self._untold:
+        for path in self._covered:
             syscalls.bind(_EMPTY, path)
         limited = processes is not None and _limit_processes(processes)
         syscalls.remount("/proc", flags | syscalls.READ_ONLY)
         return {"own /proc": True, "process limit": "kernel" if limited else "count"}
 
 
-def _telling(root: str) -> list[str]:
-    """Files of `/proc` that are not for everybody, and that we could read as root."""
+def _revealing_files(root: str) -> list[str]:
+    """Files of `/proc` that workers must not read, though this process can: those of `_REVEALING`, and, if this process runs as
+    root, those for root alone."""
     found = []
     for name in os.listdir(root + "/proc"):
         path = "/proc/" + name
         status = os.lstat(root + path)
-        if stat.S_ISREG(status.st_mode) and (name in _TELLING or not status.st_mode & stat.S_IROTH):
+        if stat.S_ISREG(status.st_mode) and (name in _REVEALING or not status.st_mode & stat.S_IROTH):
             try:
                 os.close(os.open(root + path, os.O_RDONLY | os.O_NONBLOCK))
             except OSError:
@@ -237,17 +254,17 @@ def _telling(root: str) -> list[str]:
 
 
 def _cover_cache(root: str, cache: str, hidden: set[str], cover: str) -> None:
-    """Hides what Python has compiled of some modules, and what it compiles of them when somebody imports them later.
+    """Hides the compiled code of hidden modules: what is there, and what another process writes there when it imports them.
 
     Args:
-        cache: the directory in which it does.
-        hidden: names of the modules.
-        cover: the path of a directory to make, which takes its place with what there is of other modules.
+        cache: the `__pycache__` directory of the modules.
+        hidden: the names of the modules.
+        cover: the path of a directory to make. It gets the compiled code of the other modules, and is mounted over `cache`.
     """
     try:
         os.mkdir(cache)
     except OSError:
-        pass  # it is there, or whoever we are may not make it, so that Python cannot for us either
+        pass  # it exists; or this user cannot make it, and then Python writes no compiled code as this user either
     if not os.path.isdir(root + cache):
         return
     os.mkdir(cover)
@@ -257,13 +274,17 @@ def _cover_cache(root: str, cache: str, hidden: set[str], cover: str) -> None:
                 with open(f"{cache}/{name}", "rb") as source, open(f"{cover}/{name}", "wb") as copy:
                     copy.write(source.read())
     except OSError:
-        pass  # no room or no file: others compile it anew
+        pass  # no room, or the file is gone: a worker compiles the module itself
     syscalls.bind(cover, root + cache)
 
 
 def _limit_processes(processes: int) -> bool:
-    # Numbers below 300 are not given twice, so there must be as many above. Linux 6.14; before, there is but one such
-    # limit for the whole machine, which we may not change.
+    """Has the kernel limit the processes and threads of this pid namespace, by the largest process id that it may have.
+
+    Returns:
+        Whether the kernel does. Before Linux 6.14 it has only one such limit, for the whole machine.
+    """
+    # The kernel does not reuse ids below 300. So there must be `processes` ids from 300 on.
     try:
         fd = os.open("/proc/sys/kernel/pid_max", os.O_WRONLY)
     except OSError:
@@ -278,11 +299,12 @@ def _limit_processes(processes: int) -> bool:
 
 
 def within(path: str, folder: str) -> bool:
+    """Whether a path is a folder, or in it."""
     return path == folder or path.startswith(folder + "/")
 
 
 def _first_link(path: str) -> str | None:
-    """The first link on the way along a path."""
+    """The first symbolic link on the way along a path. None: there is none."""
     end = 0
     while end >= 0:
         end = path.find("/", end + 1)

@@ -1,9 +1,11 @@
 """The sandbox: what stands between the code of a REPL and the machine, on Linux.
 
-The warm parent enters it once: namespaces of its own for users, mounts, processes, the network, IPC and the host's name,
-and a root directory with little in it (`view.py`). Each worker gets a namespace of processes beneath it, whose first
-process does nothing but hold it and reap, and then, before anything of a cell runs, its own mounts and rules that nobody
-takes back: no privileges, a filter of system calls (`seccomp.py`), Landlock (`landlock.py`).
+The fork server enters the sandbox once: new namespaces for users, mounts, processes, the network, IPC and the host's name,
+and a root directory with little in it (`root_directory.py`).
+
+Each worker gets a pid namespace below that, with a first process that does nothing. Before a worker gets its job, it locks
+itself up for good: mounts of its own, no privileges, Landlock rules (`landlock.py`), and a filter of system calls
+(`seccomp.py`).
 """
 
 # ruff: noqa: SIM105 (no contextlib)
@@ -20,7 +22,7 @@ import socket
 from ..process.processes import LINUX, close_all_but, libc
 from . import seccomp, syscalls
 from .landlock import Landlock
-from .root_directory import DEVICES, HOME, SCRATCH, View
+from .root_directory import DEVICES, HOME, SCRATCH, RootDirectory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,14 +31,14 @@ if TYPE_CHECKING:
 
 
 class Sandbox:
-    """The sandbox of a warm parent.
+    """The sandbox of a fork server.
 
     Args:
-        settings: "visible" and "hidden", as `View` has them; "scratch_bytes", "processes": what each worker may use;
-            "count": whether to count processes, though the kernel could limit them.
+        settings: "visible", "hidden": see `RootDirectory`. "scratch_bytes", "processes": what each worker may use.
+            "count": whether the fork server counts processes even where the kernel could limit them, for tests.
 
     Raises:
-        OSError: this machine cannot have one.
+        OSError: this machine cannot have a sandbox. The message is the reason.
     """
 
     home = HOME
@@ -47,18 +49,19 @@ class Sandbox:
         if libc is None:
             raise OSError("this Python has no ctypes")
         if syscalls.machine() is None:
-            raise OSError(f"its system calls are known on {' and '.join(syscalls.MACHINES)} only")
-        syscalls.prepare()
+            raise OSError(f"a sandbox needs a processor of type {' or '.join(syscalls.MACHINES)}")
+        syscalls.declare_arguments()
         self._settings = settings
-        self._view = View(settings["visible"], settings["hidden"])
+        self._root = RootDirectory(settings["visible"], settings["hidden"])
         self._landlock: Landlock | None = None
         self._filter = seccomp.program()
-        self._own = -1
+        self._pid_namespace = -1
+        """A descriptor of the fork server's pid namespace."""
         self.features: dict[str, Any] = {}
-        """What it has that not every kernel offers, once it is made: as `isolation.Probe` has it."""
+        """What this kernel offers beyond what a sandbox needs, known after `enter`. See `isolation.Probe`."""
 
-    def leave(self) -> None:
-        """Leaves the host's namespaces; that of processes from the next fork on.
+    def unshare_namespaces(self) -> None:
+        """Leaves the host's namespaces. The new pid namespace begins with the next fork.
 
         Raises:
             OSError: the kernel refused one.
@@ -81,7 +84,7 @@ class Sandbox:
         syscalls.unshare(syscalls.NEW_PID, "a process namespace")
 
     def enter(self, root: str) -> None:
-        """Makes the sandbox, in the first process of the new namespace.
+        """Makes the sandbox around this process, which must be the first one of the new pid namespace, and tries it.
 
         Args:
             root: an empty directory.
@@ -89,68 +92,69 @@ class Sandbox:
         Raises:
             OSError: the kernel refused a part of it.
         """
-        # The descriptor is the way back from each worker's namespace, and can be had nowhere but in a /proc.
-        self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._holder = _Holder(self._own)
+        # `fork` returns to this namespace by the descriptor. Only a /proc offers it, and the new root may have none.
+        self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._namespace_maker = _NamespaceMaker(self._pid_namespace)
         syscalls.set_hostname(b"repl")
-        self._view.enter(root)
+        self._root.enter(root)
         syscalls.give_up_root()
         version = syscalls.landlock_version()
         if version:
             self._landlock = Landlock(version, DEVICES)
-        self._try()
+        self._try_worker()
 
-    def _try(self) -> None:
-        """Locks a worker up that has nothing to do, to know that it can be done."""
-        news, theirs = os.pipe()
+    def _try_worker(self) -> None:
+        """Forks a worker that only locks itself up, to know that this works. Sets `features`."""
+        read, write = os.pipe()
 
         def work() -> None:
             try:
-                said = json.dumps(self.lock_worker())
+                report = json.dumps(self.lock_worker())
             except BaseException as error:
-                said = json.dumps(describe(error))
-            os.write(theirs, said.encode())
+                report = json.dumps(describe(error))
+            os.write(write, report.encode())
             os._exit(0)
 
         first, worker = self.fork(work)
-        os.close(theirs)
-        said = json.loads(os.read(news, 4096) or '"a worker ended before it was locked up"')
-        os.close(news)
+        os.close(write)
+        report = json.loads(os.read(read, 4096) or '"a worker ended before it was locked up"')
+        os.close(read)
         os.waitpid(worker, 0)
         os.kill(first, _signal.SIGKILL)
         os.waitpid(first, 0)
-        if isinstance(said, str):
-            raise OSError(said)
-        self.features = said
+        if isinstance(report, str):
+            raise OSError(report)
+        self.features = report
 
     @property
     def descriptors(self) -> list[int]:
-        """Those that it needs."""
+        """The descriptors that must stay open in the fork server."""
         landlock = [] if self._landlock is None else self._landlock.descriptors
-        return [self._own, self._holder.descriptor, *landlock]
+        return [self._pid_namespace, self._namespace_maker.descriptor, *landlock]
 
     @property
     def most_processes_to_count(self) -> int | None:
-        """The most processes and threads that a worker may have, where that is for its parent to see to."""
+        """The most processes and threads that a worker may have, if the fork server must count them. None: it need not."""
         return self._settings["processes"] if self.features["process limit"] == "count" else None
 
     def fork(self, work: Callable[[], None]) -> tuple[int, int]:
-        """Forks a worker into a namespace of its own.
+        """Forks a worker into a new pid namespace.
 
         Args:
-            work: what it does; does not return.
+            work: runs in the worker. It must not return.
 
         Returns:
-            The ids of the first process of the namespace, whose end is the end of all, and of the worker.
+            The ids of the first process of the namespace and of the worker. When the first process ends, the kernel kills
+            everything in the namespace.
 
         Raises:
-            OSError: there can be no more processes.
+            OSError: no process can be forked.
         """
-        first = self._holder.hold()
+        first = self._namespace_maker.make()
         try:
             pidfd = os.pidfd_open(first)
             try:
-                syscalls.enter(pidfd, syscalls.NEW_PID)
+                syscalls.enter_namespace(pidfd, syscalls.NEW_PID)
             finally:
                 os.close(pidfd)
             worker = os.fork()
@@ -160,42 +164,44 @@ class Sandbox:
             os.kill(first, _signal.SIGKILL)
             raise
         finally:
-            syscalls.enter(self._own, syscalls.NEW_PID)
+            syscalls.enter_namespace(self._pid_namespace, syscalls.NEW_PID)
         return first, worker
 
     def lock_worker(self) -> dict[str, Any]:
-        """Locks a worker up, for good.
+        """Locks up this process, which must be a worker. That cannot be taken back.
 
         Returns:
-            Its `features`.
+            `features`.
 
         Raises:
             OSError: the kernel refused a part of it.
         """
         syscalls.unshare(syscalls.NEW_MOUNTS, "a mount namespace")
         processes = None if self._settings["count"] else self._settings["processes"]
-        features = self._view.furnish(self._settings["scratch_bytes"], processes)
+        features = self._root.mount_for_worker(self._settings["scratch_bytes"], processes)
         syscalls.drop_capabilities()
-        syscalls.gain_no_privileges()
+        syscalls.set_no_new_privileges()
         if self._landlock is not None:
             self._landlock.restrict(SCRATCH)
-        syscalls.filter_calls(self._filter)
+        syscalls.install_filter(self._filter)
         return features
 
 
-class _Holder:
-    """A process that makes namespaces of processes, each with a first process that does nothing but hold it: its orphans
-    are reaped by the kernel. The first processes are children of ours, and share the memory of this one.
+class _NamespaceMaker:
+    """A process that makes pid namespaces, each with a first process that sleeps for ever.
+
+    The first process shares the memory of the maker, so it costs next to nothing. It is a child of the fork server. The kernel
+    reaps the orphans that become its children.
 
     Args:
-        own: a descriptor of our namespace, which is its too: by the time that it runs, the root may be another, without /proc.
+        pid_namespace: a descriptor of the fork server's pid namespace, to which the maker returns each time.
     """
 
-    def __init__(self, own: int) -> None:
+    def __init__(self, pid_namespace: int) -> None:
         self._stream, theirs = socket.socketpair()
         if os.fork() == 0:
             try:
-                self._serve(theirs, own)
+                self._serve(theirs, pid_namespace)
             finally:
                 os._exit(70)
         theirs.close()
@@ -204,34 +210,36 @@ class _Holder:
     def descriptor(self) -> int:
         return self._stream.fileno()
 
-    def hold(self) -> int:
-        """
+    def make(self) -> int:
+        """Makes a pid namespace.
+
         Returns:
-            The id of the first process of a new namespace.
+            The id of its first process.
 
         Raises:
-            OSError: there can be no more.
+            OSError: there can be no more of them, or the maker is gone.
         """
         self._stream.sendall(b"n")
         answer = self._stream.recv(8)
         if len(answer) < 8:
-            raise OSError(errno.ECHILD, "whoever makes namespaces of processes is gone")
+            raise OSError(errno.ECHILD, "the process that makes process namespaces is gone")
         number = int.from_bytes(answer, "big", signed=True)
         if number < 0:
-            raise OSError(-number, f"a namespace of processes: {os.strerror(-number)}")
+            raise OSError(-number, f"a process namespace: {os.strerror(-number)}")
         return number
 
-    def _serve(self, stream: socket.socket, own: int) -> None:
-        close_all_but([stream.fileno(), own])
+    def _serve(self, stream: socket.socket, pid_namespace: int) -> None:
+        """In the maker: answers each byte with a process id, or with the negative number of an error."""
+        close_all_but([stream.fileno(), pid_namespace])
         _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
         stack = ctypes.create_string_buffer(1 << 14)
         while stream.recv(1):
             try:
                 syscalls.unshare(syscalls.NEW_PID, "a process namespace")
                 try:
-                    number = syscalls.fork_sleeper(stack)
+                    number = syscalls.fork_first_process(stack)
                 finally:
-                    syscalls.enter(own, syscalls.NEW_PID)
+                    syscalls.enter_namespace(pid_namespace, syscalls.NEW_PID)
             except OSError as error:
                 number = -(error.errno or errno.EINVAL)
             stream.sendall(number.to_bytes(8, "big", signed=True))
@@ -251,42 +259,45 @@ def _write(path: str, text: str) -> None:
 
 
 def fork_into_sandbox(settings: dict[str, Any], root: str, run: Callable[[Sandbox], None]) -> str:
-    """Forks a process that lives in a sandbox. It becomes our child if we are a subreaper.
+    """Forks a process that lives in a sandbox. It is forked twice, so it becomes a child of this process if this process is
+    a subreaper.
 
     Args:
-        settings: as `Sandbox` has them.
+        settings: see `Sandbox`.
         root: an empty directory.
-        run: what it does.
+        run: runs in the new process.
 
     Returns:
-        Why that could not be; empty if it is there.
+        The reason why there can be no sandbox. Empty: the process runs.
     """
-    news, theirs = os.pipe()
+    read, write = os.pipe()
     middle = os.fork()
     if middle == 0:
         try:
-            os.close(news)
+            os.close(read)
             sandbox = Sandbox(settings)
-            sandbox.leave()
+            sandbox.unshare_namespaces()
             if os.fork() == 0:
                 sandbox.enter(root)
-                os.write(theirs, b"\0")
-                os.close(theirs)
+                os.write(write, b"\0")
+                os.close(write)
                 run(sandbox)
         except BaseException as error:
             try:
-                os.write(theirs, describe(error).encode())
+                os.write(write, describe(error).encode())
             except OSError:
                 pass
         finally:
             os._exit(0)
-    os.close(theirs)
+    os.close(write)
     os.waitpid(middle, 0)
-    said = b""
+    report = b""
     while True:
-        piece = os.read(news, 1 << 16)
-        said += piece
-        if not piece or said == b"\0":
+        piece = os.read(read, 1 << 16)
+        report += piece
+        if not piece or report == b"\0":
             break
-    os.close(news)
-    return "" if said == b"\0" else said.decode("utf-8", "replace") or "it ended before it began"
+    os.close(read)
+    if report == b"\0":
+        return ""
+    return report.decode("utf-8", "replace") or "the process ended before its sandbox was made"

@@ -1,4 +1,7 @@
-"""What a sandboxed worker and its children may not ask of the kernel: a filter of system calls."""
+"""The filter of system calls for sandboxed workers and their descendants: a seccomp program.
+
+The kernel answers a call of `REFUSED` with EPERM and a call of `ABSENT` with ENOSYS. It checks the arguments of `clone`,
+`socketpair` and `fcntl`. It allows all other calls. A call by the numbers of another architecture kills the process."""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "kcmp": (312, 272),
     "move_pages": (279, 239),
     "migrate_pages": (256, 238),
-    # what is visible
+    # mounts, and which files are visible
     "mount": (165, 40),
     "umount2": (166, 39),
     "pivot_root": (155, 41),
@@ -48,14 +51,14 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "ustat": (136, None),
     "sysfs": (139, None),
     "lookup_dcookie": (212, 18),
-    # the network, and whoever else listens; socketpair has rules of its own
+    # sockets; socketpair has a rule of its own
     "socket": (41, 198),
     "connect": (42, 203),
     "bind": (49, 200),
     "listen": (50, 201),
     "accept": (43, 202),
     "accept4": (288, 242),
-    # what outlives processes, or counts for none of them
+    # memory and messages that outlive processes, or that no resource limit counts
     "shmget": (29, 194),
     "shmat": (30, 196),
     "shmctl": (31, 195),
@@ -73,7 +76,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
-    # the machine
+    # the state of the machine
     "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),
     "init_module": (175, 105),
@@ -97,27 +100,27 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "iopl": (172, None),
     "ioperm": (173, None),
     "modify_ldt": (154, None),
-    # much code in the kernel for few good uses
+    # large parts of the kernel that few programs need
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
     "personality": (135, 92),
 }
-"""Refused with EPERM: numbers on x86_64 and on aarch64; None where there is no such call."""
+"""Calls that fail with EPERM, with their numbers on x86_64 and on aarch64. None: there is no such call."""
 
 ABSENT: dict[str, tuple[int | None, int | None]] = {
-    "clone3": (435, 435),  # so that libc uses clone, whose arguments a filter can see
+    "clone3": (435, 435),  # libc then uses clone, whose arguments a filter can see
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "userfaultfd": (323, 282),
-    "memfd_create": (319, 279),  # memory that counts for nobody
+    "memfd_create": (319, 279),  # memory that no resource limit counts
     "memfd_secret": (447, 447),
-    # few for each user of the whole machine; and they tell who opens a file that others see too
+    # the machine has few for each user, and they report accesses of other processes to visible files
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
-    "io_setup": (206, 0),  # few for all users together
+    "io_setup": (206, 0),  # the machine has few for all users together
 }
-"""Answered as by a kernel that does not have them: who asks has another way."""
+"""Calls that fail with ENOSYS, as on a kernel that does not have them: programs then take another way."""
 
 _CLONE, _SOCKETPAIR, _FCNTL = (56, 220), (53, 199), (72, 25)
 _NEW_NAMESPACES = 0x7E020000
@@ -129,7 +132,7 @@ _F_SETLEASE, _F_NOTIFY = 1024, 1026
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24
-"""Where things stand in what a filter sees; the low words of arguments."""
+"""Offsets in `struct seccomp_data`. For the arguments: of their low words."""
 
 
 class _Program(ctypes.Structure):
@@ -137,22 +140,22 @@ class _Program(ctypes.Structure):
 
 
 def program() -> Any:
-    """A filter for this machine, for `linux.filter_calls`."""
+    """The filter for this machine, as `syscalls.install_filter` takes it."""
     which = machine()
     assert which is not None
     code = instructions(which)
     data = b"".join(struct.pack("=HBBI", *line) for line in code)
     lines = ctypes.create_string_buffer(data, len(data))
     made = _Program(len(code), ctypes.addressof(lines))
-    made.lines = lines  # kept as long as the program
+    made.lines = lines  # keeps the buffer alive
     return made
 
 
 def instructions(which: int) -> list[tuple[int, int, int, int]]:
-    """The filter, instruction by instruction: code, how many to skip if it is so and if not, operand.
+    """The instructions of the filter (classic BPF): code, instructions to skip if a test is true, and if it is false, operand.
 
     Args:
-        which: the place of a machine's numbers in the tables.
+        which: 0: for x86_64; 1: for aarch64.
     """
     code: list[tuple[int, int, int, int]] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -161,13 +164,13 @@ def instructions(which: int) -> list[tuple[int, int, int, int]]:
         (_LOAD, 0, 0, _NUMBER),
         (_AT_LEAST, 0, 1, _X32),
         (_RETURN, 0, 0, _KILL),
-        # clone: not into new namespaces
+        # clone: no new namespaces
         (_EQUAL, 0, 4, _CLONE[which]),
         (_LOAD, 0, 0, _FIRST),
         (_ANY_BIT, 0, 1, _NEW_NAMESPACES),
         (_RETURN, 0, 0, _ERROR | _EPERM),
         (_RETURN, 0, 0, _ALLOW),
-        # socketpair: only streams, which nobody can connect to anything else
+        # socketpair: only Unix streams, which cannot be connected to another socket
         (_EQUAL, 0, 7, _SOCKETPAIR[which]),
         (_LOAD, 0, 0, _FIRST),
         (_EQUAL, 0, 4, _AF_UNIX),
@@ -176,7 +179,7 @@ def instructions(which: int) -> list[tuple[int, int, int, int]]:
         (_EQUAL, 0, 1, _SOCK_STREAM),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERROR | _EPERM),
-        # fcntl: neither to hold up those who write to a visible file, nor to hear of those who read it
+        # fcntl: no leases, which delay writers of a visible file, and no reports of accesses to a visible directory
         (_EQUAL, 0, 5, _FCNTL[which]),
         (_LOAD, 0, 0, _SECOND),
         (_EQUAL, 1, 0, _F_SETLEASE),
@@ -184,28 +187,29 @@ def instructions(which: int) -> list[tuple[int, int, int, int]]:
         (_RETURN, 0, 0, _ERROR | _EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]
-    verdicts = {
+    decisions = {
         number: _ERROR | error
         for calls, error in ((ABSENT, _ENOSYS), (REFUSED, _EPERM))
         for number in (numbers[which] for numbers in calls.values())
         if number is not None
     }
     ranges = [(0, _ALLOW)]
-    for number in sorted({*verdicts, *(number + 1 for number in verdicts)}):
-        verdict = verdicts.get(number, _ALLOW)
-        if verdict != ranges[-1][1]:
-            ranges.append((number, verdict))
-    return code + _search(ranges)
+    for number in sorted({*decisions, *(number + 1 for number in decisions)}):
+        decision = decisions.get(number, _ALLOW)
+        if decision != ranges[-1][1]:
+            ranges.append((number, decision))
+    return code + _binary_search(ranges)
 
 
-def _search(ranges: list[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
-    """Finds the verdict on a number by halves: the kernel runs a filter at each call, and for all numbers when it is set.
+def _binary_search(ranges: list[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+    """Instructions that find the decision on a number by binary search. The kernel runs the filter at each call, and once for
+    all numbers when the filter is installed.
 
     Args:
-        ranges: where each begins, and the verdict on its numbers.
+        ranges: the first number of each range, and the decision on its numbers.
     """
     if len(ranges) == 1:
         return [(_RETURN, 0, 0, ranges[0][1])]
     middle = len(ranges) // 2
-    below = _search(ranges[:middle])
-    return [(_AT_LEAST, len(below), 0, ranges[middle][0]), *below, *_search(ranges[middle:])]
+    below = _binary_search(ranges[:middle])
+    return [(_AT_LEAST, len(below), 0, ranges[middle][0]), *below, *_binary_search(ranges[middle:])]

@@ -1,4 +1,4 @@
-"""System calls that Python does not offer, by ctypes. Each raises an OSError that names what was refused."""
+"""System calls that Python does not offer, by ctypes. Each function raises an OSError, which names what the kernel refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MACHINES = {"x86_64": 0, "aarch64": 1}
-"""The machines whose numbers of system calls we know, and where they stand in tables of them."""
+"""Machines whose system calls are known here, and the index of each in the tables of their numbers."""
 
 NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = (
     0x00020000,
@@ -27,10 +27,10 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = (
     0x40000000,
 )
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC = 1, 2, 4, 8
-"""Of mounts; the same numbers for `mount` and for `set_mounts`."""
+"""Flags of mounts, for `mount` and for `add_mount_flags`."""
 _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
 _DETACH = 2
-_HERE = -100
+_AT_FDCWD = -100
 _EMPTY_PATH, _ALL_BELOW, _CLONE = 0x1000, 0x8000, 1
 
 _PIVOT_ROOT = (155, 41)
@@ -43,16 +43,16 @@ _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_SECUREBITS = 22, 24, 28
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 47
 _AMBIENT_CLEAR = 4
 _NO_ROOT = 0b11_1111
-"""To be root gives nothing, to change from and to it neither, for good."""
+"""Secure bits, locked: neither the user id 0 nor a change from or to it gives privileges."""
 
 
 def machine() -> int | None:
-    """Where our machine's numbers stand in a table; None if we do not know them."""
+    """The index of this machine in the tables of system calls. None: its system calls are not known here."""
     return MACHINES.get(os.uname().machine) if ctypes.sizeof(ctypes.c_void_p) == 8 else None
 
 
-def prepare() -> None:
-    """Declares what the functions take: once, and not in each process."""
+def declare_arguments() -> None:
+    """Declares the argument types of the C functions. Called once, before the forks, so that the workers share them."""
     word, text, number = ctypes.c_ulong, ctypes.c_char_p, ctypes.c_int
     libc.mount.argtypes = [text, text, text, word, text]
     libc.syscall.argtypes = [ctypes.c_long, *[word] * 6]
@@ -78,37 +78,49 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flag: int, what: str) -> None:
-    """Leaves a namespace for a new one; of processes, only those that are forked next do."""
+    """Moves this process to a new namespace. Of a pid namespace only its next children become members.
+
+    Args:
+        what: a name for the namespace in the error.
+    """
     _check(libc.unshare(flag), what)
 
 
-def enter(fd: int, flag: int) -> None:
-    """Has the processes that are forked next live in a namespace."""
+def enter_namespace(fd: int, flag: int) -> None:
+    """Has the next children of this process live in an existing pid namespace.
+
+    Args:
+        fd: a descriptor of the namespace, or a pidfd of a process in it.
+    """
     _check(libc.setns(fd, flag), "entering a namespace")
 
 
-def fork_sleeper(stack: Any) -> int:
-    """Forks a child of our parent. It does nothing for ever, and shares our memory and descriptors: it has none of its own.
+def fork_first_process(stack: Any) -> int:
+    """Forks a process that sleeps for ever. It shares the memory and the descriptors of this process, and is a child of this
+    process's parent.
 
     Args:
-        stack: a buffer for the stacks of all of them: they never come to use what is on it.
+        stack: a buffer for its stack. All these processes can have the same one, as they never return from `pause`.
     """
     top = (ctypes.addressof(stack) + len(stack)) & ~0xF
-    flags = 0x100 | 0x200 | 0x400 | 0x8000 | 17  # CLONE_VM, _FS, _FILES, _PARENT; SIGCHLD at its end
+    flags = 0x100 | 0x200 | 0x400 | 0x8000 | 17  # CLONE_VM, _FS, _FILES, _PARENT, and SIGCHLD
     sleep = ctypes.cast(libc.pause, ctypes.c_void_p)
     result: int = _check(libc.clone(sleep, ctypes.c_void_p(top), flags, None), "a process")
     return result
 
 
 UNKNOWN_STATUS = 1 << 16
-"""In place of a status that waitpid gives."""
+"""Stands for the status of a process when it cannot be known."""
 
 
 def exit_status(pidfd: int) -> int:
-    """How a process ended that is no child of ours, as waitpid gives it for those that are; `UNKNOWN_STATUS` before Linux 6.15.
+    """The status of a process that has ended and is no child of this process, as `os.waitpid` gives it for children.
 
     Args:
-        pidfd: a descriptor of it, which says that it has.
+        pidfd: a pidfd of the process.
+
+    Returns:
+        `UNKNOWN_STATUS` before Linux 6.15.
     """
     for _ in range(20):
         info = bytearray(_EXIT.to_bytes(8, sys.byteorder) + bytes(56))
@@ -119,7 +131,7 @@ def exit_status(pidfd: int) -> int:
                 break
         if info[0] & _EXIT:
             return int.from_bytes(info[60:64], sys.byteorder)
-        time.sleep(0.0002)  # it is being buried
+        time.sleep(0.0002)  # its parent has not reaped it yet
     return UNKNOWN_STATUS
 
 
@@ -135,13 +147,13 @@ def make_mounts_private() -> None:
 
 
 def mount(kind: str, path: str, flags: int = 0, options: str = "") -> None:
-    """Mounts a file system of its own, "tmpfs" or "proc"."""
+    """Mounts a new file system: "tmpfs" or "proc"."""
     data = os.fsencode(options) or None
     _check(libc.mount(kind.encode(), os.fsencode(path), kind.encode(), flags, data), f"mounting {kind}")
 
 
 def bind(source: str, path: str) -> None:
-    """Makes a file, or a directory with all that is in it, visible at a path too."""
+    """Makes a file, or a directory with all mounts below it, visible at a second path."""
     flags = _BIND | _RECURSIVE
     _check(libc.mount(os.fsencode(source), os.fsencode(path), None, flags, None), f"binding {source}")
 
@@ -151,28 +163,28 @@ def remount(path: str, flags: int) -> None:
     _check(libc.mount(None, os.fsencode(path), None, _REMOUNT | _BIND | flags, None), f"remounting {path}")
 
 
-def set_mounts(path: str, flags: int) -> None:
-    """Adds flags to a mount and to all below it. Linux 5.12."""
+def add_mount_flags(path: str, flags: int) -> None:
+    """Adds flags to a mount and to all mounts below it. Needs Linux 5.12."""
     attributes = (ctypes.c_uint64 * 4)(flags, 0, 0, 0)
     name = ctypes.c_char_p(os.fsencode(path))
     result = _call(
-        _MOUNT_SETATTR, _HERE & _WORD, _address(name), _ALL_BELOW, ctypes.addressof(attributes), 32
+        _MOUNT_SETATTR, _AT_FDCWD & _WORD, _address(name), _ALL_BELOW, ctypes.addressof(attributes), 32
     )
     _check(result, "making mounts read-only")
 
 
-def hold_mount(path: str) -> int:
-    """A descriptor of a copy of a mount and of all below it, for `drop_mount`."""
+def copy_mount(path: str) -> int:
+    """Copies a mount and all mounts below it. Returns a descriptor of the copy, for `attach_mount`."""
     name = ctypes.c_char_p(os.fsencode(path))
     flags = _CLONE | _ALL_BELOW | os.O_CLOEXEC
-    return _check(_call(_OPEN_TREE, _HERE & _WORD, _address(name), flags), f"holding {path}")
+    return _check(_call(_OPEN_TREE, _AT_FDCWD & _WORD, _address(name), flags), f"copying the mount of {path}")
 
 
-def drop_mount(fd: int, path: str) -> None:
-    """Puts a held mount at a path."""
+def attach_mount(fd: int, path: str) -> None:
+    """Attaches a copied mount at a path."""
     empty, name = ctypes.c_char_p(b""), ctypes.c_char_p(os.fsencode(path))
-    result = _call(_MOVE_MOUNT, fd, _address(empty), _HERE & _WORD, _address(name), 4)
-    _check(result, f"moving to {path}")
+    result = _call(_MOVE_MOUNT, fd, _address(empty), _AT_FDCWD & _WORD, _address(name), 4)
+    _check(result, f"attaching a mount at {path}")
 
 
 def unmount(path: str) -> None:
@@ -180,7 +192,7 @@ def unmount(path: str) -> None:
 
 
 def make_root(path: str) -> None:
-    """Makes a mount the root of all paths, and everything else disappear."""
+    """Makes a mount the root directory. All other mounts disappear."""
     os.chdir(path)
     here = ctypes.c_char_p(b".")
     number = _PIVOT_ROOT[machine() or 0]
@@ -200,7 +212,7 @@ def _address(text: Any) -> int:
 
 
 def give_up_root() -> None:
-    """From now on no program gets privileges by being run as root. Those that we have stay."""
+    """From now on no program gets privileges because root runs it. This process keeps the capabilities that it has."""
     number = 0
     while libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
         number += 1
@@ -209,22 +221,23 @@ def give_up_root() -> None:
 
 
 _CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-"""For `capset`: of this process, none."""
+"""The arguments of `capset`: this process, and no capabilities."""
 
 
 def drop_capabilities() -> None:
     _check(libc.capset(*_CAPABILITIES), "dropping capabilities")
 
 
-def gain_no_privileges() -> None:
+def set_no_new_privileges() -> None:
+    """Programs with set-user-id bits or capabilities of their own give this process nothing. A filter needs that."""
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
-def filter_calls(program: Any) -> None:
-    """Has the kernel judge every system call from now on.
+def install_filter(program: Any) -> None:
+    """Has the kernel run a filter at each system call of this process and its descendants.
 
     Args:
-        program: what `seccomp.program` made.
+        program: made by `seccomp.program`.
     """
     _check(libc.prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(program), 0, 0), "seccomp")
 
@@ -233,28 +246,33 @@ def filter_calls(program: Any) -> None:
 
 
 def landlock_version() -> int:
-    """Version of the kernel's Landlock; 0 if it has none."""
+    """The version of the kernel's Landlock. 0: it has none."""
     return max(0, _call(_LANDLOCK_CREATE, 0, 0, 1))
 
 
-def landlock_kinds(files: int, network: int, scopes: int) -> Any:
-    """What `landlock_ruleset` takes: kinds of access."""
+def landlock_attributes(files: int, network: int, scopes: int) -> Any:
+    """The kinds of access that a ruleset handles, as `landlock_ruleset` takes them.
+
+    Args:
+        files, network, scopes: bits of `struct landlock_ruleset_attr`. 0: the kernel does not know this field.
+    """
     return (ctypes.c_uint64 * (3 if scopes else 2 if network else 1))(*filter(None, (files, network, scopes)))
 
 
-def landlock_ruleset(kinds: Any) -> int:
-    """A descriptor of rules that allow nothing of these kinds."""
-    return _check(_call(_LANDLOCK_CREATE, ctypes.addressof(kinds), len(kinds) * 8, 0), "Landlock")
+def landlock_ruleset(attributes: Any) -> int:
+    """A descriptor of a new ruleset. It allows none of these kinds of access."""
+    return _check(_call(_LANDLOCK_CREATE, ctypes.addressof(attributes), len(attributes) * 8, 0), "Landlock")
 
 
 def landlock_rule(access: int, fd: int) -> Any:
-    """Allows something beneath a directory, or with a file, given as a descriptor."""
+    """A rule that allows kinds of access to a file, or below a directory, given as a descriptor."""
     return ctypes.create_string_buffer(access.to_bytes(8, "little") + fd.to_bytes(4, "little"), 12)
 
 
-def landlock_add(rules: int, rule: Any) -> None:
-    _check(_call(_LANDLOCK_ADD, rules, 1, ctypes.addressof(rule), 0), "a Landlock rule")
+def landlock_add(ruleset: int, rule: Any) -> None:
+    _check(_call(_LANDLOCK_ADD, ruleset, 1, ctypes.addressof(rule), 0), "a Landlock rule")
 
 
-def landlock_restrict(rules: int) -> None:
-    _check(_call(_LANDLOCK_RESTRICT, rules, 0), "Landlock")
+def landlock_restrict(ruleset: int) -> None:
+    """Applies a ruleset to this process and its descendants, for good."""
+    _check(_call(_LANDLOCK_RESTRICT, ruleset, 0), "Landlock")
