@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from rlm.cli import completion, doctor, run
 from rlm.cli.doctor import own_version
+from rlm.cli.output import ClosedPipeError, emit, say
 from rlm.cli.status import ExitCode, exit_code_of
-from rlm.cli.streams import ClosedPipeError, emit, say
 from rlm.errors import RLMError
 
 __all__ = ["main", "make_parser"]

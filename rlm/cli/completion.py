@@ -10,8 +10,8 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+from rlm.cli.output import emit
 from rlm.cli.status import ExitCode
-from rlm.cli.streams import emit
 
 NAME = "completion"
 USAGE = "rlm completion SHELL"

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from rlm.cli.models import add_server_options, name_model, server_options
+from rlm.cli.model_options import add_server_options, name_model, server_options
+from rlm.cli.output import emit, emit_json
 from rlm.cli.status import ExitCode
-from rlm.cli.streams import emit, emit_json
 from rlm.errors import ConfigError, RLMError
 
 NAME = "doctor"

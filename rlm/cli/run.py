@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from rlm.cli.completion import suggest
 from rlm.cli.inputs import read_context, read_json, read_text, split_question, stdin_is_piped
-from rlm.cli.models import add_model_options, client_options, name_model
+from rlm.cli.model_options import add_model_options, client_options, name_model
+from rlm.cli.output import ClosedPipeError, UnwrittenError, emit, emit_json, require_stdout, say
 from rlm.cli.status import ExitCode, exit_code_of
-from rlm.cli.streams import ClosedPipeError, UnwrittenError, emit, emit_json, require_stdout, say
 from rlm.cli.values import add_values, prices_of, values_of
 from rlm.errors import ConfigError, RLMError
 

@@ -35,27 +35,27 @@ async def list_models(base_url: str, api_key: str | None = None) -> list[ServedM
     headers, secrets = headers_of(api_key, None)
     connections = await pool.pool_for(base.origin())
     try:
-        answer = await connections.request(
+        response = await connections.request(
             "GET", URL(f"{base}/models", encoded=True), headers=headers, timeout=_TIMEOUT
         )
     except pool.TransportError as error:
         raise ModelUnavailableError(redact(f"{base}: {error}", secrets)) from None
-    if answer.status in (401, 403):
+    if response.status in (401, 403):
         raise AuthenticationError(
-            f"{base} refused the key (HTTP {answer.status})"
+            f"{base} refused the key (HTTP {response.status})"
             if api_key
             else f"{base} wants a key: --api-key-env",
-            status=answer.status,
+            status=response.status,
         )
-    if answer.status == 404:
+    if response.status == 404:
         raise ModelNotFoundError(
             f"{base} has no /models (HTTP 404); a base URL usually ends in /v1", status=404
         )
-    if answer.status != 200:
-        raise ModelUnavailableError(f"{base}/models: HTTP {answer.status}", status=answer.status)
-    entries = chat_format.decode_models(answer.body)
+    if response.status != 200:
+        raise ModelUnavailableError(f"{base}/models: HTTP {response.status}", status=response.status)
+    entries = chat_format.decode_models(response.body)
     if entries is None:
-        raise BadReplyError(f"{base}/models is no list of models", status=answer.status)
+        raise BadReplyError(f"{base}/models is no list of models", status=response.status)
     return [ServedModel(str(entry.get("id")), _window(entry)) for entry in entries]
 
 

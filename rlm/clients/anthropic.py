@@ -11,13 +11,13 @@ from rlm.clients import chat_format
 from rlm.clients.arguments import key_or_environment
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure, failure_of
-from rlm.clients.message_parts import Link, Media, Text, parts_of
-from rlm.clients.sdk import Options, SDKClient, stop_sequences, token_limit
+from rlm.clients.message_parts import MediaPart, RemoteImage, TextPart, parts_of
+from rlm.clients.sdk import SDKClient, SDKOptions, stop_sequences, token_limit
 from rlm.errors import BadReplyError, ConfigError
 from rlm.types import Content, Message, SamplingArgs, Usage
 
 if TYPE_CHECKING:
-    from anthropic.types import Message as Answer
+    from anthropic.types import Message as AnthropicMessage
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 
@@ -55,7 +55,7 @@ def anthropic(
     base_url: str | None = None,
     max_tokens: int = 16_000,
     prompt_caching: bool = True,
-    **options: Unpack[Options],
+    **options: Unpack[SDKOptions],
 ) -> AnthropicClient:
     """Anthropic's API.
 
@@ -76,7 +76,7 @@ def anthropic(
     )
 
 
-class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
+class AnthropicClient(SDKClient[dict[str, Any], "AnthropicMessage"]):
     """A model behind Anthropic's Messages API.
 
     System messages become `system`. Thinking (sampling argument `thinking`) is `ModelReply.reasoning`; its signed blocks
@@ -93,7 +93,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
         base_url: str = ANTHROPIC_URL,
         max_tokens: int = 16_000,
         prompt_caching: bool = True,
-        **options: Unpack[Options],
+        **options: Unpack[SDKOptions],
     ) -> None:
         """
         Args:
@@ -157,25 +157,27 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
             "extra_body": fields,
         }
 
-    async def _send(self, request: dict[str, Any]) -> Answer:
-        answer: Answer = await self._sdk.messages.create(**request, timeout=self._retry.timeout)
-        return answer
+    async def _send(self, request: dict[str, Any]) -> AnthropicMessage:
+        response: AnthropicMessage = await self._sdk.messages.create(**request, timeout=self._retry.timeout)
+        return response
 
-    def _read(self, name: str, answer: Answer, request_bytes: int, retries: int) -> ModelReply | Failure:
-        if str(getattr(answer, "type", "")) == "error":  # from a gateway, with a 200 above it
-            body = answer.to_dict()
+    def _read(
+        self, name: str, response: AnthropicMessage, request_bytes: int, retries: int
+    ) -> ModelReply | Failure:
+        if str(getattr(response, "type", "")) == "error":  # from a gateway, with a 200 above it
+            body = response.to_dict()
             error = body.get("error")
             kind = error.get("type") if isinstance(error, dict) else None
             return failure_of(_STATUS.get(str(kind), 502), {}, json.dumps(body).encode())
-        if not isinstance(getattr(answer, "content", None), list):
+        if not isinstance(getattr(response, "content", None), list):
             raise BadReplyError("there is no content in it")
-        blocks = [_kept(block.to_dict()) for block in answer.content if block.type in _KEPT]
+        blocks = [_kept(block.to_dict()) for block in response.content if block.type in _KEPT]
         content = "".join(block["text"] for block in blocks if block["type"] == "text")
         reasoning = "\n\n".join(block["thinking"] for block in blocks if block["type"] == "thinking")
-        usage = _usage(answer, request_bytes, content + reasoning)
+        usage = _usage(response, request_bytes, content + reasoning)
         refusal = None
-        if answer.stop_reason == "refusal":
-            details = answer.stop_details
+        if response.stop_reason == "refusal":
+            details = response.stop_details
             content, refusal = "", (details and details.explanation) or "the provider ended the reply"
         # A message may not end in thinking: a reply that has nothing else goes back as no message at all.
         signed = any(block["type"] != "text" for block in blocks) and blocks[-1]["type"] == "text"
@@ -190,7 +192,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "Answer"]):
             content=content,
             model=name,
             usage=usage,
-            finish_reason=_FINISH.get(answer.stop_reason or "", answer.stop_reason),
+            finish_reason=_FINISH.get(response.stop_reason or "", response.stop_reason),
             reasoning=reasoning or None,
             echo=echo,
             refusal=refusal,
@@ -234,15 +236,15 @@ def _blocks(content: Content, only_text: str | None) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     for part in parts_of(content):
         match part:
-            case Text(text):
+            case TextPart(text):
                 if text.strip():
                     blocks.append({"type": "text", "text": text})
                 continue
             case _ if only_text:
                 raise ConfigError(f"{only_text} can hold text only")
-            case Link(url):
+            case RemoteImage(url):
                 source = {"type": "url", "url": url}
-            case Media(media_type, data):
+            case MediaPart(media_type, data):
                 if media_type not in _IMAGES:
                     raise ConfigError(f"Anthropic's models take {', '.join(_IMAGES)}, not {media_type}")
                 source = {"type": "base64", "media_type": media_type, "data": data}
@@ -282,11 +284,11 @@ def _fit_budget(thinking: Any, limit: Any, default: int) -> Any:
     return {**thinking, "budget_tokens": max(_LEAST_BUDGET, limit // 2)}
 
 
-def _usage(answer: Answer, request_bytes: int, text: str) -> Usage:
+def _usage(response: AnthropicMessage, request_bytes: int, text: str) -> Usage:
     """What the API counts, and what was read from and written to its cache apart from the other input; estimated where it
     does not."""
     numbers = (
-        chat_format.count(getattr(answer.usage, name, None))
+        chat_format.count(getattr(response.usage, name, None))
         for name in (
             "input_tokens",
             "output_tokens",

@@ -21,7 +21,7 @@ _OPENAI = chat_format.Dialect(tokens_field="max_completion_tokens")
 _VLLM = chat_format.Dialect("vllm")
 
 
-class Options(TypedDict, total=False):
+class GatewayOptions(TypedDict, total=False):
     """What all of these backends take; see `OpenAIClient`."""
 
     timeout: float
@@ -34,7 +34,11 @@ class Options(TypedDict, total=False):
 
 
 def openai(
-    model_name: str, *, api_key: str | None = None, base_url: str | None = None, **options: Unpack[Options]
+    model_name: str,
+    *,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    **options: Unpack[GatewayOptions],
 ) -> OpenAIClient:
     """OpenAI, or any server that speaks like it and wants a key.
 
@@ -55,7 +59,11 @@ def openai(
 
 
 def vllm(
-    model_name: str, *, base_url: str | None = None, api_key: str | None = None, **options: Unpack[Options]
+    model_name: str,
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    **options: Unpack[GatewayOptions],
 ) -> OpenAIClient:
     """Any OpenAI-compatible server: vLLM, SGLang, llama.cpp, ... Reads no environment variable, so that no key goes to a
     server that it is not for.
@@ -75,7 +83,7 @@ def openrouter(
     base_url: str = OPENROUTER_URL,
     app_url: str | None = None,
     app_title: str | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[GatewayOptions],
 ) -> OpenAIClient:
     """OpenRouter. It reports what each call cost, so `max_budget` needs no price.
 
@@ -102,7 +110,11 @@ def openrouter(
 
 
 def vercel(
-    model_name: str, *, api_key: str | None = None, base_url: str = VERCEL_URL, **options: Unpack[Options]
+    model_name: str,
+    *,
+    api_key: str | None = None,
+    base_url: str = VERCEL_URL,
+    **options: Unpack[GatewayOptions],
 ) -> OpenAIClient:
     """Vercel's AI gateway.
 
@@ -127,7 +139,7 @@ def portkey(
     virtual_key: str | None = None,
     config: str | Mapping[str, Any] | None = None,
     provider_api_key: str | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[GatewayOptions],
 ) -> OpenAIClient:
     """Portkey's gateway.
 
@@ -163,7 +175,7 @@ def azure_openai(
     azure_deployment: str | None = None,
     api_version: str | None = None,
     base_url: str | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[GatewayOptions],
 ) -> OpenAIClient:
     """Azure OpenAI: its v1 endpoint, or with `api_version` the dated API, whose URLs name the deployment.
 
@@ -217,10 +229,10 @@ def azure_openai(
     return OpenAIClient(model, base_url=url, api_key=key, dialect=dialect, **options)
 
 
-def _with_headers(options: Options, headers: Mapping[str, str | None]) -> Options:
+def _with_headers(options: GatewayOptions, headers: Mapping[str, str | None]) -> GatewayOptions:
     """The options with these headers, where they have a value; those of the caller win."""
     given = {name: value for name, value in headers.items() if value is not None}
-    merged: Options = {**options}
+    merged: GatewayOptions = {**options}
     own = options.get("default_headers")
     if own is None or isinstance(own, Mapping):  # anything else is refused by the client
         merged["default_headers"] = {**given, **(own or {})}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from rlm.clients import chat_format
 from rlm.clients.arguments import key_or_environment
 from rlm.clients.base import ModelReply
-from rlm.clients.message_parts import Link, Media, Text, parts_of
-from rlm.clients.sdk import Options, SDKClient, stop_sequences, token_limit
+from rlm.clients.message_parts import MediaPart, RemoteImage, TextPart, parts_of
+from rlm.clients.sdk import SDKClient, SDKOptions, stop_sequences, token_limit
 from rlm.errors import ConfigError
 from rlm.types import Message, SamplingArgs, Usage
 
@@ -33,7 +33,7 @@ _OURS = ("system_instruction", "http_options", "automatic_function_calling", "sh
 
 
 def gemini(
-    model_name: str, *, api_key: str | None = None, base_url: str | None = None, **options: Unpack[Options]
+    model_name: str, *, api_key: str | None = None, base_url: str | None = None, **options: Unpack[SDKOptions]
 ) -> GeminiClient:
     """Google's Gemini API.
 
@@ -53,13 +53,13 @@ def gemini(
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class _GeminiRequest:
     model: str
     contents: list[types.Content]
     config: types.GenerateContentConfig
 
 
-class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
+class GeminiClient(SDKClient[_GeminiRequest, "types.GenerateContentResponse"]):
     """A model behind the Gemini API.
 
     System messages become the system instruction. Thoughts (sampling argument `thinking_config`, with
@@ -70,7 +70,7 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
     provider = _PROVIDER
 
     def __init__(
-        self, model_name: str, *, api_key: str, base_url: str = GEMINI_URL, **options: Unpack[Options]
+        self, model_name: str, *, api_key: str, base_url: str = GEMINI_URL, **options: Unpack[SDKOptions]
     ) -> None:
         """
         Args:
@@ -100,7 +100,9 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
             ),
         )
 
-    def _prepare(self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None) -> _Request:
+    def _prepare(
+        self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None
+    ) -> _GeminiRequest:
         fields = chat_format.merge_sampling(self._sampling, sampling)
         fields.pop("n", None)
         for ours in _OURS:
@@ -120,22 +122,22 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
             )
         except ValueError as exc:
             raise ConfigError(f"Gemini's SDK refuses the sampling arguments: {_first_error(exc)}") from None
-        return _Request(name, contents, config)
+        return _GeminiRequest(name, contents, config)
 
-    async def _send(self, request: _Request) -> types.GenerateContentResponse:
+    async def _send(self, request: _GeminiRequest) -> types.GenerateContentResponse:
         return await self._sdk.aio.models.generate_content(
             model=request.model, contents=list(request.contents), config=request.config
         )
 
     def _read(
-        self, name: str, answer: types.GenerateContentResponse, request_bytes: int, retries: int
+        self, name: str, response: types.GenerateContentResponse, request_bytes: int, retries: int
     ) -> ModelReply:
-        candidate = answer.candidates[0] if answer.candidates else None
+        candidate = response.candidates[0] if response.candidates else None
         reason = candidate.finish_reason.value if candidate and candidate.finish_reason else None
         parts = (candidate.content.parts if candidate and candidate.content else None) or []
         content = "".join(part.text for part in parts if part.text and not part.thought)
         reasoning = "\n\n".join(part.text for part in parts if part.text and part.thought) or None
-        refusal = _refusal(answer, reason)
+        refusal = _refusal(response, reason)
         if refusal is not None:
             content = ""
         echo: Message | None = None
@@ -149,7 +151,7 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
         return ModelReply(
             content=content,
             model=name,
-            usage=_usage(answer.usage_metadata, request_bytes, f"{content}{reasoning or ''}"),
+            usage=_usage(response.usage_metadata, request_bytes, f"{content}{reasoning or ''}"),
             finish_reason="content_filter"
             if refusal
             else _FINISH.get(reason or "", reason and reason.lower()),
@@ -187,14 +189,14 @@ class GeminiClient(SDKClient[_Request, "types.GenerateContentResponse"]):
             raise ConfigError("the Gemini API needs a message besides the system prompt")
         return system, turns
 
-    def _part(self, part: Text | Media | Link) -> types.Part:
+    def _part(self, part: TextPart | MediaPart | RemoteImage) -> types.Part:
         match part:
-            case Text(text):
+            case TextPart(text):
                 return self._types.Part(text=text or _EMPTY)
-            case Media(media_type, data):
+            case MediaPart(media_type, data):
                 blob = self._types.Blob(mime_type=media_type, data=base64.b64decode(data))
                 return self._types.Part(inline_data=blob)
-            case Link(url):
+            case RemoteImage(url):
                 kind = mimetypes.guess_type(url.partition("?")[0])[0]
                 if kind is None:
                     raise ConfigError(
@@ -223,12 +225,12 @@ def _kept(part: types.Part) -> dict[str, Any]:
     return kept
 
 
-def _refusal(answer: types.GenerateContentResponse, reason: str | None) -> str | None:
+def _refusal(response: types.GenerateContentResponse, reason: str | None) -> str | None:
     if reason in _FILTERED:
         return f"the provider's filter ended the reply: {reason}"
-    if answer.candidates:
+    if response.candidates:
         return None
-    feedback = answer.prompt_feedback
+    feedback = response.prompt_feedback
     if feedback is not None and feedback.block_reason is not None:
         why = feedback.block_reason.value
         return feedback.block_reason_message or f"the provider's filter refused the prompt: {why}"

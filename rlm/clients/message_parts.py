@@ -17,12 +17,12 @@ _SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextPart:
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Media:
+class MediaPart:
     """An image or a sound that travels with the message."""
 
     media_type: str
@@ -32,20 +32,20 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class RemoteImage:
     """An image that the provider loads itself."""
 
     url: str
 
 
-def parts_of(content: Content) -> list[Text | Media | Link]:
+def parts_of(content: Content) -> list[TextPart | MediaPart | RemoteImage]:
     """The parts of a message's content; a text that is empty has none.
 
     Raises:
         ConfigError: a part is not one, or its data are not what they say.
     """
     if isinstance(content, str):
-        return [Text(sendable(content))] if content else []
+        return [TextPart(sendable(content))] if content else []
     if not isinstance(content, list):
         raise ConfigError(
             f"a message's content must be a str or a list of parts, not {type(content).__name__}"
@@ -70,33 +70,33 @@ def sendable(text: str) -> str:
     return text
 
 
-def _part(part: Any) -> Text | Media | Link:
+def _part(part: Any) -> TextPart | MediaPart | RemoteImage:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
-        return Text(sendable(part["text"]))
+        return TextPart(sendable(part["text"]))
     if kind == "image_url" and isinstance(part.get("image_url"), Mapping):
         return _image(part["image_url"].get("url"))
     if kind == "input_audio" and isinstance(part.get("input_audio"), Mapping):
         audio = part["input_audio"]
         data, form = audio.get("data"), audio.get("format")
         if isinstance(data, str) and isinstance(form, str):
-            return Media(f"audio/{form}", _checked(data, "an input_audio part"))
+            return MediaPart(f"audio/{form}", _checked(data, "an input_audio part"))
     raise ConfigError(
         "a part of a message must be {'type': 'text', 'text': ...}, {'type': 'image_url', 'image_url': {'url': ...}} or "
         f"{{'type': 'input_audio', 'input_audio': {{'data': ..., 'format': ...}}}}; this one is {_shown(part)}"
     )
 
 
-def _image(url: Any) -> Media | Link:
+def _image(url: Any) -> MediaPart | RemoteImage:
     if isinstance(url, str):
         if url.startswith(("https://", "http://")):
-            return Link(url)
+            return RemoteImage(url)
         found = _DATA_URL.match(url)
         if found:
             media_type = found["type"].lower()
             if not media_type.startswith("image/"):
                 raise ConfigError(f"an image_url part holds {media_type}, which is no image")
-            return Media(media_type, _checked(url[found.end() :], "an image_url part"))
+            return MediaPart(media_type, _checked(url[found.end() :], "an image_url part"))
     raise ConfigError(
         "the url of an image_url part must be https://..., or data:image/<kind>;base64,<data>; "
         f"this one begins with {_shown(url)}"

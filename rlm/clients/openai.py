@@ -23,7 +23,7 @@ from rlm.types import Message, SamplingArgs
 if TYPE_CHECKING:
     from yarl import URL
 
-    from rlm.clients.pool import Answer, Pool, TransportError
+    from rlm.clients.pool import Pool, Response, TransportError
 
 OPENAI_URL = "https://api.openai.com/v1"
 
@@ -137,7 +137,7 @@ class OpenAIClient(Client):
             ConfigError: a sampling argument, or a part of a message, cannot be sent.
         """
         name = model or self.model
-        call = _Call(name, messages, sampling, {**self._headers, "Idempotency-Key": os.urandom(16).hex()})
+        call = _ChatCall(name, messages, sampling, {**self._headers, "Idempotency-Key": os.urandom(16).hex()})
         self._encode(call, self._learned_fields.get(name, self._tokens_field))
         pool = await self._transport.pool_for(self._origin)
         outcome, attempts = await self._retry.run(
@@ -177,13 +177,13 @@ class OpenAIClient(Client):
         path = self._dialect.chat_path.replace("{model}", quote(self._dialect.name_of(name), safe=""))
         return type(self._base)(f"{self._base}{path}", encoded=True)
 
-    def _encode(self, call: _Call, field: chat_format.TokensField) -> None:
+    def _encode(self, call: _ChatCall, field: chat_format.TokensField) -> None:
         call.field = field
         sampling = chat_format.merge_sampling(self.sampling_args, call.sampling, field)
         call.has_field = field in sampling
         call.body = chat_format.encode_request(call.name, call.messages, sampling, self._dialect)
 
-    async def _attempt(self, pool: Pool, call: _Call, failed: int) -> ModelReply | Failure:
+    async def _attempt(self, pool: Pool, call: _ChatCall, failed: int) -> ModelReply | Failure:
         if failed:
             call.headers["x-stainless-retry-count"] = str(failed)
         outcome = await self._send(pool, call, failed)
@@ -196,10 +196,10 @@ class OpenAIClient(Client):
             self._learned_fields[call.name] = call.field
         return outcome
 
-    async def _send(self, pool: Pool, call: _Call, failed: int) -> ModelReply | Failure:
+    async def _send(self, pool: Pool, call: _ChatCall, failed: int) -> ModelReply | Failure:
         call.cause = None
         try:
-            answer = await pool.request(
+            response = await pool.request(
                 "POST",
                 self._chat_url(call.name),
                 headers=call.headers,
@@ -209,12 +209,12 @@ class OpenAIClient(Client):
         except self._transport.TransportError as exc:
             call.cause = exc
             return failure_without_answer(exc)
-        return self._read(answer, call, failed)
+        return self._read(response, call, failed)
 
-    def _read(self, answer: Answer, call: _Call, failed: int) -> ModelReply | Failure:
+    def _read(self, response: Response, call: _ChatCall, failed: int) -> ModelReply | Failure:
         sent = len(call.body)
-        if not 200 <= answer.status < 300:
-            failure = failure_of(answer.status, answer.headers, answer.body)
+        if not 200 <= response.status < 300:
+            failure = failure_of(response.status, response.headers, response.body)
             if failure.refusal is not None:
                 return chat_format.refused(
                     failure, model=call.name, request_bytes=sent, retries=failed, dialect=self._dialect
@@ -222,7 +222,7 @@ class OpenAIClient(Client):
             return failure
         try:
             return chat_format.decode_reply(
-                answer.body,
+                response.body,
                 model=call.name,
                 request_bytes=sent,
                 retries=failed,
@@ -232,7 +232,7 @@ class OpenAIClient(Client):
         except BadReplyError as exc:
             return Failure(exc, retry=False)
 
-    def _refuses_field(self, failure: Failure, call: _Call) -> bool:
+    def _refuses_field(self, failure: Failure, call: _ChatCall) -> bool:
         if self._tokens_field_is_fixed or call.reworded or not call.has_field:
             return False
         text = str(failure.error)
@@ -282,15 +282,15 @@ class OpenAIClient(Client):
 
     async def _fetch_models(self, pool: Pool) -> list[dict[str, Any]] | None:
         try:
-            answer = await pool.request("GET", self._list, headers=self._headers, timeout=_LIST_TIMEOUT)
+            response = await pool.request("GET", self._list, headers=self._headers, timeout=_LIST_TIMEOUT)
         except self._transport.TransportError as exc:
             logger.info("no model list at %s: %s", self._base, self._clean(exc))
             return None
-        return chat_format.decode_models(answer.body) if answer.status == 200 else None
+        return chat_format.decode_models(response.body) if response.status == 200 else None
 
 
 @dataclass(slots=True)
-class _Call:
+class _ChatCall:
     """One call over all its attempts."""
 
     name: str

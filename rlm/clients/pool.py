@@ -46,7 +46,7 @@ class TransportError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """An HTTP answer of any status."""
 
     status: int
@@ -87,7 +87,7 @@ class Pool:
 
     async def request(
         self, method: str, url: URL, *, headers: Mapping[str, str], body: bytes | None = None, timeout: float
-    ) -> Answer:
+    ) -> Response:
         """Sends one request and reads the whole answer. Redirects are not followed.
 
         Args:
@@ -107,7 +107,7 @@ class Pool:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT),
             ) as response:
-                return Answer(response.status, response.headers, await response.read())
+                return Response(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, OSError) as exc:
             error = _explain(exc, timeout)
         # Outside of the handler: aiohttp's own errors hold the request's headers, and the key must not travel on.

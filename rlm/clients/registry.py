@@ -10,7 +10,7 @@ from rlm._registry import Registry
 from rlm.clients.base import Client, check_client
 from rlm.errors import ConfigError
 
-Factory = Callable[..., Client]
+ClientFactory = Callable[..., Client]
 """Makes a client from the entries of `backend_kwargs`, which are its keyword arguments. Raises ConfigError where they do
 not fit."""
 
@@ -32,7 +32,7 @@ _SAMPLING = {
 }
 
 
-def register_backend(name: str, factory: Factory, *, replace: bool = False) -> None:
+def register_backend(name: str, factory: ClientFactory, *, replace: bool = False) -> None:
     """Makes a provider known, so that `backend=name` means it everywhere.
 
         def acme(model_name: str, *, api_key: str | None = None) -> Client: ...

@@ -18,11 +18,11 @@ from rlm.types import Message, SamplingArgs
 
 logger = logging.getLogger("rlm.clients")
 
-Request = TypeVar("Request")
-Answer = TypeVar("Answer")
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
 
 
-class Options(TypedDict, total=False):
+class SDKOptions(TypedDict, total=False):
     """What these backends take beside their own; see `SDKClient`."""
 
     timeout: float
@@ -32,7 +32,7 @@ class Options(TypedDict, total=False):
     sampling_args: SamplingArgs | None
 
 
-class SDKClient(Client, Generic[Request, Answer]):
+class SDKClient(Client, Generic[RequestT, ResponseT]):
     """One model of a provider behind its SDK. Use it from any number of tasks, loops, threads and forked children; there
     is nothing to close. Retries as `OpenAIClient` does; the SDK's own retries are off."""
 
@@ -125,27 +125,27 @@ class SDKClient(Client, Generic[Request, Answer]):
         return await pool.remembered(f"window of {name} at {self._base}", lambda: self._ask_window(name))
 
     @abc.abstractmethod
-    def _prepare(self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None) -> Request:
+    def _prepare(self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None) -> RequestT:
         """The call in the SDK's terms. Raises ConfigError if it cannot be sent."""
 
     @abc.abstractmethod
-    async def _send(self, request: Request) -> Answer:
+    async def _send(self, request: RequestT) -> ResponseT:
         """Asks the SDK, once."""
 
     @abc.abstractmethod
-    def _read(self, name: str, answer: Answer, request_bytes: int, retries: int) -> ModelReply | Failure:
+    def _read(self, name: str, response: ResponseT, request_bytes: int, retries: int) -> ModelReply | Failure:
         """The reply in an answer, or the failure that it wraps."""
 
     @abc.abstractmethod
     async def _window(self, name: str) -> int | None:
         """The model's window in tokens, from the SDK."""
 
-    async def _attempt(self, name: str, request: Request, noted: Any, failed: int) -> ModelReply | Failure:
+    async def _attempt(self, name: str, request: RequestT, noted: Any, failed: int) -> ModelReply | Failure:
         token = self._transport.exchange.set(noted)
         problem = ""
         try:
-            answer = await self._send(request)
-            return self._read(name, answer, noted.request_bytes, failed)
+            response = await self._send(request)
+            return self._read(name, response, noted.request_bytes, failed)
         except Exception as exc:
             problem = f"{type(exc).__name__}: {exc}"
         finally:

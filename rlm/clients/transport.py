@@ -59,15 +59,15 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         headers = {name: value for name, value in request.headers.items() if name not in _OURS}
         pool = await pool_for(url.origin())
         try:
-            answer = await pool.request(
+            response = await pool.request(
                 request.method, url, headers=headers, body=body or None, timeout=self._timeout
             )
         except TransportError as exc:
             noted.cause, noted.failure = exc, failure_without_answer(exc)
             raise NoReply from None
-        if not 200 <= answer.status < 300:
-            noted.failure = failure_of(answer.status, answer.headers, answer.body)
+        if not 200 <= response.status < 300:
+            noted.failure = failure_of(response.status, response.headers, response.body)
             raise NoReply
         noted.answered = True
-        received = [(name, value) for name, value in answer.headers.items() if name.lower() not in _THEIRS]
-        return httpx2.Response(answer.status, headers=received, content=answer.body, request=request)
+        received = [(name, value) for name, value in response.headers.items() if name.lower() not in _THEIRS]
+        return httpx2.Response(response.status, headers=received, content=response.body, request=request)

@@ -26,7 +26,7 @@ _BACKLOG = 4096
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
 
-Server = TypeVar("Server", bound="ModelServer")
+ServerT = TypeVar("ServerT", bound="ModelServer")
 
 
 class ModelServer:
@@ -230,7 +230,7 @@ def serve(policy: Policy, **options: Any) -> Iterator[ModelServer]:
 
 
 @contextmanager
-def in_background(server: Server) -> Iterator[Server]:
+def in_background(server: ServerT) -> Iterator[ServerT]:
     """Runs a server that was not started, of any subclass, as `serve` does."""
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
