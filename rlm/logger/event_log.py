@@ -1,8 +1,9 @@
-"""The event log: one JSON object a line, appended as things happen.
+"""The event log: a file of JSON lines, one for each event, written as the events happen.
 
-A line is `v` (the version of this format: 2) and `Event.to_dict()` of one of `rlm.events`, without what `rlm._redaction`
-takes out; `events.v2.schema.json` beside this file is its schema. A later version adds fields with defaults at most, or has
-another `v`. `message` is left out of a reply where it is nothing but the role and the content.
+A line holds `v` (the version of the format: 2) and the `to_dict()` of an event of `rlm.events`, without secrets
+(`rlm._redaction`). `message` is left out where it holds nothing but the role and the text. The schema of a line is
+`events.v2.schema.json` beside this file. A later release may add types of events, and fields with defaults; any other change
+gets a new `v`.
 """
 
 from __future__ import annotations
@@ -28,20 +29,24 @@ _NAMES = {name: tuple(field.name for field in fields(kind)) for name, kind in EV
 
 
 class RLMLogger:
-    """Keeps trajectories for `completion.metadata`, and writes the event log if it has a folder. One logger may serve any
-    number of runs at once, in several threads and processes.
+    """Keeps trajectories for `completion.metadata`, and writes the event log if it has a folder. One logger serves any number
+    of runs at once, in several threads and processes.
 
-    A log that cannot be written changes nothing in a run: it is said once, as a warning of the logger `rlm.logger.event_log`.
+    A log that cannot be written changes nothing in a run. It is reported once, as a warning of the Python logger
+    `rlm.logger.event_log`.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str] | None = None, file_name: str = "rlm") -> None:
         """
         Args:
-            log_dir: folder of the log, made if it is missing. None: no file.
-            file_name: start of the file's name; time and a random part follow.
+            log_dir: folder of the log; it is made if it is missing. None: no file.
+            file_name: beginning of the file's name; the time and a random part follow.
+
+        Raises:
+            OSError: the folder cannot be made.
         """
         self.path: Path | None = None
-        """The log file; made when the first event is written."""
+        """Path of the log file, which is made when the first event is written. None without a folder."""
         self._file: LineFile | None = None
         self._failing = False
         if log_dir is not None:
@@ -52,7 +57,7 @@ class RLMLogger:
             self._file = LineFile(self.path)
 
     def trajectory(self) -> Trajectory:
-        """The record of one completion; its `record` is the listener."""
+        """Returns a new trajectory; its `record` takes the events of one completion and writes them to the log."""
         redactor = Redactor()
 
         def write(event: Event) -> None:
@@ -68,36 +73,38 @@ class RLMLogger:
         except OSError as error:
             if not self._failing:
                 self._failing = True
-                _log.warning("events are lost: the log %s cannot be written: %s", self.path, error)
+                _log.warning("events are lost, as the log %s cannot be written: %s", self.path, error)
 
 
 def encode(event: Event, redactor: Redactor) -> str:
-    """An event as a line of the log."""
+    """Returns an event as a line of the log, without secrets."""
     data: dict[str, Any] = {"v": FORMAT_VERSION, "type": event.type}
     for name in _NAMES[event.type]:
         data[name] = getattr(event, name)
     if data.get("message") == _plain_message(data):
         del data["message"]
     if dict not in map(type, data.values()):
-        # Most events, and many at once: there are no names of the caller in them, and seldom a secret.
+        # The quick way, for most events: without a dict there are no names to check, only texts, which rarely hold a secret.
         line = dumps(data)
         if not redactor.may_be_in(line):
             return line
     return dumps({name: redactor.data(value) for name, value in data.items()})
 
 
-def decode(data: dict[str, Any]) -> Event:
-    """The event of a line. Fields that this version does not know are left out.
+def decode(data: dict[str, Any]) -> Event | None:
+    """Returns the event of a line, without fields that this version does not know; None for an unknown type of event.
 
     Raises:
-        ValueError: it is none; the message says why.
+        ValueError: the line is of another version, or lacks a field.
     """
     version = data.get("v")
     if version != FORMAT_VERSION:
         raise ValueError(f"this is version {version!r} of the format, and version {FORMAT_VERSION} is read")
-    kind = EVENTS.get(str(data.get("type")))
+    if not isinstance(data.get("type"), str):
+        raise ValueError("the event has no type")
+    kind = EVENTS.get(data["type"])
     if kind is None:
-        raise ValueError(f"there is no event of the type {data.get('type')!r}")
+        return None
     if "message" in _NAMES[kind.type] and "message" not in data:
         data = {**data, "message": _plain_message(data)}
     event: Event = _build(kind, data)
@@ -105,17 +112,21 @@ def decode(data: dict[str, Any]) -> Event:
 
 
 def read_log(path: str | os.PathLike[str]) -> list[Event]:
-    """The events of a log, in the order in which they were written. A last line that a crash has cut off is left out.
+    """Returns the events of a log, in the order in which they were written.
+
+    Left out are lines that break off, because their process was killed, and types of events that this version does not know.
 
     Raises:
-        LogError: the file cannot be read, or is no log of this version; the message says in which line.
+        LogError: the file cannot be read, or a line is no event of this version of the format. The message names the line.
     """
     events = []
     for number, data in read_lines(path):
         try:
-            events.append(decode(data))
+            event = decode(data)
         except ValueError as error:
             raise LogError(f"{os.fspath(path)}, line {number}: {error}") from error
+        if event is not None:
+            events.append(event)
     return events
 
 

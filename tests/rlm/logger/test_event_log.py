@@ -298,7 +298,7 @@ def test_a_line_that_another_process_went_on_in_is_found(tmp_path: Path) -> None
         ("[1]", "no line of a log"),
         ('{"type": "turn_start"}', "no line of a log"),
         ('{"v": 1, "type": "turn_start"}', "version 1 of the format"),
-        ('{"v": 2, "type": "turned"}', "no event of the type 'turned'"),
+        ('{"v": 2}', "no type"),
         (
             '{"v": 2, "type": "turn_start", "time": 1.0, "run": "r", "parent": null, "depth": 0}',
             "'turn' is missing",
@@ -322,10 +322,10 @@ def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
         read_log(tmp_path / "nowhere.jsonl")
 
 
-def test_fields_of_a_later_version_are_left_out(tmp_path: Path) -> None:
+def test_fields_and_types_of_a_later_version_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     data = {"v": 2, **turn_start(1).to_dict(), "more": 1}
-    path.write_text(json.dumps(data) + "\n")
+    path.write_text("".join(json.dumps(line) + "\n" for line in (data, {**data, "type": "newer"})))
     assert read_log(path) == [turn_start(1)]
 
 
