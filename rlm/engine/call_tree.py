@@ -26,6 +26,7 @@ from rlm.types import Message, RunStats, StopReason
 
 if TYPE_CHECKING:
     from rlm.events import Event
+    from rlm.logger.run_tree import RunTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Tree:
     ledger: Ledger
     listeners: tuple[Callable[[Event], None], ...] = ()
     """Get the events of all runs."""
-    record: Callable[[Event], None] | None = None
-    """Gets the events of the root's run, for `completion.iterations`."""
+    record: RunTree | None = None
+    """Takes the events of the root's run, for `completion.iterations`."""
     queries: asyncio.Semaphore = field(init=False)
     """Slots of the plain sub-calls. One that holds a slot waits for no other, so one bound serves the tree."""
 

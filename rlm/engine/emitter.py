@@ -12,6 +12,8 @@ from rlm.types import Usage
 if TYPE_CHECKING:
     from rlm.clients.base import ModelReply
     from rlm.events import Event
+    from rlm.logger.run_tree import RunTree
+    from rlm.types import SubcallRecord
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +24,7 @@ class Emitter:
     Args:
         listeners: are called with each event, in the order in which things happen. An exception of a listener is logged
             and changes nothing in the run.
-        record: gets the same events, for `completion.iterations`. Without listeners, fields that cost time to make are left
-            empty in them.
+        record: the run's record, for `completion.iterations`; takes the same events, and needs less of them: see `listened`.
         run: the run's id.
         parent: the id of the run above, or None.
         depth: of the run.
@@ -35,14 +36,20 @@ class Emitter:
         run: str,
         parent: str | None,
         depth: int,
-        record: Callable[[Event], None] | None = None,
+        record: RunTree | None = None,
     ) -> None:
-        self._listeners = [*listeners] if record is None else [record, *listeners]
+        self._record = record
+        self._listeners = [*listeners] if record is None else [record.take, *listeners]
         self._head: dict[str, Any] = {"run": run, "parent": parent, "depth": depth}
         self.active = bool(self._listeners)
         """Whether events go anywhere. If not, an event need not be made."""
         self.listened = bool(listeners)
-        """Whether there are listeners. If not, hashes, request keys and windows are not made for events."""
+        """Whether there are listeners. If not, hashes, request keys and windows are not computed for events, and sub-calls go to
+        the record by `record_call`."""
+        if self.active:
+            from rlm.events import EVENTS  # imported on first use: making the classes takes milliseconds
+
+            self._kinds = EVENTS
 
     def emit(self, kind: str, /, **data: Any) -> None:
         """Tells what happened.
@@ -53,14 +60,17 @@ class Emitter:
         """
         if not self.active:
             return
-        from rlm.events import EVENTS  # on first use: making the classes takes milliseconds
-
-        event = EVENTS[kind](time=time.time(), **self._head, **data)
+        event = self._kinds[kind](time=time.time(), **self._head, **data)
         for listener in self._listeners:
             try:
                 listener(event)
             except Exception:
                 _log.exception("an event of run %s was lost", self._head["run"])
+
+    def record_call(self, batch: str, call: SubcallRecord) -> None:
+        """Records a sub-call of a run without listeners. It needs no event, which would double the engine's time for it."""
+        if self._record is not None:
+            self._record.take_call(self._head["run"], batch, call)
 
 
 def outcome_fields(reply: ModelReply | None, error: Exception | None) -> dict[str, Any]:

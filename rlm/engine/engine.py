@@ -130,7 +130,7 @@ class Engine:
     ) -> Outcome:
         from rlm.engine.rollout import Rollout  # imported on first use: saves import time
 
-        tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners), record.take)
+        tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners), record)
         ledger.start()
         outcome = await Rollout(
             tree,

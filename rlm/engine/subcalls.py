@@ -26,7 +26,7 @@ from rlm.errors import (
     RolloutStoppedError,
 )
 from rlm.repl.interface import Query, QueryReply
-from rlm.types import text_of
+from rlm.types import SubcallRecord, Usage, text_of
 
 if TYPE_CHECKING:
     from rlm.engine.call_tree import Outcome, Tree
@@ -175,8 +175,10 @@ class Subcalls:
                     self._begin(batch, item, len(text), text)
                 problem = None if item.error is None else str(item.error)
                 callbacks.subcall_complete(self._depth, batch.name, seconds, problem)
-                if self._emitter.active:
+                if self._emitter.listened:
                     self._tell(batch, index, item, seconds)
+                else:
+                    self._record(batch, item, problem, seconds)
 
     def _admit(self, batch: _Batch) -> Model:
         """The model that is to be asked one thing more.
@@ -220,6 +222,22 @@ class Subcalls:
         if not outcome.response:
             raise ModelError(f"the child run ended without an answer: {outcome.error or outcome.stop}")
         return outcome.response
+
+    def _record(self, batch: _Batch, item: _Item, problem: str | None, seconds: float) -> None:
+        usage = Usage() if item.reply is None else item.reply.usage
+        record = SubcallRecord(
+            kind=batch.kind,
+            model=batch.name,
+            prompt_chars=item.prompt_chars,
+            prompt_head=item.prompt_head,
+            response=item.response,
+            error=problem,
+            seconds=seconds,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=usage.cost,
+        )
+        self._emitter.record_call(batch.id, record)
 
     def _tell(self, batch: _Batch, index: int, item: _Item, seconds: float) -> None:
         self._emitter.emit(

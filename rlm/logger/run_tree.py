@@ -98,6 +98,8 @@ class CellNode:
     """Child runs, in the order in which they began."""
     tools: list[ToolCall] = field(default_factory=list)
     """Calls of custom tools, in the order in which they ended."""
+    records: list[SubcallRecord] = field(default_factory=list)
+    """The prompts of a run without listeners, which has no events of them, in the order in which they ended."""
 
     def code_block(self, cell: Cell) -> CodeBlock:
         """The cell as `completion.iterations` holds it.
@@ -112,7 +114,7 @@ class CellNode:
             error=cell.error,
             locals=cell.locals,
             execution_time=cell.seconds,
-            rlm_calls=[call.record() for call in self.calls],
+            rlm_calls=self.records or [call.record() for call in self.calls],
         )
 
 
@@ -236,6 +238,16 @@ class RunTree:
             self._begin(event)
         elif (run := self.runs.get(event.run)) is not None:
             self._go_on(run, event)
+
+    def take_call(self, run: str, batch: str, call: SubcallRecord) -> None:
+        """Adds a sub-call for which there is no event: that of a run without listeners.
+
+        Args:
+            run: id of the run.
+            batch: id of the batch.
+            call: the sub-call, which has ended.
+        """
+        self.runs[run].batches[batch].cell.records.append(call)
 
     def _begin(self, event: RunStart) -> None:
         above = self.runs.get(event.parent) if event.parent is not None else None
