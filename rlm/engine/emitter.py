@@ -44,7 +44,7 @@ class Emitter:
         self.active = bool(self._listeners)
         """Whether events go anywhere. If not, an event need not be made."""
         self.listened = bool(listeners)
-        """Whether there are listeners. If not, hashes, request keys and windows are not computed for events, and sub-calls go to
+        """Whether there are listeners. If not, events have no hash, request key and window, and sub-calls go to
         the record by `record_call`."""
         if self.active:
             from rlm.events import EVENTS  # imported on first use: making the classes takes milliseconds
