@@ -1,5 +1,5 @@
-"""What the code of a REPL can reach at each level of isolation: every line of the table in docs/repl.md is an attack, which
-gets through where the table says "open", and nowhere else."""
+"""What the code of a REPL can reach at each level of isolation. Every line of the table in docs/repl.md is an attack. It
+succeeds where the table says "open", and nowhere else."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ MEMORY = 400 << 20
 
 
 @dataclass
-class Field:
-    """Where an attack takes place."""
+class Target:
+    """What an attack is tried on: two REPLs, and the secrets outside."""
 
     grounds: Grounds
     repl: REPL
     other: REPL
-    """Of another rollout."""
+    """The REPL of another rollout."""
     names: dict[str, Any]
 
     async def run(self, code: str) -> CellResult:
-        """Runs a cell that knows where things are."""
+        """Runs a cell with the names of the secrets and of their places."""
         told = "\n".join(f"{name} = {value!r}" for name, value in self.names.items())
         return await self.repl.execute(f"{told}\n{code}")
 
     async def prints(self, code: str, text: str) -> bool:
-        """Whether a cell comes to print something."""
+        """Whether a cell prints a text."""
         result = await self.run(code)
         return text in result.stdout
 
     async def arrives(self, code: str) -> bool:
-        """Whether a server gets something that a cell sends; the cell prints "sent" when it could."""
+        """Whether a server receives what a cell sends. The cell prints "sent" if it could send it."""
         self.grounds.arrived.clear()
         result = await self.run(code)
         if "sent" in result.stdout:
@@ -132,7 +132,7 @@ SEIZE = 0x4206
 if libc.ptrace(SEIZE, VICTIM, None, None) == 0:
     print("traced")
     import os
-    os._exit(0)  # which lets it go
+    os._exit(0)  # the end of the tracer releases the victim
 """
 
 SIGNAL = """
@@ -247,7 +247,7 @@ count = 0
 while count < 3:
     count += len(os.read(read, 3))
 import select
-select.select([], [], [], 20)  # to have it for a moment is no use
+select.select([], [], [], 20)  # memory that is held for a moment alone is no success
 print("all of it")
 os.close(gate[1])
 """
@@ -284,7 +284,7 @@ for _ in range(200):
 """
 
 FORGE = """
-import json, os, struct
+import json, os, string, struct
 FRAMES = [
     {"id": number, "status": "ok", "error": None, "value": "", "traceback": "", "answer": ["forged", True, None],
      "locals": {}, "printed": ["forged", ""], "replies": [["forged", False]], "manner": "forged"}
@@ -292,7 +292,7 @@ FRAMES = [
 ]
 link = max(int(fd) for fd in os.listdir("/proc/self/fd"))
 for fd in {int(fd) for fd in os.listdir("/proc/self/fd")} | set(range(3, 1024)):
-    for kind in b"ABCDEFHILNOPQRTUXZ":
+    for kind in string.ascii_letters.encode():
         for frame in FRAMES:
             payload = json.dumps(frame).encode()
             try:
@@ -368,44 +368,44 @@ if segment >= 0:
 """
 
 
-async def reads_scratch(field: Field) -> bool:
-    wrote = await field.other.execute(
-        f"import os; open('foreign.txt', 'w').write({field.grounds.secret!r}); print(os.getcwd() + '/foreign.txt')"
+async def reads_scratch(target: Target) -> bool:
+    wrote = await target.other.execute(
+        f"import os; open('foreign.txt', 'w').write({target.grounds.secret!r}); print(os.getcwd() + '/foreign.txt')"
     )
-    field.names["FOREIGN"] = wrote.stdout.strip()
-    return await field.prints(READ_SCRATCH, field.grounds.secret)
+    target.names["FOREIGN"] = wrote.stdout.strip()
+    return await target.prints(READ_SCRATCH, target.grounds.secret)
 
 
-async def writes_memory(field: Field) -> bool:
-    await field.run(MEMORY_TOOLS + WRITE_MEMORY)
-    held = (await asyncio.to_thread(field.grounds.ask_victim))[1]
-    if held != field.grounds.secret:  # it is set right, for the next attack
-        field.names["TOKEN"] = field.grounds.secret[:16]
-        field.names["REST"] = field.grounds.secret[16:]
-        await field.run(MEMORY_TOOLS + WRITE_MEMORY.replace("TOKEN.encode() * 2", "(TOKEN + REST).encode()"))
+async def writes_memory(target: Target) -> bool:
+    await target.run(MEMORY_TOOLS + WRITE_MEMORY)
+    held = (await asyncio.to_thread(target.grounds.ask_victim))[1]
+    if held != target.grounds.secret:  # restore it for the next attack
+        target.names["TOKEN"] = target.grounds.secret[:16]
+        target.names["REST"] = target.grounds.secret[16:]
+        await target.run(MEMORY_TOOLS + WRITE_MEMORY.replace("TOKEN.encode() * 2", "(TOKEN + REST).encode()"))
         return True
     return False
 
 
-async def signals(field: Field) -> bool:
-    await field.run(SIGNAL)
-    return (await asyncio.to_thread(field.grounds.ask_victim))[0]
+async def signals(target: Target) -> bool:
+    await target.run(SIGNAL)
+    return (await asyncio.to_thread(target.grounds.ask_victim))[0]
 
 
-async def writes_files(field: Field) -> bool:
-    await field.run(WRITE_FILES)
-    new = [field.grounds.shared / "new", field.grounds.private / "new"]
-    done = any(path.exists() or path.is_symlink() for path in new) or not field.grounds.note.exists()
+async def writes_files(target: Target) -> bool:
+    await target.run(WRITE_FILES)
+    new = [target.grounds.shared / "new", target.grounds.private / "new"]
+    done = any(path.exists() or path.is_symlink() for path in new) or not target.grounds.note.exists()
     for path in new:
         path.unlink(missing_ok=True)
-    field.grounds.note.write_text("a note")
+    target.grounds.note.write_text("a note")
     return done
 
 
-async def changes_files(field: Field) -> bool:
-    note = field.grounds.note
+async def changes_files(target: Target) -> bool:
+    note = target.grounds.note
     before = note.stat()
-    await field.run(CHANGE_FILES)
+    await target.run(CHANGE_FILES)
     after = note.stat()
     note.unlink()
     note.write_text("a note")
@@ -417,46 +417,46 @@ async def changes_files(field: Field) -> bool:
     )
 
 
-def sends(code: str, family: str, place: str) -> Callable[[Field], Awaitable[bool]]:
-    return lambda field: field.arrives(f"import socket\nFAMILY, PLACE = socket.{family}, {place}\n{code}")
+def sends(code: str, family: str, place: str) -> Callable[[Target], Awaitable[bool]]:
+    return lambda target: target.arrives(f"import socket\nFAMILY, PLACE = socket.{family}, {place}\n{code}")
 
 
-async def outlives(field: Field) -> bool:
-    await field.run(DAEMON)
-    (daemon,) = await find(field.repl, "daemon")
-    await field.repl.close()
+async def outlives(target: Target) -> bool:
+    await target.run(DAEMON)
+    (daemon,) = await find(target.repl, "daemon")
+    await target.repl.close()
     return daemon.is_running()
 
 
-async def floods(field: Field) -> bool:
-    result = await field.run(FLOOD)
+async def floods(target: Target) -> bool:
+    result = await target.run(FLOOD)
     return len(result.stdout) + len(result.stderr) > 50_000
 
 
-async def forges(field: Field) -> bool:
-    """Others notice nothing, and nobody of us believes it."""
-    waiting = asyncio.create_task(field.other.execute("llm_query('wait')"))
-    await field.run(FORGE)
-    await field.repl.execute("llm_query('let go')")
+async def forges(target: Target) -> bool:
+    """Whether a forged frame has an effect on this REPL or on another one."""
+    waiting = asyncio.create_task(target.other.execute("llm_query('wait')"))
+    await target.run(FORGE)
+    await target.repl.execute("llm_query('let go')")
     if (await waiting).stdout != "'true reply'\n":
         return True
-    after = await field.repl.execute("llm_query('x')")
+    after = await target.repl.execute("llm_query('x')")
     if after.status == "died":
-        after = await field.repl.execute("llm_query('x')")
+        after = await target.repl.execute("llm_query('x')")
     return after.stdout != "'true reply'\n"
 
 
-async def leaves_notes(field: Field) -> bool:
-    await field.run(LEAVE_NOTES)
-    told = f"SHARED, TOKEN = {str(field.grounds.shared)!r}, {field.names['TOKEN']!r}\n"
-    return "found" in (await field.other.execute(told + FIND_NOTES)).stdout
+async def leaves_notes(target: Target) -> bool:
+    await target.run(LEAVE_NOTES)
+    told = f"SHARED, TOKEN = {str(target.grounds.shared)!r}, {target.names['TOKEN']!r}\n"
+    return "found" in (await target.other.execute(told + FIND_NOTES)).stdout
 
 
-def printing(code: str, text: str | None = None) -> Callable[[Field], Awaitable[bool]]:
-    return lambda field: field.prints(code, text or field.grounds.secret)
+def printing(code: str, text: str | None = None) -> Callable[[Target], Awaitable[bool]]:
+    return lambda target: target.prints(code, text or target.grounds.secret)
 
 
-ATTACKS: dict[str, Callable[[Field], Awaitable[bool]]] = {
+ATTACKS: dict[str, Callable[[Target], Awaitable[bool]]] = {
     "read environment variables of other processes": printing(READ_VARIABLES),
     "read keys and other files of the user": printing(READ_FILES),
     "read what other rollouts wrote": reads_scratch,
@@ -486,7 +486,7 @@ ATTACKS: dict[str, Callable[[Field], Awaitable[bool]]] = {
 
 
 def table() -> dict[str, dict[str, str]]:
-    """The document's table: what the code may try, and by level whether that is open or closed."""
+    """The table of the document: for each attack "open" or "closed", by level."""
     lines = re.findall(r"(?m)^\| (.*?) +\|$", DOCUMENT.read_text().split("## Isolation")[1].split("\n## ")[0])
     head, *rows = (re.split(r" +\| ", line) for line in lines)
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
@@ -505,7 +505,7 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
 
 
 @pytest.fixture
-async def field(isolation: Isolation, grounds: Grounds) -> AsyncIterator[Field]:
+async def target(isolation: Isolation, grounds: Grounds) -> AsyncIterator[Target]:
     settings: dict[str, Any] = {}
     if isolation != "process":
         settings = {"readable": [grounds.shared], "scratch_bytes": SCRATCH, "processes": PROCESSES}
@@ -523,24 +523,26 @@ async def field(isolation: Isolation, grounds: Grounds) -> AsyncIterator[Field]:
         contexts=[Context("the context")], settings=REPLSettings(limits={"memory_bytes": MEMORY})
     )
     repls = [await environment.open(spec, answer) for _ in range(2)]
-    yield Field(grounds, repls[0], repls[1], grounds.names())
+    yield Target(grounds, repls[0], repls[1], grounds.names())
     gate.set()
     for repl in repls:
         await repl.close()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_what_the_code_can_do(field: Field, isolation: Isolation, attack: str) -> None:
-    succeeded = await ATTACKS[attack](field)
+async def test_an_attack_succeeds_only_where_the_document_says_open(
+    target: Target, isolation: Isolation, attack: str
+) -> None:
+    succeeded = await ATTACKS[attack](target)
     said = table()[attack][f'`"{isolation.rstrip("!")}"`']
     assert said in ("open", "closed")
     assert ("open" if succeeded else "closed") == said
     if said == "closed" and attack != "outlive the run":
-        result = await field.repl.execute("context")
+        result = await target.repl.execute("context")
         if result.status == "died":
-            result = await field.repl.execute("context")
+            result = await target.repl.execute("context")
         assert result.stdout == "'the context'\n"
 
 
-def test_every_line_of_the_document_is_tried() -> None:
+def test_every_line_of_the_document_is_an_attack() -> None:
     assert list(table()) == list(ATTACKS)

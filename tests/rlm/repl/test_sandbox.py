@@ -1,4 +1,4 @@
-"""The sandbox: what ordinary code finds in it, what its settings do, and what holds it together."""
+"""The sandbox: what works in it, what code cannot reach from it, its settings, and machines that allow none."""
 
 # Cells of one line are long, and looking at a file blocks a loop on which nothing else runs.
 # ruff: noqa: ASYNC240, E501
@@ -20,7 +20,7 @@ from rlm.context import Context
 from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
 from rlm.environments.fork_server import warm_parent
 from rlm.environments.hidden_packages import hidden_paths, installed
-from rlm.environments.isolation import IsolationWarning, SandboxSettings, probe
+from rlm.environments.isolation import SandboxSettings, probe
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import ConfigError, REPLError
 from rlm.repl.worker.sandbox import seccomp, syscalls
@@ -85,7 +85,7 @@ async def test_ordinary_code_works(sandboxed: OpenREPL, code: str) -> None:
     assert (await printed(await sandboxed(), code)).strip() == "fine"
 
 
-async def test_what_is_there(sandboxed: OpenREPL) -> None:
+async def test_only_granted_files_are_visible(sandboxed: OpenREPL) -> None:
     repl = await sandboxed()
     known = {"bin", "dev", "etc", "lib", "lib64", "proc", "sbin", "tmp", "usr", "var", ".hidden"}
     known |= {Path(path).parts[1] for path in SandboxSettings().plan()["visible"]}
@@ -119,7 +119,7 @@ async def test_no_privileges_are_left(sandboxed: OpenREPL) -> None:
     assert [int(value, 16) for value in values[1::2]] == [0, 0, 0, 0, 0, 1, 2]
 
 
-async def test_programs_inherit_it_all(sandboxed: OpenREPL) -> None:
+async def test_programs_inherit_the_namespaces_and_the_filter(sandboxed: OpenREPL) -> None:
     code = (
         "import subprocess, sys\nprint(subprocess.run([sys.executable, '-c', '''import socket, os\n"
         "for name in 'uts', 'user', 'net', 'pid', 'mnt': print(os.readlink('/proc/self/ns/' + name))\n"
@@ -134,7 +134,7 @@ async def test_programs_inherit_it_all(sandboxed: OpenREPL) -> None:
         assert mine.strip() != str(Path(f"/proc/self/ns/{name}").readlink())
 
 
-async def test_the_first_process_cannot_be_reached(sandboxed: OpenREPL) -> None:
+async def test_the_first_process_of_the_namespace_cannot_be_reached(sandboxed: OpenREPL) -> None:
     repl = await sandboxed()
     code = """
 import ctypes, os, signal
@@ -154,7 +154,7 @@ print(got, libc.ptrace(0x4206, 1, None, None))
 child = os.fork()
 if child == 0:
     if os.fork() == 0:
-        os._exit(0)  # an orphan, for the first process to reap
+        os._exit(0)  # an orphan, which the first process must reap
     os._exit(0)
 ended = os.waitpid(child, 0)
 """
@@ -173,7 +173,7 @@ ended = os.waitpid(child, 0)
     assert left == "2\n"
 
 
-async def test_proc_has_nothing_for_root_alone(sandboxed: OpenREPL) -> None:
+async def test_proc_shows_no_file_that_is_for_root_alone(sandboxed: OpenREPL) -> None:
     code = """
 import os
 told = []
@@ -192,7 +192,7 @@ told
     assert await printed(await sandboxed(), f"NAMES = {names}\n{code}") == "[]\n"
 
 
-async def test_nobody_hears_who_uses_visible_files(sandboxed: OpenREPL) -> None:
+async def test_code_cannot_watch_accesses_to_visible_files(sandboxed: OpenREPL) -> None:
     code = """
 import fcntl, os
 for path, command, argument in ((os.__file__, fcntl.F_SETLEASE, fcntl.F_RDLCK), ("/usr/lib", fcntl.F_NOTIFY, 1)):
@@ -204,7 +204,7 @@ for path, command, argument in ((os.__file__, fcntl.F_SETLEASE, fcntl.F_RDLCK), 
     assert await printed(await sandboxed(), code) == "refused\nrefused\n"
 
 
-async def test_signals_to_all_reach_nobody_else(sandboxed: OpenREPL) -> None:
+async def test_a_signal_to_all_processes_reaches_this_repl_alone(sandboxed: OpenREPL) -> None:
     repl, other = await sandboxed(), await sandboxed()
     await other.execute("kept = 1")
     await printed(repl, "import os, signal, subprocess; child = subprocess.Popen(['sleep', '1000'])")
@@ -218,7 +218,7 @@ async def test_signals_to_all_reach_nobody_else(sandboxed: OpenREPL) -> None:
     assert await printed(repl, "context") == "'the context'\n"
 
 
-async def test_scratch_is_private_and_goes(sandboxed: OpenREPL) -> None:
+async def test_each_repl_has_a_scratch_directory_of_its_own(sandboxed: OpenREPL) -> None:
     first, second = await sandboxed(), await sandboxed()
     await printed(
         first, "open('/tmp/x', 'w').write('1'); open('/dev/shm/x', 'w').write('1'); open('x', 'w').write('1')"
@@ -258,7 +258,7 @@ async def test_readable_folders_are_read_only(sandboxed: OpenREPL, tmp_path: Pat
     )
 
 
-async def test_hidden_packages(sandboxed: OpenREPL) -> None:
+async def test_hidden_packages_cannot_be_imported_or_read(sandboxed: OpenREPL) -> None:
     plain, hiding = await sandboxed(), await sandboxed(hidden=["psutil", "Markdown_it.py"])
     code = "import {0}; print({0}.__name__)"
     assert await printed(plain, code.format("psutil")) == "psutil\n"
@@ -272,8 +272,8 @@ async def test_hidden_packages(sandboxed: OpenREPL) -> None:
         assert str(result.error).startswith("ModuleNotFoundError")
 
 
-def judge(which: int, number: int, *arguments: int, architecture: int | None = None) -> int | str:
-    """What the filter of system calls says of one: 0, an error's number, or "kill"."""
+def decide(which: int, number: int, *arguments: int, architecture: int | None = None) -> int | str:
+    """Runs the filter on a system call. Returns 0, the number of an error, or "kill"."""
     words = {0: number, 4: architecture or (0xC000003E, 0xC00000B7)[which]}
     words |= {16 + 8 * place: argument for place, argument in enumerate(arguments)}
     accumulator, at, code = 0, 0, seccomp.instructions(which)
@@ -296,7 +296,7 @@ def judge(which: int, number: int, *arguments: int, architecture: int | None = N
 
 
 @pytest.mark.parametrize("which", syscalls.MACHINES.values(), ids=syscalls.MACHINES)
-def test_the_filter_says_what_the_tables_say(which: int) -> None:
+def test_the_filter_decides_as_the_tables_say(which: int) -> None:
     refused = {numbers[which] for numbers in seccomp.REFUSED.values()}
     absent = {numbers[which] for numbers in seccomp.ABSENT.values()}
     assert not refused & absent - {None}
@@ -304,28 +304,28 @@ def test_the_filter_says_what_the_tables_say(which: int) -> None:
     for number in range(600):
         expected = errno.EPERM if number in refused else errno.ENOSYS if number in absent else 0
         if number != socketpair:
-            assert judge(which, number) == expected, number
-    assert judge(which, clone, 0x1200011) == 0  # fork
-    assert judge(which, clone, 0x3D0F00) == 0  # a thread
+            assert decide(which, number) == expected, number
+    assert decide(which, clone, 0x1200011) == 0  # fork
+    assert decide(which, clone, 0x3D0F00) == 0  # a thread
     for flag in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
-        assert judge(which, clone, flag | 17) == errno.EPERM
-    assert judge(which, socketpair, 1, 1 | 0x80000) == 0
+        assert decide(which, clone, flag | 17) == errno.EPERM
+    assert decide(which, socketpair, 1, 1 | 0x80000) == 0
     assert (
-        judge(which, socketpair, 1, 2)
-        == judge(which, socketpair, 1, 5)
-        == judge(which, socketpair, 2, 1)
+        decide(which, socketpair, 1, 2)
+        == decide(which, socketpair, 1, 5)
+        == decide(which, socketpair, 2, 1)
         == errno.EPERM
     )
     fcntl = (72, 25)[which]
-    assert [judge(which, fcntl, 3, command) for command in (0, 6, 1023, 1024, 1025, 1026, 1027, 1030)] == [
+    assert [decide(which, fcntl, 3, command) for command in (0, 6, 1023, 1024, 1025, 1026, 1027, 1030)] == [
         0, 0, 0, errno.EPERM, 0, errno.EPERM, 0, 0,
     ]  # fmt: skip
-    assert judge(which, 1, architecture=0x40000003) == "kill"  # 32 bits
-    assert judge(which, 0x40000001) == "kill"  # x32
+    assert decide(which, 1, architecture=0x40000003) == "kill"  # 32 bits
+    assert decide(which, 0x40000001) == "kill"  # x32
 
 
 def package(site: Path, name: str, files: dict[str, str], requires: str = "") -> None:
-    """Installs a made-up distribution."""
+    """Installs a made-up distribution in a folder of packages."""
     info = site / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     needed = f"Requires-Dist: {requires}\n" if requires else ""
@@ -338,7 +338,7 @@ def package(site: Path, name: str, files: dict[str, str], requires: str = "") ->
     (info / "RECORD").write_text("".join(f"{path},,\n" for path in [*files, f"{info.name}/METADATA"]))
 
 
-def test_environments_and_what_they_brought_are_hidden(tmp_path: Path) -> None:
+def test_packages_that_require_a_grader_are_hidden_with_their_files(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3" / "site-packages"
     package(site, "plain", {"plain/__init__.py": ""}, "numpy")
     package(site, "grader", {"grader/__init__.py": "", "grader/gold.txt": ""}, "verifiers>=0.4")
@@ -389,10 +389,10 @@ print(found)
 """
 
 
-async def test_what_is_compiled_of_hidden_modules(
+async def test_compiled_code_of_hidden_modules_is_hidden(
     sandboxed: OpenREPL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can be there before the sandbox, or come later, and in folders that others have modules in."""
+    """Also if it is compiled after the sandbox was made, and if other packages have modules in the same folder."""
     site = tmp_path / "site-packages"
     secret = "answers = ['gold']\n"
     package(site, "grader", {"early.py": secret, "late.py": secret, "group/inner.py": secret}, "verifiers")
@@ -416,8 +416,8 @@ async def test_what_is_compiled_of_hidden_modules(
     warm_parent(SandboxSettings(processes=96)).close()
 
 
-def test_packages_of_the_python_beneath_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A virtual environment cannot import them, and what is in it can read them."""
+def test_packages_of_the_base_python_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code in a virtual environment cannot import them, but it could read their files."""
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     package(site, "grader", {"grader/__init__.py": ""}, "verifiers")
     package(site, "answers", {"answers/__init__.py": ""})
@@ -446,12 +446,14 @@ def test_packages_of_the_python_beneath_are_hidden(tmp_path: Path, monkeypatch: 
         ({"isolation": "process", "readable": ["/usr"]}, "settings of a sandbox"),
     ],
 )
-def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_environment("local", **settings)
 
 
-def test_a_path_of_libraries_shows_libraries_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ld_library_path_shows_only_folders_of_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, links = tmp_path / "homes" / "me", tmp_path / "links"
     for folder in (home / "lib", links):
         folder.mkdir(parents=True)
@@ -467,14 +469,14 @@ def test_a_path_of_libraries_shows_libraries_only(tmp_path: Path, monkeypatch: p
     assert SandboxSettings().plan()["visible"] == [*without, *kept]
 
 
-def test_a_python_that_was_started_by_a_relative_path(tmp_path: Path) -> None:
+def test_a_python_that_was_started_by_a_relative_path_has_a_sandbox(tmp_path: Path) -> None:
     code = "import sys; from rlm.environments.isolation import probe; print('..' in sys.executable, probe().reason)"
     started = [os.path.relpath(sys.executable, tmp_path), "-c", code]
     done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "True None\n", done.stderr
 
 
-async def test_equal_settings_share_a_parent(sandboxed: OpenREPL) -> None:
+async def test_repls_with_equal_settings_share_a_fork_server(sandboxed: OpenREPL) -> None:
     first, second = await sandboxed(processes=99), await sandboxed(processes=99, hidden=[])
     parents = [(await find(repl, "os.getpid()"))[0].ppid() for repl in (first, second)]
     assert parents[0] == parents[1]
@@ -515,7 +517,7 @@ async def test_processes_are_counted_where_the_kernel_has_no_limit(
     bomb = "import os, time\nfor _ in range(2000):\n    if os.fork() == 0: time.sleep(1000)\ntime.sleep(1000)"
     for code in (
         bomb,
-        # They may come to the limit on memory before they are counted.
+        # The threads may exceed the limit on memory before they are counted.
         (
             "import threading\ntry:\n    for _ in range(2000): threading.Thread(target=time.sleep, args=[1000]).start()\n"
             "finally: time.sleep(1000)"
@@ -569,8 +571,8 @@ asyncio.run(main())
 """
 
 
-def test_a_kernel_that_refuses() -> None:
-    """For real: in a user namespace that may have none below it."""
+def test_a_kernel_that_refuses_a_sandbox_gives_a_warning_and_the_level_process() -> None:
+    """The test runs in a user namespace that may have none below it."""
     done = subprocess.run(
         [sys.executable, "-c", NO_SANDBOX, "-c", FALLS_BACK], capture_output=True, text=True, check=False
     )
@@ -610,15 +612,17 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mask parts of /proc")
-def test_a_container_that_masks_parts_of_proc() -> None:
+def test_a_sandbox_works_in_a_container_that_masks_parts_of_proc() -> None:
     command = [sys.executable, "-c", MASKS, "-W", "error", "-c", WITHOUT_PROC]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["[]", "[1]", "interrupted", "sandbox False none"], done.stderr
 
 
 @pytest.mark.parametrize("broken", [{"visible": None}, {"scratch_bytes": -1}])
-async def test_a_sandbox_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, broken: dict[str, Any]) -> None:
-    """The level that was promised is kept, or nothing runs."""
+async def test_a_sandbox_that_cannot_be_made_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, broken: dict[str, Any]
+) -> None:
+    """Code runs in a sandbox, or not at all."""
     plan = {**SandboxSettings().plan(), **broken}
     strict = LocalEnvironment(isolation="sandbox!", processes=97)
     monkeypatch.setattr(SandboxSettings, "plan", lambda self: plan)
@@ -627,18 +631,11 @@ async def test_a_sandbox_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, br
     assert strict.isolation == "sandbox!"
 
 
-def test_the_warning_can_be_told_from_others() -> None:
-    assert issubclass(IsolationWarning, UserWarning)
-
-
 @pytest.mark.timeout(240)
-@pytest.mark.skipif(os.geteuid() != 0, reason="is an ordinary user already")
-def test_as_an_ordinary_user(tmp_path: Path) -> None:
-    """The attacks and the ordinary code once more, as somebody without any privilege."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="all tests run as an ordinary user already")
+def test_the_sandbox_holds_for_an_ordinary_user(tmp_path: Path) -> None:
+    """Runs the attacks on a sandbox, and the tests of this module, as a user without privileges."""
     here = Path(__file__).parent
-    selection = (
-        "sandbox or ordinary_code or refuses or what_is_there or privileges or first_process or readable"
-    )
     tests = [str(here / name) for name in ("test_isolation.py", "test_sandbox.py")]
     command = [
         sys.executable,
@@ -651,7 +648,7 @@ def test_as_an_ordinary_user(tmp_path: Path) -> None:
         "-p",
         "no:xdist",
         "-k",
-        selection,
+        "sandbox",
         *tests,
     ]
     roots = {sys.prefix, sys.base_prefix, str(here.parents[2])}
@@ -673,7 +670,7 @@ split = sys.argv.index("--")
 roots, command = sys.argv[1:split], sys.argv[split + 1:]
 check(libc.unshare(0x20000))
 check(libc.mount(None, b"/", None, 0x4000 | 0x40000, None))
-# Where these lie may be closed to others, as a home is: an empty folder takes its place, with them in it again.
+# A folder above them may be closed to other users, as a home is. An empty folder takes its place, with them mounted in it.
 held = {root: os.open(root, os.O_PATH) for root in roots}
 for root in roots:
     parts = root.split("/")
