@@ -6,8 +6,8 @@ needs; as a zip file with a `__main__.py` it is a single file.
 Three kinds of processes run this code:
 
 - A **worker** runs the code of the cells. Each REPL has one, with a stream of its own to the host.
-- The **fork server** forks the workers, and ends what they leave behind. It does nothing else: a fork costs what its parent
-  holds, and hands it on.
+- The **fork server** forks the workers, and ends what they leave behind. It does nothing else, and stays small: a fork costs
+  what its parent holds, and hands it on.
 - The **supervisor** watches all workers and sleeps until it is needed: it collects what other programs and C code print, stops
   a cell that takes too long, and tells the host how a worker ended.
 
@@ -18,7 +18,7 @@ The code lies in four packages:
 
 - `protocol`: what the processes and the host say to each other.
 - `process`: the worker.
-- `sandbox`: what a worker cannot reach: the host's files, network and processes. Linux only.
+- `sandbox`: keeps the host's files, network and processes out of reach of the workers. Linux only.
 - `control`: the fork server and the supervisor.
 
 `protocol.kinds` names every kind of frame, and draws how an interrupt goes. The formats:

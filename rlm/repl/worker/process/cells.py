@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         with `isolation="none"` cells share the host's (`rlm.environments.inline`)."""
 
         pid: int
-        """The process of the namespace. A cell may fork it."""
+        """The id of the process that the namespace belongs to. In a child that a cell forked, `os.getpid()` is another one."""
 
         def make_main(self) -> dict[str, Any]:
             """Makes a `__main__` module. Returns its names, with `__builtins__`."""
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
             """
 
         def release_memory(self) -> None:
-            """Frees the memory that is held back: what handles an error must run when the code has used up all other memory."""
+            """Frees the memory that is held back, so that an error can be reported when the code has used up all other."""
 
         def restore(self) -> None:
             """After a cell: takes the interpreter back from it."""
 
         def take_output(self) -> list[str | None]:
-            """What the cell printed on stdout and on stderr; None if the supervisor has it."""
+            """What the cell printed on stdout and on stderr. None in place of a text: the supervisor has it."""
 
         def flush(self) -> None:
             """Writes what was printed."""
@@ -129,7 +129,7 @@ class Cells:
         return False
 
     def _take(self, contexts: list[dict[str, Any]], files: list[int]) -> str | None:
-        """Takes contexts and values of tools into the namespace: all or none.
+        """Takes contexts and values among the tools into the namespace: all or none.
 
         Args:
             contexts: of each its "names", "kind" and "size" in bytes. One without names is a dict of names and values.

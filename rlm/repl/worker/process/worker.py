@@ -49,7 +49,7 @@ class Worker:
         self._spare = [move_high(fd) for fd in (null, stdout, stderr)]
         os.close(null)
         self._renew_descriptors()
-        # Kept open: to close a map closes the number that its descriptor had, which may belong to another file by now.
+        # Never closed: that would close the number of its descriptor, which the code may have closed and used anew.
         self._maps.append(memory)
         STREAMS.connect(memory, *self._spare[1:])
 

@@ -37,7 +37,7 @@ class ToWorker:
     RUN = b"X"
     """Runs a cell."""
     EXTEND = b"N"
-    """Brings further contexts and a new history."""
+    """Brings further contexts, a new history, a fresh answer."""
     REPLIES = b"R"
     """The replies to a QUERY."""
     VALUE = b"V"
@@ -75,7 +75,7 @@ class ToSupervisor:
     KILL = b"K"
     """Kill the worker, and say how it ended."""
     END = b"Z"
-    """End everything."""
+    """End the REPL: the worker, all that it started, and its checkpoint."""
 
 
 class FromSupervisor:

@@ -77,9 +77,9 @@ def load(payload: bytes, most: int = MOST_HEAD) -> Any:
     if start > len(payload) or len(head) > most or _items(head) > MOST_ITEMS:
         raise ProtocolError("the head of a message is missing or too large")
     message, found = decode(head)
-    for way, places, sizes in found:
+    for path, places, sizes in found:
         holder = message
-        for step in way:
+        for step in path:
             holder = holder[step]
         for place, size in zip(places, sizes, strict=True):
             end = start + size
@@ -114,9 +114,10 @@ class _Texts:
 
     def __init__(self) -> None:
         self.found: list[bytes] = []
+        """The texts, encoded."""
         self.places: list[Any] = []
         """For each list or dict with longer texts: the keys that lead to it, the keys of the texts in it, their bytes."""
-        self._way: list[Any] = []
+        self._path: list[Any] = []
         self._room = MOST_TEXT
         self._items = MOST_ITEMS
 
@@ -147,7 +148,7 @@ class _Texts:
         if named:  # a key that is no str becomes one in JSON, so the host would not find it
             texts = [key for key in texts if type(key) is str]
             inner = [key for key in inner if type(key) is str]
-        if len(self._way) >= _MOST_LEVELS:
+        if len(self._path) >= _MOST_LEVELS:
             raise ValueError(f"it is nested too deep (more than {_MOST_LEVELS} levels), or contains itself")
         rest = value
         if texts:
@@ -158,11 +159,11 @@ class _Texts:
                 rest[place] = None
                 sizes.append(len(data))
                 self.found.append(data)
-            self.places.append([self._way[:], texts, sizes])
+            self.places.append([self._path[:], texts, sizes])
         for place in inner:
-            self._way.append(place)
+            self._path.append(place)
             item = self.lift(rest[place])
-            self._way.pop()
+            self._path.pop()
             if item is not rest[place]:
                 if rest is value:
                     rest = dict(value.items()) if named else list(value)

@@ -21,6 +21,7 @@ _MOST_EQUAL_HASHES = 100
 set of n items with one hash takes n * n comparisons."""
 
 _SMALL = 1 << 63
+"""Ints outside of +-2**63 are sent as hexadecimal text: Python limits the digits of decimal numbers that it parses."""
 _SEQUENCES: tuple[tuple[Any, str], ...] = ((tuple, "t"), (set, "s"), (frozenset, "f"))
 _SETS: dict[str, Callable[[Any], Any]] = {"s": set, "f": frozenset}
 
