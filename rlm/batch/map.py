@@ -99,7 +99,7 @@ async def run_map(
 
 
 class _MapJob:
-    """What the inputs of a map have in common."""
+    """Runs the inputs of one map, and collects their items."""
 
     def __init__(
         self,
@@ -121,10 +121,10 @@ class _MapJob:
         self.items: dict[int, MapItem] = {}
 
     async def run(self, index: int, prompt: Any, question: str | None) -> None:
-        """One input, to its end.
+        """Runs one input to its end.
 
         Raises:
-            ConfigError: no other input can do better.
+            ConfigError: the RLM cannot run at all, so no other input can succeed either.
         """
         key, completion = "", None
         context: Context | None = None
@@ -145,7 +145,7 @@ class _MapJob:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            error = CancellationError("the completion was cancelled, by none of its callers")
+            error = CancellationError("the completion was cancelled, but not by its caller")
         except Exception as failure:
             error = failure
             completion = failure.completion if isinstance(failure, RLMError) else None
@@ -153,19 +153,19 @@ class _MapJob:
                 completion.prompt = completion.description = description
         finally:
             if context is not None and context is not prompt:
-                context.close()  # a traceback, if an item has one, would keep it open
+                context.close()  # the traceback of an item's error would keep it open
         self.items[index] = MapItem(index, completion, error)
         if self._results is not None:
             self._results.add(key, index, question, completion, error)
         self._tally.add(completion, failed=error is not None)
 
     def _finished(self, index: int, key: str) -> bool:
-        """Whether an earlier run has the result, and in the form that is asked for now."""
+        """Takes the result of an earlier map, if there is one in the form that is asked for now."""
         problem: str | None
         while self._results is not None and (completion := self._results.take(key)) is not None:
             if self._form is not None:
                 completion.parsed, problem = self._form.parse(completion.response)
-                if problem is not None:  # a validator has changed, and the schema says nothing of it
+                if problem is not None:  # a validator has changed, but not the schema
                     continue
             self.items[index] = MapItem(index, completion)
             self._tally.add(None, failed=False)
@@ -174,7 +174,7 @@ class _MapJob:
 
 
 class _Tally:
-    """Counts, and tells who wants to know."""
+    """Counts the results and reports the progress."""
 
     def __init__(self, total: int | None, report: Progress) -> None:
         self._report = report
@@ -199,11 +199,11 @@ class _Tally:
 
 
 def _check(inputs: object, concurrency: object) -> int | None:
-    """How many inputs there are, if that is known."""
+    """Checks the arguments. Returns the number of inputs; None if it is unknown."""
     check_integer("concurrency", concurrency, 1)
     if any(kind.__name__ == "DataFrame" for kind in type(inputs).__mro__):  # of pandas, polars, dask, ...
         raise ConfigError(
-            "map needs a list or another iterable of inputs, and a DataFrame is one of the names of its columns; give one "
+            "map needs a list or another iterable of inputs, and a DataFrame is an iterable of its column names; give one "
             "column, frame['text'], or its rows, frame.to_dict('records'). For one input use completion"
         )
     if isinstance(inputs, str | bytes | bytearray | Mapping | Context) or not isinstance(
@@ -216,7 +216,7 @@ def _check(inputs: object, concurrency: object) -> int | None:
 
 
 async def _read(inputs: Inputs, cancel: CancelToken | None) -> AsyncGenerator[tuple[int, MapInput]]:
-    """The inputs with their numbers."""
+    """The inputs and their numbers, from 0."""
     index = 0
     async with contextlib.aclosing(read(inputs, cancel)) as source:
         async for given in source:

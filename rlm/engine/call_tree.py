@@ -1,4 +1,4 @@
-"""What the runs of one call tree share, and how a run ends."""
+"""What the runs of a call tree share, and how a run ends."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """What the runs of one call tree share."""
+class CallTree:
+    """What the runs of a call tree share."""
 
     settings: TreeSettings
     models: Models
@@ -42,7 +42,7 @@ class Tree:
     record: RunTree | None = None
     """Takes the events of the root's run, for `completion.iterations`."""
     queries: asyncio.Semaphore = field(init=False)
-    """Slots of the plain sub-calls. One that holds a slot waits for no other, so one bound serves the tree."""
+    """Slots of the plain sub-calls. A plain sub-call that holds a slot waits for no other one, so one bound serves the tree."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "queries", asyncio.Semaphore(self.settings.max_concurrent_queries))
@@ -53,10 +53,10 @@ class Outcome:
     """How a run ended."""
 
     response: str
-    """The answer, or the best that there was; may be empty."""
+    """The answer, or the best one so far; empty if there is none."""
     stop: StopReason
     error: RLMError | None
-    """What ended the run early; None if it ended by itself."""
+    """The error that ended the run, or that was noted besides its answer; None if there was none."""
     stats: RunStats
     messages: list[Message]
     parsed: Any = None
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def stop_reason(error: RLMError) -> StopReason:
-    """The reason that an error stands for."""
+    """The stop reason of a run that ended with this error."""
     for kind, reason in (
         (TimeoutExceededError, StopReason.TIMEOUT),
         (TokenLimitExceededError, StopReason.TOKEN_LIMIT),

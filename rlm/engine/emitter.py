@@ -1,4 +1,4 @@
-"""How a run tells its listeners what happens."""
+"""Tells the listeners of a run what happens in it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class Emitter:
-    """The listeners of one run.
+    """Sends the events of one run to its listeners.
 
     Args:
-        listeners: are called with each event, in the order in which things happen. An exception of a listener is logged
-            and changes nothing in the run.
-        record: the run's record, for `completion.iterations`; takes the same events, and needs less of them: see `listened`.
-        run: the run's id.
-        parent: the id of the run above, or None.
-        depth: of the run.
+        listeners: called with each event, in order. An exception of a listener is logged and changes nothing in the run.
+        record: the run's record, for `completion.iterations`. It gets the same events; see `listened` for what they hold.
+        run: id of the run.
+        parent: id of the run above; None for the root.
+        depth: depth of the run; 0 for the root.
     """
 
     def __init__(
@@ -42,21 +41,21 @@ class Emitter:
         self._listeners = [*listeners] if record is None else [record.take, *listeners]
         self._head: dict[str, Any] = {"run": run, "parent": parent, "depth": depth}
         self.active = bool(self._listeners)
-        """Whether events go anywhere. If not, an event need not be made."""
+        """Whether there is a listener or a record. Otherwise no event is made."""
         self.listened = bool(listeners)
-        """Whether there are listeners. If not, events have no hash, request key and window, and sub-calls go to
-        the record by `record_call`."""
+        """Whether there are listeners. Otherwise events have no hash, request key and window size, and sub-calls go to the
+        record by `record_call`."""
         if self.active:
             from rlm.events import EVENTS  # imported on first use: making the classes takes milliseconds
 
             self._kinds = EVENTS
 
     def emit(self, kind: str, /, **data: Any) -> None:
-        """Tells what happened.
+        """Sends one event.
 
         Args:
             kind: the type of the event: a key of `rlm.events.EVENTS`.
-            data: the fields of the event, besides those that all have.
+            data: the fields of the event, without those that all events have.
         """
         if not self.active:
             return
@@ -74,11 +73,11 @@ class Emitter:
 
 
 def outcome_fields(reply: ModelReply | None, error: Exception | None) -> dict[str, Any]:
-    """The fields of `rlm.events.ModelCall` that say what came of a model call.
+    """The fields of `rlm.events.ModelCall` for the result of a model call.
 
     Args:
-        reply: None if there was none.
-        error: what the call failed with, or None.
+        reply: the reply; None if there was none.
+        error: the error of the call; None if it succeeded.
     """
     fields: dict[str, Any] = {"message": None, "usage": Usage()}
     if reply is not None:

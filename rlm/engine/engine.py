@@ -13,7 +13,7 @@ from rlm.aio.notebooks import notebook_interrupts
 from rlm.cancellation import CancelToken
 from rlm.clients.base import Client
 from rlm.context import Context
-from rlm.engine.call_tree import Outcome, Tree, stop_reason
+from rlm.engine.call_tree import CallTree, Outcome, stop_reason
 from rlm.engine.ledger import Ledger
 from rlm.engine.request_keys import fingerprint
 from rlm.engine.setup import environment_of, models_of, settings_of
@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """Runs completions, any number at once; with a persistent REPL one after the other.
-
-    Args:
-        options: its configuration.
+    """Runs completions: any number at once, or one after the other if they share a persistent REPL.
 
     Raises:
         ConfigError: an option does not fit.
@@ -40,8 +37,8 @@ class Engine:
 
     def __init__(self, options: Options) -> None:
         self._models = models_of(options)
-        self._environment, session = environment_of(options)
-        self._settings = settings_of(options, session)
+        self._environment, repl = environment_of(options)
+        self._settings = settings_of(options, repl)
         self._limits: dict[str, Any] = {
             "max_timeout": options.max_timeout,
             "max_tokens": options.max_tokens,
@@ -130,7 +127,7 @@ class Engine:
     ) -> Outcome:
         from rlm.engine.rollout import Rollout  # imported on first use: saves import time
 
-        tree = Tree(self._settings, self._models, self._environment, ledger, tuple(listeners), record)
+        tree = CallTree(self._settings, self._models, self._environment, ledger, tuple(listeners), record)
         ledger.start()
         outcome = await Rollout(
             tree,
@@ -155,13 +152,13 @@ class Engine:
                 [settings.root.tools.identity(), settings.below.tools.identity()],
                 [settings.max_depth, settings.max_iterations, settings.compaction, settings.prologue],
                 [settings.root.system_prompt, settings.below.system_prompt],
-                settings.session.changed(),
+                settings.repl.changed(),
             ]
         )
 
 
 def _asked(client: Client) -> list[Any]:
-    """What a client asks for, wherever its server is."""
+    """The part of a client that answers depend on: its model and sampling arguments, not its server."""
     return [client.model, dict(client.sampling_args)]
 
 

@@ -1,4 +1,4 @@
-"""The message list of a run, and the text that the model is shown after its code ran."""
+"""The messages of a run, and the observation that the model gets after its code ran."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ _MAX_NAMES = 20
 
 
 class History:
-    """System, user, assistant, user, assistant, ...: earlier messages are never edited, there is exactly one user message
-    a turn, and a reply goes back exactly as it came. So prefix caches hit, and a rollout is one sequence of tokens. Only a
-    compaction begins anew."""
+    """The messages of a run: system, user, assistant, user, assistant, ...
+
+    Earlier messages never change, each turn has exactly one user message, and a reply is sent back exactly as it came. So
+    prefix caches hit, and a rollout is one sequence of tokens. Only a compaction starts a new list.
+    """
 
     def __init__(self, system: str | None, first: str) -> None:
         """
         Args:
-            system: the system prompt; None: there is none.
+            system: the system prompt; None: no system message.
             first: the first user message.
         """
         self._system, self._first = system, first
@@ -34,11 +36,11 @@ class History:
 
     @property
     def full(self) -> list[Message]:
-        """All that was said, also before compactions."""
+        """A copy of all messages, those before compactions included."""
         return list(self._full)
 
     def compact(self, notes: str) -> None:
-        """Begins anew with the system prompt, the first message and, in place of all after it, `notes`."""
+        """Starts a new list: the system prompt, and the first message with `notes` at its end."""
         self._expect("user")
         self._begin(f"{self._first}\n\n{notes}")
 
@@ -66,10 +68,8 @@ class History:
 
 
 def observation(cells: Sequence[CellResult], notes: Sequence[str]) -> str:
-    """What the model is told about a turn: the output of each cell, then what it should know besides.
-
-    Times are left out, so that equal replies get equal observations.
-    """
+    """The user message after a turn: the output of each cell, then the notes. It holds no times, so that equal replies get
+    equal observations."""
     parts = []
     for number, cell in enumerate(cells, 1):
         title = "Output" if len(cells) == 1 else f"Output of block {number}"
@@ -80,7 +80,7 @@ def observation(cells: Sequence[CellResult], notes: Sequence[str]) -> str:
 
 def _cell_text(cell: CellResult) -> str:
     streams = [cell.stdout.rstrip("\n"), cell.stderr.rstrip("\n")]
-    # An exception's traceback already ends with its line; what the REPL did to the cell stands nowhere else.
+    # The traceback of an exception holds its error line already. The error of a cell that the REPL stopped is shown here.
     if cell.error is not None and cell.error not in cell.stderr:
         streams.append(f"[{cell.error}]")
     text = "\n".join(stream for stream in streams if stream)

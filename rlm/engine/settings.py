@@ -1,4 +1,4 @@
-"""What one run is made with."""
+"""The settings of the runs of a call tree."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from rlm.repl.tools import Toolbox
 
 @dataclass(frozen=True, slots=True)
 class RunSetup:
-    """What a run of a kind has: the root's, or those below it."""
+    """System prompt and tools: the root's, or those of the child runs."""
 
     system_prompt: str
     tools: Toolbox
 
     @classmethod
     def of(cls, system_prompt: str, tools: Toolbox) -> RunSetup:
-        """With the tools listed at the end of the system prompt."""
+        """Lists the tools at the end of the system prompt."""
         listed = tools.describe()
         return cls(f"{system_prompt}\n\n{prompts.tools(listed)}" if listed else system_prompt, tools)
 
 
 @dataclass(frozen=True, slots=True)
 class TreeSettings:
-    """What holds for every run of a tree."""
+    """The settings of every run of a call tree. `rlm.Options` explains them."""
 
     max_depth: int
     max_iterations: int
     max_errors: int | None
     max_concurrent_subcalls: int
-    """Child runs of one run at once."""
+    """Child runs of one run in flight at once."""
     max_concurrent_queries: int
-    """Plain sub-calls of the whole tree at once."""
+    """Plain sub-calls of the whole tree in flight at once."""
     root: RunSetup
     below: RunSetup
     prologue: str | None
-    session: REPLSettings
+    repl: REPLSettings
     compaction: float | None = None
-    """The part of a model's window at which the history is compacted; None: never."""
+    """Part of a model's window at which the history is compacted; None: never."""
     callbacks: Callbacks = field(default_factory=Callbacks)

@@ -25,7 +25,7 @@ _REPL_SETTINGS = {f.name for f in fields(REPLSettings)}
 
 
 def models_of(options: Options) -> Models:
-    """The models of the root and below it.
+    """The root's model and the sub-models.
 
     Raises:
         ConfigError: a provider refuses its arguments, a name does not exist, or a price that the budget needs is unknown.
@@ -95,16 +95,16 @@ def environment_of(options: Options) -> tuple[Environment, REPLSettings]:
         if near:
             raise ConfigError(f"environment_kwargs has no {name!r}; did you mean {near[0]!r}?")
     environment = environments.make_environment(options.environment, **place)
-    session = REPLSettings(**settings)
-    environment.check(session)
-    return environment, session
+    repl = REPLSettings(**settings)
+    environment.check(repl)
+    return environment, repl
 
 
-def settings_of(options: Options, session: REPLSettings) -> TreeSettings:
+def settings_of(options: Options, repl: REPLSettings) -> TreeSettings:
     """The settings of the runs.
 
     Args:
-        session: the settings of their REPLs.
+        repl: the settings of their REPLs.
 
     Raises:
         ConfigError: a tool does not fit.
@@ -123,7 +123,7 @@ def settings_of(options: Options, session: REPLSettings) -> TreeSettings:
         root=RunSetup.of(system, tools),
         below=RunSetup.of(system, sub_tools),
         prologue=options.user_prologue,
-        session=session,
+        repl=repl,
         compaction=options.compaction_threshold_pct if options.compaction else None,
         callbacks=Callbacks(
             options.on_subcall_start,

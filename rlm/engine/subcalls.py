@@ -1,4 +1,4 @@
-"""Answers what the code asks: plain calls of sub-models, batches of them, and child runs."""
+"""Answers the queries of the code: plain calls of sub-models, and child runs."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ from rlm.repl.interface import Query, QueryReply
 from rlm.types import SubcallRecord, Usage, text_of
 
 if TYPE_CHECKING:
-    from rlm.engine.call_tree import Outcome, Tree
+    from rlm.engine.call_tree import CallTree, Outcome
     from rlm.engine.emitter import Emitter
 
 RunChild = Callable[["Model", "Context", str], Awaitable["Outcome"]]
-"""Runs a model over a context, for the sub-call of that id."""
+"""Runs a model over a context. The str is the id of the sub-call that the run answers."""
 
 _EXCERPT = 200
+"""Characters of a prompt that events and callbacks get."""
 
 
 @dataclass(slots=True)
@@ -44,28 +45,28 @@ class _Batch:
 
     id: str
     number: int
-    """Among those of its run, from 0."""
+    """Number of the query in its run, from 0."""
     kind: str
     model: Model | None
-    """None: the run has none of that name."""
+    """None: the run has no model of that name."""
     name: str
-    """What the code calls it."""
+    """The code's name for the model."""
     children: bool
-    """Its prompts become child runs."""
+    """Whether the prompts become child runs."""
     slots: asyncio.Semaphore
     most: int
-    """Slots that there are."""
+    """Number of slots."""
     answered: int = 0
 
 
 @dataclass(slots=True)
 class _Item:
-    """One prompt, on its way."""
+    """One prompt of a query."""
 
     call: str
     """Id of the sub-call."""
     begun: bool = False
-    """`on_subcall_start` has been called."""
+    """Whether `on_subcall_start` has been called."""
     prompt_chars: int = 0
     prompt_head: str = ""
     request: str | None = None
@@ -76,16 +77,16 @@ class _Item:
 
 
 class Subcalls:
-    """The queries of one run. Child runs are bounded for each run, so that a parent that waits cannot starve its children;
-    plain calls are bounded for the tree."""
+    """Answers the queries of one run. Each run has its own bound on child runs: if the tree had one, parents that wait could
+    hold all slots. Plain calls have one bound for the tree."""
 
-    def __init__(self, tree: Tree, depth: int, emitter: Emitter, run_child: RunChild) -> None:
+    def __init__(self, tree: CallTree, depth: int, emitter: Emitter, run_child: RunChild) -> None:
         """
         Args:
             depth: depth of the sub-calls; 1 below the root.
             emitter: tells the listeners of the run.
-            run_child: starts a child run and waits for its end. A REPL keeps this object longer than the run lives:
-                `run_child` must not refer to the run, which would keep the run's input in memory.
+            run_child: starts a child run and waits for its end. It must not refer to the run: a REPL may keep this object for
+                longer, and would keep the run's input in memory.
         """
         self._tree = tree
         self._depth = depth
@@ -95,7 +96,7 @@ class Subcalls:
         self._batches = 0
 
     async def answer(self, query: Query) -> Sequence[QueryReply]:
-        """Answers one query of the code; each item fails alone."""
+        """Answers one query of the code. A prompt that fails does not affect the others."""
         tree = self._tree
         model = tree.models.named(query.model, self._depth)
         children = query.kind == "rlm" and self._depth < tree.settings.max_depth
@@ -120,7 +121,7 @@ class Subcalls:
                     return [await self._item(batch, 0, query.prompts[0])]
                 return await self._all(batch, query.prompts)
         except RLMError as error:
-            # The run is over. The cell that asked is being stopped, and learns of it besides.
+            # The run is over: the cell that asked is being stopped too.
             return [_failure(f"the run is over: {error}")] * len(query.prompts)
         finally:
             seconds = time.perf_counter() - started
@@ -129,8 +130,8 @@ class Subcalls:
             self._emitter.emit("batch_end", batch=batch.id, failed=failed, seconds=seconds)
 
     async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
-        """Answers the items of a batch, several at once. Tasks take one item after the other, and are started in waves that
-        double: where models answer at once, few are needed."""
+        """Answers the prompts of a batch, several at once. Each task takes one prompt after the other. Tasks start in waves of
+        1, 2, 4, ...: if the models answer immediately, few tasks are needed."""
         replies: dict[int, QueryReply] = {}
         todo = deque(enumerate(prompts))
 
@@ -164,7 +165,7 @@ class Subcalls:
             except RLMError as error:
                 item.error = error
                 if isinstance(error, RolloutStoppedError):
-                    # No later call can succeed, so this is the end of the run and not one failed item.
+                    # No later call can succeed, so this ends the run.
                     ledger.trip(error)
                 return _failure(str(error))
             finally:
@@ -181,10 +182,10 @@ class Subcalls:
                     self._record(batch, item, problem, seconds)
 
     def _admit(self, batch: _Batch) -> Model:
-        """The model that is to be asked one thing more.
+        """Counts a sub-call and returns the model that answers it.
 
         Raises:
-            RLMError: it must not be, or there is none.
+            RLMError: there is no such model, or a limit has been reached.
         """
         ledger, models = self._tree.ledger, self._tree.models
         if batch.model is None:

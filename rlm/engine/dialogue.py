@@ -1,4 +1,4 @@
-"""What a run and its model say to each other."""
+"""The dialogue of a run with its model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from rlm.repl.interface import REPL
 from rlm.types import Message, RunStats
 
 if TYPE_CHECKING:
-    from rlm.engine.call_tree import Tree
+    from rlm.engine.call_tree import CallTree
 
 
 class Dialogue:
-    """Asks the model of a run, and keeps the history, which it shortens if it is to."""
+    """Calls the model of a run, keeps the history of messages, and compacts it."""
 
     def __init__(
-        self, tree: Tree, model: Model, history: History, stats: RunStats, emitter: Emitter, *, root: bool
+        self, tree: CallTree, model: Model, history: History, stats: RunStats, emitter: Emitter, *, root: bool
     ) -> None:
         """
         Args:
-            stats: of the run; its counts of the model's calls are kept here.
-            root: the usage is the root's.
+            stats: the counts of model calls are kept here.
+            root: whether this is the root's run.
         """
         self._ledger = tree.ledger
         self._stats = stats
@@ -39,19 +39,19 @@ class Dialogue:
         threshold = tree.settings.compaction
         self._compactor = None if threshold is None else Compactor(threshold)
         self._counted = UNCOUNTED
-        self._replies = 0  # since the history began, or began anew
+        self._replies = 0
+        """Replies since the history began or was compacted."""
         self.model = model
         self.history = history
         self.turn = 0
-        """The one that runs, counted from 1."""
+        """The number of the current turn, from 1."""
 
     async def ask(self, purpose: str = "turn") -> ModelReply:
-        """The model's next reply, added to the history.
-
-        A limit that this very reply crosses does not throw it away: it is paid for, and may hold the answer.
+        """Asks for the next reply and adds it to the history. A reply that crosses a limit is returned too: it is paid for, and
+        may hold the answer.
 
         Raises:
-            RLMError: the call failed for good, or a limit was reached.
+            RLMError: the call failed for good, or a limit had been reached before.
         """
         messages = self.history.messages
         reply = await self._call(messages, purpose)
@@ -64,14 +64,14 @@ class Dialogue:
         return reply
 
     async def compact(self, repl: REPL, earlier: Sequence[list[Message]]) -> None:
-        """Shortens the history, if it grows towards the end of the window. The whole of it becomes the last item of
-        `history` in the REPL.
+        """Compacts the history if it nears the end of the window. The full history becomes the last item of `history` in the
+        REPL.
 
         Args:
-            earlier: the items before it.
+            earlier: the items of `history` before it.
 
         Raises:
-            RLMError: a limit was reached, or the REPL is gone.
+            RLMError: a limit was reached, or the REPL has ended.
         """
         if self._compactor is None:
             return
@@ -85,7 +85,7 @@ class Dialogue:
             reply = await self._call(Compactor.request(history), "compaction")
         except ModelError:
             self._ledger.check()
-            reply = None  # the request itself may no longer fit; the run can go on without notes
+            reply = None  # the request for notes may not fit either: the run goes on without notes
         await repl.extend([], [*earlier, history.full])
         history.compact(Compactor.notes(history, reply))
         self._counted = UNCOUNTED
@@ -118,7 +118,7 @@ class Dialogue:
             self._stats.model_seconds += seconds
             if self._emitter.active:
                 self._emit(messages, purpose, reply, failure, seconds)
-            # Its traceback has this frame: what the run holds would stay until a garbage collection.
+            # Its traceback refers to this frame: everything that the run holds would stay until a garbage collection.
             del failure
 
     def _emit(
