@@ -1,12 +1,21 @@
-"""Checks of arguments that several public functions share. Each raises ConfigError where an argument does not fit."""
+"""Checks of arguments that several public functions share. Each `check_...` raises ConfigError if an argument does not fit."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rlm._wording import a
 from rlm.cancellation import CancelToken
 from rlm.errors import ConfigError
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number that a float can hold, and no bool."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_integer(what: str, given: object, least: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from rlm._wording import a
 from rlm.context import files, tables
-from rlm.context.plain_values import advice, plain
+from rlm.context.plain_values import advice, to_plain
 from rlm.errors import ContextError
 
 MARSHAL_VERSION: Final = 2
@@ -88,7 +88,7 @@ class Context:
                 "a context must be a str, bytes, list, tuple or dict, a file's path, documents or a table of pandas or "
                 f"pyarrow, and this is {a(value)}{advice(value)}"
             )
-        sent = plain(value, "context", files.document)
+        sent = to_plain(value, "context", files.document)
         self._plain = sent if isinstance(sent, str | bytes) else _marshal(sent)
         self.size = len(sent)
         self.summary = self._count()

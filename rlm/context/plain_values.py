@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ CONTAINERS: Final = (list, tuple, dict, set, frozenset)
 _MAX_DEPTH: Final = 1000
 
 
-def plain(value: Any, path: str, replace: Callable[[Any], Any] | None = None) -> Any:
+def to_plain(value: Any, path: str, replace: Callable[[Any], Any] | None = None) -> Any:
     """Returns `value` itself if it is plain at every depth, otherwise a plain copy. Plain are values whose type is exactly
     str, bytes, int, float, complex, bool or None, and lists, tuples, dicts, sets and frozensets of plain values. An instance
     of a subclass, or a numpy number, becomes the plain value that it equals.
@@ -30,14 +29,6 @@ def plain(value: Any, path: str, replace: Callable[[Any], Any] | None = None) ->
         return value if _is_plain(value) else _Copy(replace).of(value, path)
     except RecursionError as error:
         raise ContextError(f"the {path} is nested too deep, or contains itself") from error
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number that a float can hold, and no bool."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def _is_plain(value: Any) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from rlm._wording import a
 from rlm.aio.threads import Threads
 from rlm.context import Context
-from rlm.context.plain_values import SCALARS, plain
+from rlm.context.plain_values import SCALARS, to_plain
 from rlm.errors import ConfigError, ContextError
 
 _log = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ def _run(name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: M
 
 def _plain_result(name: str, result: Any) -> Any:
     try:
-        return plain(result, f"result of {name}()")
+        return to_plain(result, f"result of {name}()")
     except ContextError as error:
         raise ToolError("TypeError", str(error)) from error
 
@@ -312,11 +312,11 @@ def _sendable(name: str, value: Any) -> tuple[Any, str]:
     """A value as it is sent, and what it is."""
     try:
         if isinstance(value, bool | int | float | complex | None):
-            number = plain(value, name)
+            number = to_plain(value, name)
             text = _default_text(number)
             return number, a(number) if text == "..." else text
         if isinstance(value, set | frozenset):
-            return plain(value, name), f"a {type(value).__name__} of {len(value):,} items"
+            return to_plain(value, name), f"a {type(value).__name__} of {len(value):,} items"
         context = Context.of(value)
     except ContextError as error:
         text = str(error)
