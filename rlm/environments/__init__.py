@@ -46,7 +46,11 @@ Factory = Callable[..., Environment]
 
 _NOT_BUILT = ("ipython", "docker", "modal", "prime", "daytona", "e2b")
 _registry: Registry[Environment] = Registry(
-    "environment", {"local": ("rlm.environments.local", "LocalEnvironment")}
+    "environment",
+    {
+        "local": ("rlm.environments.local", "LocalEnvironment"),
+        "program": ("rlm.environments.program", "ProgramEnvironment"),
+    },
 )
 
 
@@ -73,7 +77,8 @@ def make_environment(name: str, **kwargs: Any) -> Environment:
 
     Args:
         name: one of `names()`.
-        kwargs: options of the place; for "local" those of `rlm.environments.local.LocalEnvironment`.
+        kwargs: options of the place; for "local" those of `rlm.environments.local.LocalEnvironment`, for
+            "program" those of `rlm.environments.program.ProgramEnvironment`.
 
     Raises:
         ConfigError: there is no such environment or option (the message names the nearest), it is not built yet, or its

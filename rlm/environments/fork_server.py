@@ -1,5 +1,5 @@
-"""The host's handles on warm parents, the processes that local REPLs are forked from. One for each isolation and its
-settings, started at the first use and again if it is gone."""
+"""The host's handles on fork servers, the processes that local REPLs are forked from. There is one for each isolation and
+its settings. It starts at the first use, and again when it has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,84 +28,86 @@ from rlm.errors import REPLError
 
 _LENGTH = struct.Struct(">I")
 _CROWDED = (errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""What says that this machine has no room for one more, and nothing of who was asked."""
+"""Errors that say that this machine has no room for one more descriptor, and nothing about the supervisor."""
 _PATIENCE = 30.0
-"""Seconds that a supervisor may take to start on a machine that has better things to do."""
+"""Seconds that a supervisor may take to start on a busy machine."""
 
 
 class NoSandboxError(REPLError):
-    """There can be no sandbox, for the reason that the message is."""
+    """The sandbox cannot be made. The message is the reason."""
 
 
-class WarmParent:
-    """Starts supervisors. All methods may be called from any thread.
+class ForkServer:
+    """Starts REPLs on this machine: the host's end of a supervisor and its fork server. All methods may be called from any
+    thread.
 
     Args:
-        sandbox: the settings of the sandbox that REPLs are to live in; None: in none.
+        sandbox: the settings of the sandbox that the REPLs live in; None: no sandbox.
     """
 
     def __init__(self, sandbox: SandboxSettings | None) -> None:
         self._sandbox = sandbox
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        """The supervisor."""
         self._control: socket.socket | None = None
         self._refusal: str | None = None
         self._folder = Path()
 
     @property
     def running(self) -> bool:
-        """Whether `start` is quick now."""
+        """Whether `start` returns at once. Otherwise it starts the supervisor first."""
         process = self._process
         return self._control is not None and process is not None and process.returncode is None
 
-    def start(self, fds: Sequence[int], settings: Mapping[str, int]) -> None:
+    def start(self, fds: Sequence[int], settings: Mapping[str, int]) -> Callable[[], None]:
         """Starts a REPL.
 
         Args:
-            fds: its supervisor's stream, its worker's, and files with the encoded contexts. Copies go over; these stay
-                with the caller.
-            settings: as `limits.of_all` makes them.
+            fds: the supervisor's stream, the worker's stream, and files with the encoded contexts. The supervisor gets
+                copies; the caller keeps these.
+            settings: of `REPLSettings.for_supervisor`.
+
+        Returns:
+            See `Links.end_supervisor`.
 
         Raises:
-            NoSandboxError: this machine allows none.
-            REPLError: there can be no such process.
+            NoSandboxError: this machine allows no sandbox.
+            REPLError: the supervisor cannot be started, or cannot be reached.
         """
-        self._send({"settings": settings, "checkpoint": None}, fds)
+        return self._send({"settings": settings, "checkpoint": None}, fds)
 
-    def resume(self, fds: Sequence[int], settings: Mapping[str, int], checkpoint: int) -> None:
-        """Has a checkpoint go on as the worker of its REPL; if it is gone, the supervisor's stream says so.
+    def resume(self, fds: Sequence[int], settings: Mapping[str, int], checkpoint: int) -> Callable[[], None]:
+        """Has a checkpoint continue as the worker of its REPL. If the checkpoint is gone, the supervisor says so over its
+        stream.
 
         Args:
-            fds: the supervisor's stream, and the worker's. See `start`.
-            checkpoint: its name.
+            fds: the supervisor's stream, and the worker's stream. See `start`.
+            checkpoint: the supervisor's name for it.
+
+        Returns:
+            See `start`.
 
         Raises:
             REPLError: see `start`.
         """
-        self._send({"settings": settings, "checkpoint": checkpoint}, fds)
-
-    def kill(self) -> None:
-        """Kills the supervisor, the warm parent and so all workers: somebody stopped one of them."""
-        with self._lock:
-            if self._process is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+        return self._send({"settings": settings, "checkpoint": checkpoint}, fds)
 
     def close(self) -> None:
-        """Ends the warm parent and all REPLs that it started. Used again, it starts anew."""
+        """Ends the supervisor, the fork server and all their REPLs. The next `start` starts them anew."""
         with self._lock:
             self._end()
 
     def forget(self) -> None:
-        """In a forked child of the host: leaves the warm parent to its owner."""
+        """Called in a forked child of the host: leaves the supervisor to the host."""
         self._lock = threading.Lock()
         if self._control is not None:
             self._control.close()
         if self._process is not None:
-            self._process.returncode = 0  # not our child, so not ours to wait for
+            self._process.returncode = 0  # the child cannot wait for a process of the host
         self._process = self._control = None
 
-    def _send(self, message: dict[str, Any], fds: Sequence[int]) -> None:
+    def _send(self, message: dict[str, Any], fds: Sequence[int]) -> Callable[[], None]:
         data = _packed(message)
         with self._lock:
             for attempt in (1, 2):
@@ -112,16 +115,18 @@ class WarmParent:
                     self._end()
                     self._launch()
                 assert self._control is not None
+                assert self._process is not None
                 try:
                     sent = _send_fds(self._control, data, fds)
                     self._control.sendall(data[sent:])
-                    return
+                    return partial(_kill, self._process)
                 except OSError as error:
                     if error.errno in _CROWDED:
-                        raise REPLError(f"the parent process of REPLs cannot be asked: {error}") from error
+                        raise REPLError(f"the supervisor of REPLs cannot be reached: {error}") from error
                     self._end()
                     if attempt == 2:
-                        raise REPLError(f"the parent process of REPLs does not answer: {error}") from error
+                        raise REPLError(f"the supervisor of REPLs does not answer: {error}") from error
+        raise AssertionError("the second attempt returns or raises")
 
     def _launch(self) -> None:
         if self._refusal is not None:
@@ -142,7 +147,7 @@ class WarmParent:
             )
         except OSError as error:
             ours.close()
-            raise REPLError(f"the parent process of REPLs cannot be started: {error}") from error
+            raise REPLError(f"the supervisor of REPLs cannot be started: {error}") from error
         finally:
             theirs.close()
         try:
@@ -160,12 +165,12 @@ class WarmParent:
                 if said["no_sandbox"]:
                     self._refusal = said["failure"]
                     raise NoSandboxError(said["failure"])
-                raise REPLError(f"the parent process of REPLs did not start: {said['failure']}")
+                raise REPLError(f"the supervisor of REPLs did not start: {said['failure']}")
         except BaseException as error:
             ours.close()
             self._end()
             if isinstance(error, OSError):
-                raise REPLError(f"the parent process of REPLs did not start: {error}") from error
+                raise REPLError(f"the supervisor of REPLs did not start: {error}") from error
             raise
         self._control = ours
 
@@ -180,13 +185,14 @@ class WarmParent:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if self._folder.exists():  # it was killed
+            if self._folder.exists():  # the supervisor was killed
                 shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _send_fds(stream: socket.socket, data: bytes, fds: Sequence[int]) -> int:
-    """`socket.send_fds`. The kernel counts the descriptors of a user that are on their way, those too that some code in a REPL
-    sends to itself, and compares that with the sender's limit: of which that code has less than we can have."""
+    """As `socket.send_fds`. The kernel counts the descriptors that all processes of a user have on their way, also those that
+    the code in a REPL sends to itself, and refuses the sender whose limit on open files is below that number. Code in a
+    REPL has a lower limit than the host can set for itself, so the host raises its own for the moment."""
     try:
         return socket.send_fds(stream, [data], fds)
     except OSError as error:
@@ -210,27 +216,35 @@ def _received(stream: socket.socket, size: int) -> bytes:
     while len(data) < size:
         piece = stream.recv(size - len(data))
         if not piece:
-            raise ConnectionError("it ended")
+            raise ConnectionError("the process ended")
         data += piece
     return data
 
 
-_parents: dict[SandboxSettings | None, WarmParent] = {}
+def _kill(supervisor: subprocess.Popen[bytes]) -> None:
+    """Kills a supervisor and its fork server, and so all their workers. Takes no lock: a thread may hold it that waits for
+    this very supervisor."""
+    if supervisor.poll() is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(supervisor.pid, signal.SIGKILL)
 
 
-def warm_parent(sandbox: SandboxSettings | None = None) -> WarmParent:
-    """The warm parent of this process for REPLs in such a sandbox, or in none."""
-    return _parents.setdefault(sandbox, WarmParent(sandbox))
+_fork_servers: dict[SandboxSettings | None, ForkServer] = {}
+
+
+def fork_server(sandbox: SandboxSettings | None = None) -> ForkServer:
+    """The fork server of this process for REPLs in a sandbox with these settings, or in no sandbox."""
+    return _fork_servers.setdefault(sandbox, ForkServer(sandbox))
 
 
 def _close() -> None:
-    for parent in list(_parents.values()):
-        parent.close()
+    for server in list(_fork_servers.values()):
+        server.close()
 
 
 def _forget() -> None:
-    for parent in list(_parents.values()):
-        parent.forget()
+    for server in list(_fork_servers.values()):
+        server.forget()
 
 
 atexit.register(_close)

@@ -280,7 +280,9 @@ class _ThreadSupervisor:
     def _obey(self, kind: bytes, payload: bytes) -> None:
         if kind == ToSupervisor.END or kind == ToSupervisor.KILL:
             raise _StreamEnded
-        if kind == ToSupervisor.TAKE:
+        if kind == ToSupervisor.PING:
+            self._say(FromSupervisor.PONG, {})
+        elif kind == ToSupervisor.TAKE:
             self._strikes = 0
             self._say(FromSupervisor.PRINTED, {"printed": ["", ""]})
         else:
@@ -304,10 +306,8 @@ class _ThreadSupervisor:
 class Inline:
     """Starts REPLs as threads of this process. It replaces `rlm.environments.fork_server`, which starts them as processes."""
 
-    running = True
-
-    def start(self, fds: Sequence[int], settings: Mapping[str, int]) -> None:
-        """See `WarmParent.start`."""
+    def start(self, fds: Sequence[int], settings: Mapping[str, int]) -> Callable[[], None]:
+        """See `ForkServer.start`."""
         control, work, *files = map(os.dup, fds)
         cells = _CellThread(settings["max_output"])
         thread = threading.Thread(target=cells.serve, args=(work, files), name="rlm-repl", daemon=True)
@@ -316,6 +316,4 @@ class Inline:
         )
         thread.start()
         threading.Thread(target=supervisor.serve, name="rlm-repl-supervisor", daemon=True).start()
-
-    def kill(self) -> None:
-        """Nothing to do: the threads end by themselves."""
+        return lambda: None  # a thread cannot be ended by force

@@ -1,4 +1,4 @@
-"""REPLs on this machine, each with processes of its own, forked from a warm parent."""
+"""REPLs on this machine, each with processes of its own, forked from a fork server."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from rlm.environments.isolation import (
 )
 from rlm.errors import ConfigError, REPLError
 from rlm.repl.interface import Environment, QueryHandler, SessionSpec
-from rlm.repl.remote import Links, Resume
+from rlm.repl.links import Links, Resume
 from rlm.repl.repl_settings import REPLSettings
 from rlm.repl.session import Session
 
 if TYPE_CHECKING:
-    from rlm.environments.fork_server import WarmParent
-    from rlm.environments.inline import Inline
+    from rlm.environments.fork_server import ForkServer
+
+EndSupervisor = Callable[[], None]
+"""See `Links.end_supervisor`."""
 
 _QUICK = 1 << 20
-"""Bytes that are encoded on the event loop rather than in a thread."""
+"""Bytes up to which a context is encoded on the event loop rather than in a thread."""
 
 _warning = threading.Lock()
-"""Taken for good by the first warning that there is no sandbox."""
+"""Taken by the first warning that there is no sandbox, and never released."""
 
 
 class LocalEnvironment(Environment):
@@ -109,44 +111,42 @@ class LocalEnvironment(Environment):
         return await Session.open(self, spec, on_query)
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
-        """See `remote.Place.connect`."""
+        """See `Place.connect`."""
         settings = spec.settings.for_supervisor()
 
-        async def start(ends: list[int]) -> None:
-            await self._start([*ends, *[await _file(context) for context in spec.contexts]], settings)
+        async def start(ends: list[int]) -> EndSupervisor:
+            return await self._start([*ends, *[await _file(context) for context in spec.contexts]], settings)
+
+        if self.isolation == "none":
+            return await _join(control, work, start, None)
 
         async def resume(control: asyncio.Protocol, work: asyncio.Protocol, checkpoint: int) -> Links:
-            from rlm.environments.fork_server import warm_parent
+            from rlm.environments.fork_server import fork_server
 
-            parent = warm_parent(self._sandbox)
+            server = fork_server(self._sandbox)
 
-            async def rise(ends: list[int]) -> None:
-                await _call(parent, lambda: parent.resume(ends, settings, checkpoint))
+            async def start(ends: list[int]) -> EndSupervisor:
+                return await _ask(server, lambda: server.resume(ends, settings, checkpoint))
 
-            return await _join(control, work, rise, resume)
+            return await _join(control, work, start, resume)
 
-        return await _join(control, work, start, None if self.isolation == "none" else resume)
+        return await _join(control, work, start, resume)
 
-    def _parent(self) -> WarmParent | Inline:
+    async def _start(self, fds: Sequence[int], settings: Mapping[str, int]) -> EndSupervisor:
         if self.isolation == "none":
             from rlm.environments.inline import Inline
 
-            return Inline()
-        from rlm.environments.fork_server import warm_parent
+            return Inline().start(fds, settings)
+        from rlm.environments.fork_server import NoSandboxError, fork_server
 
-        return warm_parent(self._sandbox)
-
-    async def _start(self, fds: Sequence[int], settings: Mapping[str, int]) -> None:
-        from rlm.environments.fork_server import NoSandboxError
-
-        parent = self._parent()
+        server = fork_server(self._sandbox)
         try:
-            await _call(parent, lambda: parent.start(fds, settings))
+            return await _ask(server, lambda: server.start(fds, settings))
         except NoSandboxError as error:
             if self.isolation == "sandbox!":
                 raise REPLError(f"the sandbox could not be made: {error}") from error
             self._fall_back(str(error))
-            await self._start(fds, settings)
+            return await self._start(fds, settings)
 
     def _fall_back(self, reason: str) -> None:
         self.isolation, self._sandbox = "process", None
@@ -159,60 +159,55 @@ class LocalEnvironment(Environment):
                 stacklevel=2,
             )
 
-    def kill(self) -> None:
-        """See `remote.Place.kill`."""
-        self._parent().kill()
 
-
-async def _call(parent: WarmParent | Inline, action: Callable[[], None]) -> None:
-    """Asks something of a parent, which takes its time if it has to be started first."""
-    if parent.running:
-        action()
-        return
+async def _ask(server: ForkServer, action: Callable[[], EndSupervisor]) -> EndSupervisor:
+    """Asks something of a fork server, in a thread if the fork server has to be started first."""
+    if server.running:
+        return action()
     asked = asyncio.ensure_future(asyncio.to_thread(action))
     try:
-        await asyncio.shield(asked)
+        return await asyncio.shield(asked)
     except asyncio.CancelledError:
-        # The thread still sends descriptors, which the caller would close under it.
+        # The thread still sends the descriptors, and the caller would close them meanwhile.
         await asyncio.wait([asked])
-        asked.exception()  # nobody else asks for it
+        asked.exception()  # retrieved, as nothing else does so
         raise
 
 
 async def _join(
     control: asyncio.Protocol,
     work: asyncio.Protocol,
-    start: Callable[[list[int]], Awaitable[None]],
+    start: Callable[[list[int]], Awaitable[EndSupervisor]],
     resume: Resume | None,
 ) -> Links:
     """Makes the two streams of a REPL.
 
     Args:
-        control, work: the protocols of our ends.
-        start: gives the other ends away.
+        control, work: the protocols of the host's ends.
+        start: starts a REPL with the other ends.
         resume: see `Links`.
 
     Raises:
-        REPLError: that failed.
+        REPLError: the REPL could not be started.
     """
     ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
     links: list[asyncio.Transport] = []
     try:
         with theirs[0], theirs[1]:
-            await start([end.fileno() for end in theirs])
+            end_supervisor = await start([end.fileno() for end in theirs])
         loop = asyncio.get_running_loop()
         for end, protocol in zip(ours, (control, work), strict=True):
             link, _ = await loop.create_unix_connection(lambda protocol=protocol: protocol, sock=end)  # type: ignore[misc]
             links.append(link)
     except BaseException as error:
-        for link in links:  # which closes its socket when the loop no longer watches it
+        for link in links:  # closes the socket once the loop no longer watches it
             link.abort()
         for end in ours[len(links) :]:
             end.close()
         if isinstance(error, OSError):
             raise REPLError(f"the REPL could not be started: {error}") from error
         raise
-    return Links(links[0], links[1], resume)
+    return Links(links[0], links[1], end_supervisor, resume)
 
 
 async def _file(context: Context) -> int:

@@ -1,4 +1,4 @@
-"""What a worker left to go on from, as the host has it."""
+"""The host's handle on a checkpoint of a worker that has ended."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from rlm.errors import REPLError
 from rlm.repl.remote import Remote
 
 _PATIENCE = 30.0
-"""Seconds that a checkpoint may take to go on, on a machine that has better things to do."""
+"""Seconds that a checkpoint may take to continue on a busy machine."""
 
 
-class Kept:
+class KeptCheckpoint:
     """A checkpoint that waits with its supervisor.
 
     Args:
-        remote: the processes of the worker, which has ended.
-        name: of the checkpoint, for the supervisor.
+        remote: the far side whose worker has ended.
+        name: the supervisor's name for the checkpoint.
     """
 
     def __init__(self, remote: Remote, name: int) -> None:
@@ -25,13 +25,13 @@ class Kept:
         self._name = name
 
     async def resume(self, make: Callable[[], Remote]) -> Remote:
-        """Has it go on as a worker.
+        """Has the checkpoint continue as a worker.
 
         Args:
-            make: makes what becomes of it.
+            make: makes the `Remote` that the worker gets.
 
         Raises:
-            REPLError: it cannot.
+            REPLError: the checkpoint is gone, or did not continue in time.
         """
         resume = self.remote.resume
         if resume is None or self.remote.gone.done():
@@ -42,7 +42,7 @@ class Kept:
                 remote.attach(await resume(remote.control, remote.work, self._name))
                 await asyncio.wait([remote.up])
         except TimeoutError as error:
-            remote.abort()
+            remote.leave()
             raise REPLError("it did not go on in time") from error
         except BaseException:
             remote.abort()

@@ -1,49 +1,97 @@
-"""One stream for two: the host end."""
+"""Two streams over one: the host's end. The far end is `worker.control.relay`."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+from rlm.errors import REPLError
 from rlm.repl.interface import SessionSpec
-from rlm.repl.remote import Link, Links
+from rlm.repl.links import Link, Links
 from rlm.repl.worker.protocol.frames import Frames, ProtocolError, encode, pack
-from rlm.repl.worker.protocol.kinds import FromSupervisor, OneStream
+from rlm.repl.worker.protocol.kinds import GREETING, FromSupervisor, OneStream
 
-_IMPOSSIBLE = FromSupervisor.ENDED + b"\xff\xff\xff\xff"
-"""The begin of a frame that cannot be."""
+_DISTURBED = FromSupervisor.ENDED + b"\xff\xff\xff\xff"
+"""The header of a frame that is too long to be one. It makes the stream of the supervisor count as disturbed."""
+_MOST_NOISE = 4096
+"""Bytes before the greeting that are kept, for the error."""
 
 
 class Relay(asyncio.Protocol):
-    """Makes two streams of one, for a place that has no more. At the other end is `worker.relay`.
+    """Carries the streams of a supervisor and of its worker over one stream, for a place that has no more.
+
+    What the stream carries before the worker's greeting is skipped: a login message, the output of a program that starts
+    the worker.
 
     Args:
-        control, work: the protocols of the two, as `Place.connect` has them.
+        control, work: the protocols of the two streams, as `Place.connect` gets them.
     """
 
     def __init__(self, control: asyncio.Protocol, work: asyncio.Protocol) -> None:
         self._control, self._work = control, work
         self._frames = Frames()
+        self._early = b""
+        """What came before the greeting, at most its end."""
+        self._greeted = False
+        self._over = False
+        self._decided = asyncio.Event()
+        """The worker has greeted, or the stream has ended."""
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._working = True
 
-    def open(self, link: Link, spec: SessionSpec) -> Links:
-        """Sends the contexts.
+    async def open(self, link: Link, spec: SessionSpec, end_supervisor: Callable[[], None]) -> Links:
+        """Waits for the worker's greeting, and sends the contexts. Back-pressure: each piece of a context waits until the
+        link takes more, so no more than one piece, about 1 MB, waits in the link's buffer beyond its own limit.
 
         Args:
             link: the one stream.
+            end_supervisor: see `Links`.
 
         Returns:
             The two streams.
+
+        Raises:
+            REPLError: the stream ended before the worker greeted.
         """
+        await self.greeting()
         sizes = [context.encoded_size for context in spec.contexts]
         link.write(
             pack(OneStream.OPEN, encode({"contexts": sizes, "settings": spec.settings.for_supervisor()}))
         )
         for context in spec.contexts:
             for chunk in context.chunks():
+                await self._flows.wait()
+                if self._over:
+                    break
                 link.write(pack(OneStream.CONTEXT, chunk))
-        return Links(link, _Within(link))
+        return Links(link, _WorkLink(link), end_supervisor)
+
+    async def greeting(self) -> None:
+        """Waits for the worker's greeting.
+
+        Raises:
+            REPLError: the stream ended before.
+        """
+        await self._decided.wait()
+        if not self._greeted:
+            raise REPLError(f"the program ended before its worker started{self.noise}")
+
+    @property
+    def noise(self) -> str:
+        """What the stream carried before the greeting, for an error. Empty if there was nothing."""
+        text = self._early.decode("utf-8", "replace").strip()
+        return f"; it printed: {text}" if text else ""
 
     def data_received(self, data: bytes) -> None:
+        if not self._greeted:
+            early, greeting, data = (self._early + data).partition(GREETING)
+            if not greeting:
+                self._early = early[-_MOST_NOISE:]
+                return
+            self._early = b""
+            self._greeted = True
+            self._decided.set()
         self._frames.feed(data)
         try:
             while (frame := self._frames.next()) is not None:
@@ -55,15 +103,20 @@ class Relay(asyncio.Protocol):
                 else:
                     self._end_work(None)
         except ProtocolError:
-            self._control.data_received(_IMPOSSIBLE)
+            self._control.data_received(_DISTURBED)
 
     def pause_writing(self) -> None:
+        self._flows.clear()
         self._work.pause_writing()
 
     def resume_writing(self) -> None:
+        self._flows.set()
         self._work.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._over = True
+        self._decided.set()
+        self._flows.set()
         self._end_work(exc)
         self._control.connection_lost(exc)
 
@@ -73,8 +126,8 @@ class Relay(asyncio.Protocol):
             self._work.connection_lost(exc)
 
 
-class _Within:
-    """A stream within a stream."""
+class _WorkLink:
+    """The worker's stream within the one stream."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -85,7 +138,7 @@ class _Within:
     def abort(self) -> None:
         self._link.abort()
 
-    # What the supervisor says waits too, as there is but one stream.
+    # A pause holds up the frames of the supervisor too, as there is but one stream.
 
     def pause_reading(self) -> None:
         self._link.pause_reading()

@@ -34,6 +34,8 @@ class RunningCell:
         self.started = time.monotonic()
         self.interrupted: str | None = None
         """Why it was interrupted; empty for its time limit."""
+        self.stopped = False
+        """The caller stopped the cell."""
         self.seconds = 0.0
         """When that was, from its start."""
         self.ending: CellEnding | None = None

@@ -6,6 +6,8 @@ import os
 import tempfile
 
 from .control.relay import relay
+from .protocol.frames import write_all
+from .protocol.kinds import GREETING
 
 
 def main() -> None:
@@ -15,6 +17,7 @@ def main() -> None:
     os.dup2(null, 1)
     os.close(null)
     folder = f"{tempfile.gettempdir()}/rlm-{os.getpid()}-{os.urandom(4).hex()}"
+    write_all(sink, GREETING)
     relay(source, sink, folder)
 
 

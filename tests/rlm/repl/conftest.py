@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ from rlm.types import Message
 
 LEVELS = ("sandbox!", "process") if probe().level == "sandbox" else ("process",)
 """The isolations that this machine has, the best first."""
+
+
+WORKER_COMMAND = (sys.executable, "-S", "{archive}")
+"""The `command` of a `ProgramEnvironment` without installed packages."""
 
 
 async def echo(query: Query) -> list[QueryReply]:

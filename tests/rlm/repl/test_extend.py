@@ -14,14 +14,15 @@ import pytest
 from rlm.context import Context
 from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
 from rlm.environments.isolation import Isolation
+from rlm.environments.program import ProgramEnvironment
 from rlm.errors import REPLError
 from rlm.repl.session import Session
 from rlm.repl.tools import Toolbox
 from rlm.repl.worker.protocol.kinds import FromWorker
 from rlm.types import Message
 
-from .conftest import LEVELS
-from .test_session import Liar, Program
+from .conftest import LEVELS, WORKER_COMMAND
+from .test_session import Liar
 
 OpenREPL = Callable[..., Awaitable[REPL]]
 
@@ -297,7 +298,7 @@ async def test_over_one_stream(tmp_path: Path) -> None:
     spec = SessionSpec(
         contexts=contexts("first " * 500_000), tools=tools, settings=REPLSettings(interrupt_grace=0.2)
     )
-    session = await Session.open(Program(tmp_path), spec, nobody)
+    session = await ProgramEnvironment(command=WORKER_COMMAND).open(spec, nobody)
     try:
         assert (await session.execute("len(context), double(LIMIT)")).stdout == "(3000000, 10)\n"
         await session.extend(contexts("second é" * 2_000_000, "third"), [[]], fresh_answer=True)

@@ -138,11 +138,11 @@ async def test_a_worker_that_dies_is_replaced(open_repl: OpenREPL, code: str, er
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
-async def test_the_death_of_the_warm_parent(
+async def test_the_death_of_the_fork_server(
     repl: REPL, open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
 ) -> None:
     """Or its arrest, which the host ends."""
-    monkeypatch.setattr("rlm.repl.session._SLACK", 0.3)
+    monkeypatch.setattr("rlm.repl.remote.PONG_PATIENCE", 0.3)
     other = await open_repl("other", interrupt_grace=0.1)
     (worker,) = await find(other, "os.getpid()")
     parent = worker.parent()
@@ -293,7 +293,7 @@ def order_of_ends(pid: int) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such order")
 async def test_the_kernel_ends_workers_first(repl: REPL) -> None:
-    """When memory is scarce, neither the host nor the warm parent is to go for what the code took."""
+    """When memory is scarce, neither the host nor the fork server is to go for what the code took."""
     code = "import subprocess; subprocess.check_output('cat /proc/$$/oom_score_adj; cat /proc/self/oom_score_adj', shell=True)"
     assert (await repl.execute(code)).stdout == "b'1000\\n1000\\n'\n"
     (worker,) = await find(repl, "os.getpid()")
@@ -405,7 +405,7 @@ async def test_close_while_a_cell_runs(open_repl: OpenREPL) -> None:
 
 
 async def test_the_environment_is_scrubbed(open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The warm parent may have started before: what it got is what is checked.
+    # The fork server may have started before: what it got is what is checked.
     repl = await open_repl()
     result = await repl.execute("import os\nprint(*sorted(os.environ))")
     allowed = {

@@ -21,7 +21,7 @@ import pytest
 
 from rlm.context import Context
 from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
-from rlm.environments.fork_server import WarmParent, warm_parent
+from rlm.environments.fork_server import ForkServer, fork_server
 from rlm.environments.isolation import Isolation, SandboxSettings
 
 from .conftest import LEVELS, NAMESPACE, find, named
@@ -74,9 +74,9 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
 
 
 @pytest.fixture
-def parent(isolation: Isolation) -> WarmParent:
-    """The warm parent of REPLs with this isolation."""
-    return warm_parent(None if isolation == "process" else SandboxSettings())
+def parent(isolation: Isolation) -> ForkServer:
+    """The fork server of REPLs with this isolation."""
+    return fork_server(None if isolation == "process" else SandboxSettings())
 
 
 async def answer(query: Query) -> list[QueryReply]:
@@ -133,7 +133,7 @@ def test_a_host_killed_while_its_cell_is_deaf(isolation: Isolation) -> None:
 
 
 async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
-    await (await open_repl()).close()  # the warm parent and the context variables of asyncio are there now
+    await (await open_repl()).close()  # the fork server and the context variables of asyncio are there now
     parent = psutil.Process()
     before = parent.num_fds(), threading.active_count(), len(parent.children(recursive=True))
     inside = [process.num_fds() for process in parent.children(recursive=True)]
@@ -161,7 +161,7 @@ async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
     assert not list(Path("/dev/shm").glob("*rlm*"))
 
 
-async def test_what_a_killed_warm_parent_leaves_is_ended(open_repl: OpenREPL) -> None:
+async def test_what_a_killed_fork_server_leaves_is_ended(open_repl: OpenREPL) -> None:
     repl = await open_repl("x")
     await repl.execute(
         "import subprocess; child = subprocess.Popen(['sleep', '1000'], start_new_session=True)"
@@ -294,8 +294,8 @@ async def test_a_forked_child_of_the_host_does_not_keep_a_repl_alive(open_repl: 
         os.close(write)
 
 
-async def test_the_warm_parent_starts_anew_after_it_was_closed(
-    open_repl: OpenREPL, parent: WarmParent
+async def test_the_fork_server_starts_anew_after_it_was_closed(
+    open_repl: OpenREPL, parent: ForkServer
 ) -> None:
     await (await open_repl()).close()
     parent.close()
@@ -319,7 +319,7 @@ async def supervisor_of(repl: REPL) -> tuple[psutil.Process, list[psutil.Process
     return supervisor, [parent, worker, child], max(used, key=lambda folder: folder.stat().st_ctime)
 
 
-async def test_a_warm_parent_that_was_killed_is_started_anew(open_repl: OpenREPL, parent: WarmParent) -> None:
+async def test_a_fork_server_that_was_killed_is_started_anew(open_repl: OpenREPL, parent: ForkServer) -> None:
     parent.close()
     repl = await open_repl()
     supervisor, _, folder = await supervisor_of(repl)
@@ -330,7 +330,7 @@ async def test_a_warm_parent_that_was_killed_is_started_anew(open_repl: OpenREPL
     assert not folder.exists()
 
 
-async def test_what_a_killed_supervisor_watched_is_ended(open_repl: OpenREPL, parent: WarmParent) -> None:
+async def test_what_a_killed_supervisor_watched_is_ended(open_repl: OpenREPL, parent: ForkServer) -> None:
     parent.close()
     repl = await open_repl("x")
     supervisor, processes, folder = await supervisor_of(repl)
@@ -384,7 +384,7 @@ async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: RE
 
 
 async def test_a_cleaned_folder_of_temporary_files_does_no_harm(
-    open_repl: OpenREPL, parent: WarmParent
+    open_repl: OpenREPL, parent: ForkServer
 ) -> None:
     parent.close()
     repl = await open_repl()

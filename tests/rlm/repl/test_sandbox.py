@@ -18,7 +18,7 @@ import pytest
 
 from rlm.context import Context
 from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
-from rlm.environments.fork_server import warm_parent
+from rlm.environments.fork_server import fork_server
 from rlm.environments.hidden_packages import hidden_paths, installed
 from rlm.environments.isolation import SandboxSettings, probe
 from rlm.environments.local import LocalEnvironment
@@ -413,7 +413,7 @@ async def test_compiled_code_of_hidden_modules_is_hidden(
         assert result.error == f"ModuleNotFoundError: {name} is hidden from the REPL by its sandbox"
     listing = "import importlib.metadata as m; sorted(d.name for d in m.distributions(path=[SITE]))"
     assert await printed(repl, listing) == "['hidden', 'plain']\n"
-    warm_parent(SandboxSettings(processes=96)).close()
+    fork_server(SandboxSettings(processes=96)).close()
 
 
 def test_packages_of_the_base_python_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,7 +483,7 @@ async def test_repls_with_equal_settings_share_a_fork_server(sandboxed: OpenREPL
     third = await sandboxed(processes=98)
     assert (await find(third, "os.getpid()"))[0].ppid() != parents[0]
     for number in (98, 99):
-        warm_parent(SandboxSettings(processes=number)).close()
+        fork_server(SandboxSettings(processes=number)).close()
 
 
 async def test_threads_count_as_processes(sandboxed: OpenREPL) -> None:
@@ -528,7 +528,7 @@ async def test_processes_are_counted_where_the_kernel_has_no_limit(
         assert "more processes than it may have" in str(result.error)
         assert await printed(repl, "context") == "'the context'\n"
     assert await printed(other, "print({child.poll() for child in kept})") == "{None}\n"
-    warm_parent(SandboxSettings(processes=33)).close()
+    fork_server(SandboxSettings(processes=33)).close()
 
 
 NO_SANDBOX = """

@@ -1,119 +1,37 @@
 """The host's side against supervisors that are elsewhere, or lie."""
 
-# ruff: noqa: ASYNC240 (looking at a file blocks a loop on which nothing else runs)
-
 from __future__ import annotations
 
 import asyncio
-import sys
-import zipfile
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlm.context import Context
-from rlm.environments import Query, QueryReply, REPLSettings, SessionSpec
+from rlm.environments import Query, QueryReply, SessionSpec
 from rlm.errors import REPLError
-from rlm.repl import worker
 from rlm.repl.calls import MOST_CALLS
+from rlm.repl.links import Links
 from rlm.repl.relay import Relay
-from rlm.repl.remote import Links
 from rlm.repl.session import Session
 from rlm.repl.tools import Toolbox
 from rlm.repl.worker.protocol import frames, messages
-from rlm.repl.worker.protocol.kinds import FromSupervisor, FromWorker, ToSupervisor, ToWorker
+from rlm.repl.worker.protocol.kinds import (
+    GREETING,
+    FromSupervisor,
+    FromWorker,
+    OneStream,
+    ToSupervisor,
+    ToWorker,
+)
 
 
 async def answer(query: Query) -> list[QueryReply]:
     return [QueryReply(f"{query.kind}:{prompt}") for prompt in query.prompts]
 
 
-class Pipes(asyncio.SubprocessProtocol):
-    """Makes the two pipes of a process look like one stream."""
-
-    def __init__(self, inner: asyncio.Protocol) -> None:
-        self._inner = inner
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self._transport = transport
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        self._inner.data_received(data)
-
-    def process_exited(self) -> None:
-        self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._inner.connection_lost(exc)
-
-    def write(self, data: bytes) -> None:
-        pipe = self._transport.get_pipe_transport(0)
-        assert isinstance(pipe, asyncio.WriteTransport)
-        pipe.write(data)
-
-    def abort(self) -> None:
-        self._transport.close()
-
-    def pause_reading(self) -> None:
-        self._output.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._output.resume_reading()
-
-    @property
-    def _output(self) -> asyncio.ReadTransport:
-        pipe = self._transport.get_pipe_transport(1)
-        assert isinstance(pipe, asyncio.ReadTransport)
-        return pipe
-
-
-class Program:
-    """A place that starts the worker from one file and speaks over its stdin and stdout, as a container would."""
-
-    def __init__(self, folder: Path, python: str = sys.executable) -> None:
-        self._python = python
-        self._archive = folder / "worker.pyz"
-        with zipfile.ZipFile(self._archive, "w") as archive:
-            archive.writestr("__main__.py", "from worker.__main__ import main\n\nmain()\n")
-            folder = Path(worker.__file__).parent
-            for file in folder.rglob("*.py"):
-                archive.write(file, f"worker/{file.relative_to(folder)}")
-
-    async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
-        relay = self.relay = Relay(control, work)
-        _, pipes = await asyncio.get_running_loop().subprocess_exec(
-            lambda: Pipes(relay), self._python, "-S", str(self._archive), stderr=None
-        )
-        return relay.open(pipes, spec)
-
-    def kill(self) -> None:
-        raise AssertionError("nothing here should need that")
-
-
-async def test_the_same_worker_over_stdin_and_stdout(tmp_path: Path) -> None:
-    contexts = ["first " * 500_000, {"a": [1, ("\udc80", None)]}, "", "last"]
-    spec = SessionSpec(
-        contexts=[Context(value) for value in contexts], settings=REPLSettings(interrupt_grace=0.2)
-    )
-    session = await Session.open(Program(tmp_path), spec, answer)
-    try:
-        result = await session.execute("print(len(context_0), context_2 == '', context)\nascii(context_1)")
-        assert result.stdout == f"3000000 True last\n{ascii(contexts[1])!a}\n"
-        asked = await session.execute(
-            "import os\nos.system('echo shell; cat')\nprint(llm_query_batched(['a', 'b']))"
-        )
-        assert asked.stdout == "shell\n['llm:a', 'llm:b']\n"
-        assert (await session.execute("while True: pass", timeout=0.1)).status == "interrupted"
-        assert (await session.execute("sum(range(10**12))", timeout=0.1)).status == "killed"
-        assert (await session.execute("len(context_0)")).stdout == "3000000\n"
-        folder = Path((await session.execute("import os; print(os.getcwd())")).stdout.strip())
-        assert folder.is_dir()
-    finally:
-        await session.close()
-    assert not folder.exists()
+def _never() -> None:
+    raise AssertionError("no supervisor here needs to be ended by force")
 
 
 class Liar:
@@ -125,10 +43,7 @@ class Liar:
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
         ends = self.ends = [LyingLink(control, self._lies), LyingLink(work, self._lies)]
         ends[0].other, ends[1].other = ends[1], ends[0]
-        return Links(ends[0], ends[1])
-
-    def kill(self) -> None:
-        raise AssertionError("nothing here should need that")
+        return Links(ends[0], ends[1], _never)
 
 
 class LyingLink:
@@ -252,17 +167,23 @@ async def test_a_supervisor_that_lies(frame: bytes) -> None:
     await session.close()
 
 
-async def test_one_stream_that_is_disturbed(tmp_path: Path) -> None:
-    class Noise(Program):
+async def test_a_single_stream_that_is_disturbed() -> None:
+    class Noisy(Relay):
+        async def open(self, *arguments: Any) -> Links:
+            links = await super().open(*arguments)
+            self.data_received(OneStream.WORK + b"\xff\xff\xff\xff")
+            return links
+
+    class Noise(Liar):
         async def connect(
             self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec
         ) -> Links:
-            links = await super().connect(control, work, spec)
-            self.relay.data_received(b"L\xff\xff\xff\xff")
-            return links
+            relay = Noisy(control, work)
+            relay.data_received(GREETING)
+            return await relay.open(LyingLink(relay, {}), spec, _never)
 
     with pytest.raises(REPLError, match="disturbed"):
-        await Session.open(Noise(tmp_path), SessionSpec(), answer)
+        await Session.open(Noise(), SessionSpec(), answer)
 
 
 async def test_lies_of_the_right_form_are_only_text() -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from rlm.context import Context
 from rlm.environments import REPL, Query, QueryReply, SessionSpec
+from rlm.environments.program import ProgramEnvironment
 from rlm.errors import REPLError
-from rlm.repl.session import Session
 
-from .test_session import Program
+from .conftest import WORKER_COMMAND
 
 OpenREPL = Callable[..., Awaitable[REPL]]
 
@@ -63,11 +63,15 @@ async def test_the_error_names_the_library_that_is_missing(tmp_path: Path) -> No
         (pa.table({"a": [1]}), "pyarrow"),
     ):
         with pytest.raises(REPLError, match=rf"a table of {library}, and .* No module named '"):
-            await Session.open(Program(tmp_path), SessionSpec(contexts=[Context(value)]), no_queries)
+            await ProgramEnvironment(command=WORKER_COMMAND).open(
+                SessionSpec(contexts=[Context(value)]), no_queries
+            )
 
 
 async def test_an_extension_by_a_table_fails_whole_where_its_library_is_missing(tmp_path: Path) -> None:
-    session = await Session.open(Program(tmp_path), SessionSpec(contexts=[Context("first")]), no_queries)
+    session = await ProgramEnvironment(command=WORKER_COMMAND).open(
+        SessionSpec(contexts=[Context("first")]), no_queries
+    )
     try:
         with pytest.raises(REPLError, match="a table of pandas, and the REPL cannot import what it needs"):
             await session.extend([Context("fits"), Context(pd.DataFrame({"a": [1]}))])

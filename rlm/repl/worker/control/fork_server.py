@@ -11,13 +11,13 @@ with descriptors. The fork server sends reports (`FromForkServer`), packed by `R
     RESUME                       the same, for the checkpoint
     SAVE                         the mailbox of the new checkpoint; none: the last checkpoint is of no use any more
     LIMIT       bytes of memory
-    INTERRUPT, KILL, DROP
+    INTERRUPT, KILL, DROP, PING
 
     report      value
     ENDED, SAVED   the worker's status, as `os.waitpid` gives it
     TOO_MUCH       `TOO_MANY_PROCESSES` or `TOO_MUCH_MEMORY`
     FAILED         the number of an error
-    INTERRUPTED
+    INTERRUPTED, PONG
 """
 
 # Few imports, as each costs memory in every REPL: no pathlib, no contextlib.
@@ -197,7 +197,9 @@ class ForkServer:
             self._fork(number, fds)
             return
         tree = self._by_number.get(number)
-        if kind == ToForkServer.INTERRUPT:
+        if kind == ToForkServer.PING:
+            self._report(FromForkServer.PONG, number, 0)
+        elif kind == ToForkServer.INTERRUPT:
             if tree is not None and tree.status is None:
                 processes.kill(-tree.worker, _SIGINT)
             self._report(FromForkServer.INTERRUPTED, number, 0)

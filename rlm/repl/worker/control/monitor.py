@@ -40,6 +40,7 @@ class Monitor:
         save: passes on the mailbox of a new checkpoint, as a list of one descriptor. An empty list: there is no
             checkpoint any more.
         limit: sets the bytes of memory that all processes of the REPL may take together.
+        ping: asks the fork server for a PONG.
         on_end: called when nothing is left of the REPL.
     """
 
@@ -53,12 +54,13 @@ class Monitor:
         drop: Callable[[], None],
         save: Callable[[list[int]], None],
         limit: Callable[[int], None],
+        ping: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._folder = folder
         self._interrupt, self._kill, self._drop = interrupt, kill, drop
-        self._save, self._limit, self._on_end = save, limit, on_end
+        self._save, self._limit, self._ping, self._on_end = save, limit, ping, on_end
         pipes = os.pipe(), os.pipe()
         self._pipes = [pipe[0] for pipe in pipes]
         """The read ends of the pipes for stdout and stderr."""
@@ -256,6 +258,9 @@ class Monitor:
         Raises:
             ProtocolError: the kind of the frame is not known.
         """
+        if kind == ToSupervisor.PING:
+            self._ping()
+            return
         if self.checkpoint is not None and kind != ToSupervisor.END:
             return  # sent before the host learned of the worker's end
         if kind == ToSupervisor.TAKE:

@@ -131,6 +131,7 @@ class Supervisor:
             drop=lambda: self._order(ToForkServer.DROP, number),
             save=lambda fds: self._order(ToForkServer.SAVE, number, fds),
             limit=lambda memory: self._order(ToForkServer.LIMIT, number, value=memory),
+            ping=lambda: self._order(ToForkServer.PING, number),
             on_end=on_end,
         )
         self._order(kind, number, monitor.fds)
@@ -184,6 +185,8 @@ class Supervisor:
                 monitor.on_tree_ended(value)
             elif kind == FromForkServer.SAVED:
                 monitor.on_worker_ended(value)
+            elif kind == FromForkServer.PONG:
+                monitor.send(FromSupervisor.PONG, b"")
             elif kind == FromForkServer.TOO_MUCH:
                 monitor.on_too_much(_TOO_MANY_PROCESSES if value == TOO_MANY_PROCESSES else _TOO_MUCH_MEMORY)
             else:

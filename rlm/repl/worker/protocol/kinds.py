@@ -76,6 +76,8 @@ class ToSupervisor:
     """Kill the worker, and say how it ended."""
     END = b"Z"
     """End the REPL: the worker, all that it started, and its checkpoint."""
+    PING = b"p"
+    """Answer with PONG. It goes by way of the fork server, so an answer shows that both still serve."""
 
 
 class FromSupervisor:
@@ -84,7 +86,14 @@ class FromSupervisor:
     PRINTED = b"P"
     """What was printed."""
     ENDED = b"E"
-    """How the worker ended, what was printed last, and the name of its checkpoint if it has one. The last frame."""
+    """How the worker ended, what was printed last, and the name of its checkpoint if it has one. Only PONG may follow."""
+    PONG = b"q"
+    """The answer to PING."""
+
+
+GREETING = b"\nrlm-worker\n"
+"""The first bytes that a worker sends over a single stream. The host skips what comes before them: a login message, or the
+output of a program that starts the worker."""
 
 
 class OneStream:
@@ -115,6 +124,8 @@ class ToForkServer:
     """Register a new checkpoint in place of the last one. With a descriptor of its mailbox; without one there is none now."""
     LIMIT = b"l"
     """Bytes of memory that the processes of a REPL may have together."""
+    PING = b"a"
+    """Answer with PONG, whatever has become of the REPL."""
 
 
 class FromForkServer:
@@ -130,6 +141,8 @@ class FromForkServer:
     """The processes of a REPL are too many or take too much memory, and are being killed."""
     FAILED = b"x"
     """There is no worker: no process could be forked, or the checkpoint is gone. With an errno."""
+    PONG = b"b"
+    """The answer to PING."""
 
 
 class Mailbox:

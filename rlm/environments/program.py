@@ -1,0 +1,215 @@
+"""REPLs in programs that serve them over stdin and stdout: `docker run`, `ssh`, or a plain Python."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+from rlm.context.plain_values import is_number
+from rlm.environments.isolation import variables
+from rlm.environments.worker_archive import archive_file
+from rlm.errors import ConfigError, REPLError
+from rlm.repl.interface import Environment, QueryHandler, SessionSpec
+from rlm.repl.launcher import patience
+from rlm.repl.links import Links
+from rlm.repl.relay import Relay
+from rlm.repl.session import Session
+from rlm.repl.worker.process.processes import families
+
+_ARCHIVE = "{archive}"
+_END_PATIENCE = 2.0
+"""Seconds that a program may take to end by itself after its stdin was closed."""
+_MOMENT = 0.5
+"""Seconds that a program that started no worker gets to end."""
+_DRAIN = 0.5
+"""Seconds after the end of a program in which its last output is still read. Children may keep its stdout open."""
+_MOST_ERRORS = 4096
+"""Bytes of stderr that are kept, for the error."""
+
+
+class ProgramEnvironment(Environment):
+    """Runs each REPL in a program of its own, and speaks to it over its stdin and stdout. The program must start the worker
+    archive with a CPython from 3.9 on.
+
+    How far the code is kept from this machine is what the program makes of it: a plain Python keeps it from nothing. A
+    cell that is killed loses the namespace, as there are no checkpoints over a single stream.
+
+    Args:
+        command: the program and its arguments. "{archive}" in an argument becomes the path of the worker archive:
+            `["docker", "run", "-i", "--rm", "--network=none", "-v", "{archive}:/worker.pyz:ro", "python:3.12-slim",
+            "python", "/worker.pyz"]`.
+        env: the environment variables of the program. None: PATH, HOME, the locale and the time zone of this process,
+            and none of its keys.
+        start_timeout: seconds from the start of the program to the greeting of its worker.
+
+    Raises:
+        ConfigError: an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        start_timeout: float = 60.0,
+    ) -> None:
+        if isinstance(command, str) or not command or not all(type(argument) is str for argument in command):
+            raise ConfigError(f"command must be a list of a program and its arguments, not {command!r}")
+        if not (is_number(start_timeout) and start_timeout > 0):
+            raise ConfigError(f"start_timeout must be a positive number of seconds, not {start_timeout!r}")
+        self._command = list(command)
+        self._env = None if env is None else dict(env)
+        self._start_timeout = start_timeout
+
+    async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
+        """See `Environment.open`.
+
+        Raises:
+            REPLError: the program cannot be started, or starts no worker. The message has the exit status and what the
+                program printed.
+        """
+        return await Session.open(self, spec, on_query)
+
+    async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
+        """See `Place.connect`."""
+        relay = Relay(control, work)
+        program = await self._start(relay)
+        size = sum(context.encoded_size for context in spec.contexts)
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await relay.greeting()
+            async with asyncio.timeout(patience(size)):
+                return await relay.open(program, spec, program.kill)
+        except TimeoutError:
+            await program.end()
+            raise REPLError(
+                f"the program {self._command[0]!r} started no worker in time{relay.noise}{program.errors}"
+            ) from None
+        except REPLError as error:
+            await program.end()
+            raise REPLError(f"{error} ({self._command[0]}{program.status}){program.errors}") from None
+        except BaseException:
+            program.abort()
+            raise
+
+    async def _start(self, relay: Relay) -> _Program:
+        command = [argument.replace(_ARCHIVE, str(archive_file())) for argument in self._command]
+        env = {**variables(), "HOME": os.environ.get("HOME", "/")} if self._env is None else self._env
+        try:
+            _, program = await asyncio.get_running_loop().subprocess_exec(
+                lambda: _Program(relay), *command, env=env, start_new_session=True
+            )
+        except (OSError, ValueError) as error:
+            raise REPLError(f"the program {command[0]!r} cannot be started: {error}") from error
+        return program
+
+
+class _Program(asyncio.SubprocessProtocol):
+    """A program whose stdin and stdout are one stream: a `Link`.
+
+    Args:
+        relay: the protocol of the stream.
+    """
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._errors = b""
+        self._loop = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+
+    @property
+    def status(self) -> str:
+        """The exit status, for an error. Empty while the program runs."""
+        status = self._transport.get_returncode()
+        return "" if status is None else f", exit status {status}"
+
+    @property
+    def errors(self) -> str:
+        """What the program wrote to stderr, for an error. Empty if there was nothing."""
+        text = self._errors.decode("utf-8", "replace").strip()
+        return f"\n{text}" if text else ""
+
+    # the protocol of asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self._transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            self._relay.data_received(data)
+        else:
+            self._errors = (self._errors + data)[-_MOST_ERRORS:]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self.abort()  # without a stdout, there is nothing more to hear
+
+    def process_exited(self) -> None:
+        self._loop.call_later(_DRAIN, self._transport.close)
+
+    def pause_writing(self) -> None:
+        self._relay.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._relay.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone.set()
+        self._transport.close()
+        self._relay.connection_lost(exc)
+
+    # the link
+
+    def write(self, data: bytes) -> None:
+        pipe = self._transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        if not pipe.is_closing():
+            pipe.write(data)
+
+    def abort(self) -> None:
+        """Closes stdin. The worker then ends its processes, and the program ends. If it does not, it is killed."""
+        pipe = self._transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        if not pipe.is_closing():
+            pipe.abort()
+            self._loop.call_later(_END_PATIENCE, self.kill)
+
+    async def end(self) -> None:
+        """Gives the program a moment to end by itself, and kills it."""
+        for act in (self.abort, self.kill):
+            act()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), _MOMENT)
+
+    def kill(self) -> None:
+        """Kills the program with all its descendants."""
+        if self._transport.get_returncode() is None:
+            _kill_tree(self._transport.get_pid())
+        self._transport.close()
+
+    def pause_reading(self) -> None:
+        self._stdout.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._stdout.resume_reading()
+
+    @property
+    def _stdout(self) -> asyncio.ReadTransport:
+        pipe = self._transport.get_pipe_transport(1)
+        assert isinstance(pipe, asyncio.ReadTransport)
+        return pipe
+
+
+def _kill_tree(pid: int) -> None:
+    """Kills a process, its process group, and its descendants where the system lists them."""
+    try:
+        descendants = [member.pid for member in families([pid])[pid]]
+    except OSError:  # there is no /proc
+        descendants = []
+    for kill, target in [(os.killpg, pid), *((os.kill, member) for member in descendants)]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(target, signal.SIGKILL)
