@@ -8,9 +8,9 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from rlm import _checks
+from rlm._checks import is_number
 from rlm._wording import a
 from rlm.clients.base import Client, check_client
-from rlm.context.plain_values import is_number
 from rlm.errors import ConfigError
 from rlm.types import SamplingArgs
 

@@ -7,9 +7,9 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from rlm._checks import is_number
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure
-from rlm.context.plain_values import is_number
 from rlm.errors import ConfigError
 
 _LONGEST_BACKOFF = 30.0

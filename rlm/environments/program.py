@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 
-from rlm.context.plain_values import is_number
+from rlm._checks import is_number
 from rlm.environments.isolation import variables
 from rlm.environments.worker_archive import archive_file
 from rlm.errors import ConfigError, REPLError

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from rlm._checks import is_number
 from rlm._wording import a
-from rlm.context.plain_values import is_number
 from rlm.errors import ConfigError
 
 DEFAULT_LIMITS: Mapping[str, int] = {
