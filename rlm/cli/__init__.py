@@ -1,7 +1,7 @@
 """The command line: `rlm run`, `rlm doctor`, `rlm completion`.
 
-What a command prints for its caller goes to stdout, everything else to stderr. `rlm.cli.status` has the exit codes;
-`docs/cli.md` says them in words.
+A command prints its result to stdout and everything else to stderr. `rlm.cli.status` has the exit codes, and `docs/cli.md`
+explains them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from rlm.cli import completion, doctor, run
-from rlm.cli.doctor import own_version
 from rlm.cli.output import ClosedPipeError, emit, say
 from rlm.cli.status import ExitCode, exit_code_of
+from rlm.cli.version import own_version
 from rlm.errors import RLMError
 
 __all__ = ["main", "make_parser"]
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        argv: the words after the program's name; None: those of this process.
+        argv: the words after the program's name. None: the words of this process.
 
     Returns:
         The exit code. Never raises.
@@ -54,18 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _said(error: BaseException) -> str:
-    """What went wrong."""
+    """The text for an error that ends a command."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, RLMError):
         return str(error)
     if isinstance(error, OSError):
         return f"the system refused: {error}"
-    return f"{type(error).__name__}: {error}\nThis is a bug of rlm; --debug shows the traceback."
+    return f"{type(error).__name__}: {error}\nThis is a bug in rlm: please report it with the traceback that --debug shows."
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands. Each command's options hold `command`, which runs it, and `parser`, its own."""
+    """The parser of all commands. The parsed options hold `command`, the function that runs the command, and `parser`, the
+    command's own parser."""
     parser = argparse.ArgumentParser(
         prog="rlm",
         description="Recursive language models: answer questions about inputs far longer than a model's window.",
@@ -91,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of descriptions, and has room for the names of commands and options."""
+    """Keeps the lines of descriptions, and leaves room for the names of commands and options."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34)
@@ -108,7 +109,9 @@ def _refuse(
 ) -> NoReturn:
     word = next((word for word in unknown if word.startswith("-")), None)
     if word is None:
-        command.error(f"one question, please: what is {unknown[0]!r}? (quote a question of several words)")
+        command.error(
+            f"there is more than one question: {unknown[0]!r}. Put a question of several words in quotes"
+        )
     known = [name for action in command._actions for name in action.option_strings]
     near = get_close_matches(word.partition("=")[0], known, n=1)
     command.error(

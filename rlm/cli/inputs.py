@@ -1,4 +1,4 @@
-"""From the words of the command line to a context and a question."""
+"""The context and the question of `rlm run`, from the words of the command line."""
 
 from __future__ import annotations
 
@@ -20,12 +20,19 @@ _LIKE_A_PATH = re.compile(r"[/*\[]|\.\w+$")
 
 
 def split_question(question: str | None, words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Tells the question from the files in front of it, as in `--context a.txt b.txt "Which is longer?"`.
+    """Separates the question from the files, for command lines such as `--context a.txt b.txt "Which is longer?"`.
 
-    The last of several words is the question if there is no other and no file has its name.
+    The last word is the question if no question was given, there are other words, and no file has its name.
+
+    Args:
+        question: the question that was given on its own; None: there is none.
+        words: the words after `--context`.
+
+    Returns:
+        The question and the words that name files.
 
     Raises:
-        ConfigError: the last word could be either.
+        ConfigError: the last word could be a question or a misspelt file.
     """
     words = list(words)
     if (
@@ -43,15 +50,16 @@ def split_question(question: str | None, words: Sequence[str]) -> tuple[str | No
 
 
 def read_context(words: Sequence[str], encoding: str | None = None) -> Any:
-    """The input that words name: paths, glob patterns (`**` goes into folders), `-` for stdin.
+    """The input of a run.
 
     Args:
-        encoding: of text. None: UTF-8, and what is not valid in it becomes bytes.
+        words: paths, glob patterns (`**` matches folders too), or `-` for stdin.
+        encoding: encoding of text files. None: UTF-8, and a file that is not valid UTF-8 becomes bytes.
 
     Returns:
-        What `RLM.completion` takes, None for no words. One file: its text (or bytes). Several: a list of dicts with
-        "path" and "text" ("data" if it is bytes), in the order of the words, the matches of a pattern sorted, each
-        file once.
+        An input for `RLM.completion`; None if there are no words. One file gives its text or bytes. Several give a list
+        of dicts with "path" and "text" ("data" for bytes). The list has the order of the words; the matches of a pattern
+        are sorted; each file comes once.
 
     Raises:
         ConfigError: a file cannot be read, a pattern matches nothing, or a text is not valid in the encoding.
@@ -70,7 +78,7 @@ def read_context(words: Sequence[str], encoding: str | None = None) -> Any:
 
 
 def stdin_is_piped() -> bool:
-    """Whether stdin is a pipe, a file or a socket: neither a terminal nor /dev/null."""
+    """Whether stdin is a pipe, a file or a socket, and so may hold the input. A terminal and /dev/null do not."""
     try:
         mode = os.fstat(0).st_mode
     except OSError:
@@ -79,10 +87,13 @@ def stdin_is_piped() -> bool:
 
 
 def read_text(name: str) -> str:
-    """The text of a file, or of stdin for `-`.
+    """The text of a file.
+
+    Args:
+        name: a path, or `-` for stdin.
 
     Raises:
-        ConfigError: it cannot be read, or is not UTF-8.
+        ConfigError: the file cannot be read, or is not UTF-8.
     """
     text = _decode(name, _read(name), "utf-8")
     assert isinstance(text, str)
@@ -90,17 +101,17 @@ def read_text(name: str) -> str:
 
 
 def read_json(name: str) -> Any:
-    """What a JSON file holds.
+    """The value in a JSON file.
 
     Raises:
-        ConfigError: it cannot be read, or is no JSON.
+        ConfigError: the file cannot be read, or is not JSON.
     """
     try:
         return json.loads(read_text(name))
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{name!r} is no JSON: {error}") from None
+        raise ConfigError(f"{name!r} is not JSON: {error}") from None
 
 
 def _expand(words: Sequence[str]) -> list[str]:
@@ -108,7 +119,7 @@ def _expand(words: Sequence[str]) -> list[str]:
     seen: set[str] = set()
     for word in words:
         if not word:
-            raise ConfigError("--context has an empty word, which is the name of no file")
+            raise ConfigError("--context has an empty word: give the name of a file")
         if word == STDIN or _exists(word):
             found = [word]
         elif glob.has_magic(word):
@@ -130,7 +141,7 @@ def _expand(words: Sequence[str]) -> list[str]:
 def _exists(word: str) -> bool:
     try:
         return Path(word).exists()
-    except (OSError, ValueError):  # too long for a name, or with a NUL: a question
+    except (OSError, ValueError):  # too long for a name, or has a NUL: it is a question
         return False
 
 
@@ -158,7 +169,9 @@ def _decode(name: str, data: bytes, encoding: str | None) -> str | bytes:
     try:
         return data.decode(encoding or "utf-8")
     except LookupError:
-        raise ConfigError(f"there is no encoding {encoding!r}") from None
+        raise ConfigError(
+            f"there is no encoding {encoding!r}; use a name that Python knows, such as latin-1"
+        ) from None
     except UnicodeDecodeError as error:
         if encoding is None:
             return data

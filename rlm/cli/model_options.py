@@ -1,4 +1,4 @@
-"""The options that name a model and where it is served."""
+"""The options of commands that name models and their servers."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ class ClientOptions:
 
 
 def add_server_options(group: argparse._ActionsContainer) -> None:
-    """Adds the options that name one server."""
+    """Adds the options that name one server and its model."""
     group.add_argument(
-        "-m", "--model", help="its name at the provider; not needed where a server has but one"
+        "-m", "--model", help="name of the model at the provider; not needed if the server has one model only"
     )
     backend = group.add_argument(
         "--backend",
-        help="a provider, see `rlm doctor`; by default vllm if there is a --base-url, and openai if not",
+        help="a provider, as `rlm doctor` lists them (default: vllm with --base-url, else openai)",
     )
     suggest(backend, _backends)
     group.add_argument(
-        "--base-url", metavar="URL", help="an OpenAI-compatible server: http://localhost:8000/v1"
+        "--base-url",
+        metavar="URL",
+        help="URL of an OpenAI-compatible server, such as http://localhost:8000/v1",
     )
     group.add_argument(
         "--api-key-env",
         metavar="VAR",
-        help="environment variable that holds the key, if it is not the provider's own",
+        help="environment variable that holds the key, in place of the provider's own variable",
     )
 
 
@@ -44,38 +46,42 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options for the root's model and the sub-model."""
     group = parser.add_argument_group(
         "model",
-        "RLM_BASE_URL, RLM_MODEL and RLM_API_KEY name a server and its model where neither --backend nor --base-url does.",
+        "Without --backend and --base-url, RLM_BASE_URL, RLM_MODEL and RLM_API_KEY name a server, its model and its key.",
     )
     add_server_options(group)
-    add_values(group, "--backend-option", "a further setting of the provider: timeout=60, max_retries=2")
+    add_values(
+        group, "--backend-option", "another setting of the provider, such as timeout=60 or max_retries=2"
+    )
     group = parser.add_argument_group(
         "sub-model: answers the calls that the code makes (default: the same model)"
     )
-    group.add_argument("--sub-model", metavar="MODEL", help="its name")
-    backend = group.add_argument("--sub-backend", metavar="BACKEND", help="if it is another provider's")
+    group.add_argument("--sub-model", metavar="MODEL", help="name of the sub-model")
+    backend = group.add_argument("--sub-backend", metavar="BACKEND", help="its provider, if that differs")
     suggest(backend, _backends)
-    group.add_argument("--sub-base-url", metavar="URL", help="if it is on another server")
-    group.add_argument("--sub-api-key-env", metavar="VAR", help="if it has another key")
+    group.add_argument("--sub-base-url", metavar="URL", help="its server, if that differs")
+    group.add_argument(
+        "--sub-api-key-env", metavar="VAR", help="variable that holds its key, if that differs"
+    )
 
 
 def server_options(options: argparse.Namespace) -> ClientOptions:
-    """The server that the options, or else the environment, name. Its model may be missing.
+    """The server that the options name, else the one that the environment names. The model's name may be missing.
 
     Raises:
-        ConfigError: the variable of the key is not set.
+        ConfigError: the environment variable for the key is not set.
     """
     model, url, backend = options.model, options.base_url, options.backend
     key = None if options.api_key_env is None else _key(options.api_key_env)
     if url is None and backend is None:
         url = os.environ.get("RLM_BASE_URL") or None
         model = model or os.environ.get("RLM_MODEL") or None
-        if url is not None:  # a key goes to its own server only
+        if url is not None:  # RLM_API_KEY goes to the server of RLM_BASE_URL only
             key = key or os.environ.get("RLM_API_KEY") or None
     return _client(backend, model, url, key)
 
 
 def client_options(options: argparse.Namespace) -> tuple[ClientOptions, ClientOptions | None]:
-    """The root's model, and the sub-model if it is another one. A model's name may be missing.
+    """The root's model and the sub-model; None for the sub-model if it is the root's model. A model's name may be missing.
 
     Raises:
         ConfigError: a setting does not fit.
@@ -83,7 +89,7 @@ def client_options(options: argparse.Namespace) -> tuple[ClientOptions, ClientOp
     root = server_options(options)
     further = values_of("--backend-option", options.backend_option)
     if "api_key" in further:
-        raise ConfigError("keys do not belong on a command line: name a variable with --api-key-env")
+        raise ConfigError("other users can read a key on a command line: name a variable with --api-key-env")
     root.kwargs.update(further)
     sub_key = None if options.sub_api_key_env is None else _key(options.sub_api_key_env)
     if options.sub_backend is not None or options.sub_base_url is not None:
@@ -99,23 +105,26 @@ def client_options(options: argparse.Namespace) -> tuple[ClientOptions, ClientOp
 
 
 async def name_model(client: ClientOptions, option: str) -> None:
-    """Fills in the model's name where there is a server that has one model only.
+    """Fills in the model's name if it is missing and the server has one model only.
+
+    Args:
+        option: the option that names the model, for messages.
 
     Raises:
-        ConfigError: it has several, or there is nobody to ask.
-        ModelError: the server cannot be reached or refused.
+        ConfigError: the server has several models, or no server is known.
+        ModelError: the server cannot be reached, or refused to list its models.
     """
     if client.kwargs.get("model_name"):
         return
     url = client.kwargs.get("base_url")
     if url is None:
-        raise ConfigError(f"which model? Name it with {option}")
+        raise ConfigError(f"no model was named: give its name with {option}")
     from rlm.cli.servers import list_models
 
     models = await list_models(url, client.kwargs.get("api_key"))
     if len(models) != 1:
         names = ", ".join(model.name for model in models[:20]) or "none"
-        raise ConfigError(f"which model? Name it with {option}; {url} has {names}")
+        raise ConfigError(f"no model was named: give its name with {option}. {url} has {names}")
     client.kwargs["model_name"] = models[0].name
 
 

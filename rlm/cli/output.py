@@ -1,4 +1,4 @@
-"""What a command prints."""
+"""What commands print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlm.errors import RLMError
 
 
 class ClosedPipeError(Exception):
-    """Who read stdout has gone."""
+    """The reader of stdout has closed it."""
 
 
 class UnwrittenError(RLMError):
@@ -20,11 +20,11 @@ class UnwrittenError(RLMError):
 
 
 def emit(text: str) -> None:
-    """Prints what the command was asked for, to stdout. What its encoding does not have is escaped.
+    """Prints the result of a command to stdout. Characters that stdout's encoding lacks are escaped.
 
     Raises:
-        ClosedPipeError: the reader has gone.
-        UnwrittenError: it could not be written.
+        ClosedPipeError: the reader of stdout has closed it.
+        UnwrittenError: stdout did not take the text.
     """
     require_stdout()
     out = sys.stdout
@@ -42,7 +42,8 @@ def emit(text: str) -> None:
 
 
 def require_stdout() -> None:
-    """
+    """Checks that there is a stdout.
+
     Raises:
         UnwrittenError: the command was started without stdout.
     """
@@ -56,15 +57,15 @@ def emit_json(data: dict[str, Any]) -> None:
 
 
 def say(text: str) -> None:
-    """Tells the user something, on stderr. Never fails."""
-    if sys.stderr is None:  # `print` would take stdout for it
+    """Prints a line for the user to stderr. Never fails."""
+    if sys.stderr is None:  # then `print` would write to stdout
         return
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(f"rlm: {text}", file=sys.stderr, flush=True)
 
 
 def _silence() -> None:
-    """The interpreter flushes stdout once more when it ends."""
+    """Points stdout at /dev/null, because the interpreter flushes stdout once more when it exits."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import traceback
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
+from rlm.cli import run_result
 from rlm.cli.completion import suggest
 from rlm.cli.inputs import read_context, read_json, read_text, split_question, stdin_is_piped
 from rlm.cli.model_options import add_model_options, client_options, name_model
 from rlm.cli.output import ClosedPipeError, UnwrittenError, emit, emit_json, require_stdout, say
-from rlm.cli.status import ExitCode, exit_code_of
+from rlm.cli.run_signals import RunSignals
+from rlm.cli.status import ExitCode
 from rlm.cli.values import add_values, prices_of, values_of
 from rlm.errors import ConfigError, RLMError
 
 if TYPE_CHECKING:
     from rlm import RLM, RLMChatCompletion
-    from rlm.cancellation import CancelToken
 
 NAME = "run"
 USAGE = "rlm run [options] --context FILE... QUESTION"
@@ -39,7 +37,7 @@ model writes runs on this machine, isolated as `rlm doctor` says.
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
     parser.add_argument(
-        "question", nargs="?", help="what to ask; without it the input itself holds the question"
+        "question", nargs="?", help="what to ask; leave it out if the input itself holds the question"
     )
     parser.add_argument(
         "-c",
@@ -48,28 +46,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="files, patterns in quotes ('logs/**/*.txt'), or - for stdin; without it, what is piped in",
+        help="files, patterns in quotes ('logs/**/*.txt'), or - for stdin (default: stdin, if it is piped)",
     )
     parser.add_argument(
         "--encoding",
-        help="of text files; by default UTF-8, and a file that is not valid in it is given as bytes",
+        help="encoding of text files (default: UTF-8, and a file that is not valid UTF-8 is given as bytes)",
     )
     add_model_options(parser)
 
     group = parser.add_argument_group("limits, for the whole tree of calls")
-    group.add_argument("--max-iterations", type=int, default=30, metavar="N", help="turns of a run (30)")
     group.add_argument(
-        "--max-depth", type=int, default=1, metavar="N", help="1 (default): no child runs; 0: no REPL at all"
+        "--max-iterations", type=int, default=30, metavar="N", help="turns of a run (default: %(default)s)"
     )
-    group.add_argument("--max-timeout", type=float, metavar="SECONDS", help="wall-clock time")
+    group.add_argument(
+        "--max-depth",
+        type=int,
+        default=1,
+        metavar="N",
+        help="levels of runs with a REPL; 1: no child runs, 0: no REPL (default: %(default)s)",
+    )
+    group.add_argument("--max-timeout", type=float, metavar="SECONDS", help="seconds of wall-clock time")
     group.add_argument("--max-tokens", type=int, metavar="N", help="input and output tokens")
-    group.add_argument("--max-budget", type=float, metavar="USD", help="what the calls may cost")
+    group.add_argument("--max-budget", type=float, metavar="USD", help="USD that the calls may cost")
     group.add_argument(
         "--price",
         action="append",
         default=[],
         metavar="MODEL=IN,OUT",
-        help="USD per million tokens of input and of output, for --max-budget with a model of unknown price",
+        help="price of a model that is not in the table: USD per million input and output tokens",
     )
     group.add_argument("--max-errors", type=int, metavar="N", help="cells in a row that may fail")
 
@@ -77,33 +81,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     isolation = group.add_argument(
         "--isolation",
         metavar="LEVEL",
-        help="what keeps the code from this machine: sandbox (default), sandbox! (that or nothing), process",
+        help="what protects this machine from the code: sandbox (default), sandbox! (fail without one), process",
     )
     suggest(isolation, _levels)
-    group.add_argument("--cell-timeout", type=float, metavar="SECONDS", help="time of one cell (300)")
+    group.add_argument(
+        "--cell-timeout", type=float, metavar="SECONDS", help="seconds for one cell (default: 300)"
+    )
     place = group.add_argument(
-        "--environment", default="local", metavar="PLACE", help="where the code runs (local)"
+        "--environment", default="local", metavar="PLACE", help="where the code runs (default: %(default)s)"
     )
     suggest(place, _places)
-    add_values(group, "--environment-option", "a further setting of the place or of its REPLs")
+    add_values(group, "--environment-option", "another setting of the place or of its REPLs")
 
     group = parser.add_argument_group("how to answer")
-    group.add_argument("--temperature", type=float, metavar="T", help="as --set temperature=T")
-    add_values(group, "--set", "a sampling argument of every call, as the provider names it")
+    group.add_argument("--temperature", type=float, metavar="T", help="the same as --set temperature=T")
+    add_values(group, "--set", "a sampling argument of every call, under the provider's name for it")
     add_values(group, "--sub-set", "a sampling argument of the calls below the root")
-    group.add_argument("--system-prompt", metavar="FILE", help="a file with a system prompt in place of ours")
+    group.add_argument(
+        "--system-prompt", metavar="FILE", help="file with a system prompt in place of the default one"
+    )
     group.add_argument(
         "--response-schema",
         metavar="FILE",
-        help="a JSON schema that the answer must fit; the answer is then JSON",
+        help="file with a JSON schema; the answer is JSON that fits it",
     )
 
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--json", action="store_true", help="one JSON object on stdout: answer, usage, why it ended, messages"
+        "--json",
+        action="store_true",
+        help="one JSON object on stdout: answer, usage, reason of the end, messages",
     )
     group.add_argument("-v", "--verbose", action="store_true", help="show the run on stderr as it happens")
-    group.add_argument("--log-dir", metavar="DIR", help="append every event to a JSONL file in this folder")
+    group.add_argument(
+        "--log-dir", metavar="DIR", help="folder where every event is appended to a JSONL file"
+    )
 
 
 def _levels() -> tuple[str, ...]:
@@ -120,31 +132,23 @@ def _places() -> tuple[str, ...]:
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command. Returns its exit code; see `rlm.cli.status`."""
-    require_stdout()  # nobody could have the answer
+    require_stdout()  # without it the answer would be lost
     try:
         return _run(options)
     except (ClosedPipeError, UnwrittenError):
         raise
     except (Exception, KeyboardInterrupt) as error:
         if options.json:
-            # Whoever reads stdout by a program gets an object in every case.
-            emit_json(
-                {
-                    "response": "",
-                    "error": str(error),
-                    "error_type": type(error).__name__,
-                    "exit_code": int(exit_code_of(error)),
-                }
-            )
+            emit_json(run_result.failure(error))  # a program that reads stdout gets an object in every case
         raise
 
 
 def _run(options: argparse.Namespace) -> int:
-    import asyncio  # 40 ms, which --help need not take
+    import asyncio  # here, because the import takes 40 ms that --help does not need
 
     question, words = split_question(options.question, options.context)
     if question is not None and not question.strip():
-        raise ConfigError("the question is empty: say what to ask, or leave it out if the input holds it")
+        raise ConfigError("the question is empty: give one, or leave it out if the input holds it")
     context = _context(words, options.encoding)
     if context is None:
         if question is None:
@@ -152,19 +156,19 @@ def _run(options: argparse.Namespace) -> int:
                 "there is nothing to ask: give a question, and files with --context or on stdin"
             )
         context, question = question, None
-    signals = _Signals()
+    signals = RunSignals()
     completion, error = asyncio.run(_ask(options, context, question, signals))
     if completion is None:
         assert error is not None
         raise error
     if error is not None and options.debug:
         traceback.print_exception(error)
-    code = _exit_code(completion, error, signals)
+    code = run_result.exit_code(completion, error, signals.exit_code)
     if options.json:
-        emit_json(_report(completion, error, code))
+        emit_json(run_result.report(completion, error, code))
     elif completion.response or code == ExitCode.ANSWERED:
         emit(completion.response)
-    note = _note(completion, error, signals)
+    note = run_result.note(completion, error, signals.exit_code)
     if note is not None:
         say(note)
     return code
@@ -175,11 +179,11 @@ def _context(words: list[str], encoding: str | None) -> Any:
         return read_context(words, encoding)
     if not stdin_is_piped():
         return None
-    return read_context(["-"], encoding) or None  # nothing was piped in: there is no input
+    return read_context(["-"], encoding) or None  # an empty pipe is no input
 
 
 async def _ask(
-    options: argparse.Namespace, context: Any, question: str | None, signals: _Signals
+    options: argparse.Namespace, context: Any, question: str | None, signals: RunSignals
 ) -> tuple[RLMChatCompletion | None, RLMError | None]:
     from rlm.cancellation import CancelToken
 
@@ -194,13 +198,14 @@ async def _ask(
 
 
 def _schema(name: str) -> dict[str, Any]:
-    """
+    """The JSON schema in a file.
+
     Raises:
-        ConfigError: the file cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or does not hold a JSON object.
     """
     schema = read_json(name)
     if not isinstance(schema, dict):
-        raise ConfigError(f"{name!r} holds no JSON schema, which is an object")
+        raise ConfigError(f"{name!r} must hold a JSON schema, which is an object")
     return schema
 
 
@@ -222,7 +227,9 @@ async def _make(options: argparse.Namespace) -> RLM:
     try:
         logger = None if options.log_dir is None else RLMLogger(options.log_dir)
     except OSError as error:
-        raise ConfigError(f"{options.log_dir!r} cannot hold a log: {error.strerror or error}") from None
+        raise ConfigError(
+            f"--log-dir {options.log_dir!r} cannot be used: {error.strerror or error}"
+        ) from None
     return RLM(
         root.backend,
         root.kwargs,
@@ -243,75 +250,3 @@ async def _make(options: argparse.Namespace) -> RLM:
         sampling_args=sampling,
         sub_sampling_args={**sampling, **values_of("--sub-set", options.sub_set)},
     )
-
-
-class _Signals:
-    """The first signal cancels the run, which keeps its best answer; the second ends it as it is."""
-
-    def __init__(self) -> None:
-        self.exit_code: ExitCode | None = None
-        """Of the signal that came."""
-
-    @contextlib.contextmanager
-    def cancelling(self, token: CancelToken) -> Iterator[None]:
-        """Has signals cancel the token, while the block runs."""
-        from asyncio import get_running_loop
-
-        loop = get_running_loop()
-        codes = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-
-        def cancel(number: signal.Signals) -> None:
-            self.exit_code = codes[number]
-            loop.remove_signal_handler(number)
-            token.cancel()
-
-        for number in codes:
-            loop.add_signal_handler(number, cancel, number)
-        try:
-            yield
-        finally:
-            for number in codes:
-                loop.remove_signal_handler(number)
-
-
-def _exit_code(completion: RLMChatCompletion, error: RLMError | None, signals: _Signals) -> ExitCode:
-    if error is not None:
-        return signals.exit_code or exit_code_of(error)
-    has_answer = completion.stats.answered or completion.stats.forced_answer or bool(completion.response)
-    return ExitCode.ANSWERED if has_answer else ExitCode.NO_ANSWER
-
-
-def _note(completion: RLMChatCompletion, error: RLMError | None, signals: _Signals) -> str | None:
-    """What the user should know besides the answer."""
-    if signals.exit_code is not None:
-        said = "interrupted"
-    elif error is not None or completion.error is not None:
-        said = str(error or completion.error)
-    elif completion.stats.forced_answer:
-        said = "the turns ran out: this is what the model answered when it was asked once more"
-    elif not completion.response:
-        said = f"there is no answer ({completion.stop.value})"
-    else:
-        return None
-    if error is not None:
-        said += (
-            "; what is printed is the best answer so far" if completion.response else "; there is no answer"
-        )
-    return said
-
-
-def _report(completion: RLMChatCompletion, error: RLMError | None, code: ExitCode) -> dict[str, Any]:
-    """What `--json` prints."""
-    usage = completion.usage_summary
-    return {
-        **completion.to_dict(),
-        "parsed": completion.parsed,
-        "error_type": None if error is None else type(error).__name__,
-        "exit_code": int(code),
-        "usage": {
-            "calls": usage.total_calls,
-            "input_tokens": usage.total_input_tokens,
-            "output_tokens": usage.total_output_tokens,
-            "cost": usage.total_cost,
-        },
-    }

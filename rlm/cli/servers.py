@@ -1,4 +1,4 @@
-"""What a model server says of itself."""
+"""The models that a server lists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ServedModel:
 
     name: str
     window: int | None
-    """Tokens, if the server says."""
+    """Window in tokens; None: the server does not list it."""
 
 
 async def list_models(base_url: str, api_key: str | None = None) -> list[ServedModel]:
@@ -23,7 +23,7 @@ async def list_models(base_url: str, api_key: str | None = None) -> list[ServedM
 
     Raises:
         ConfigError: the URL or the key cannot be used.
-        ModelError: there is no answer within 10 s, or none of that kind.
+        ModelError: the server sent no list of models within 10 s.
     """
     from yarl import URL
 

@@ -1,4 +1,4 @@
-"""How a command ends, as its exit code."""
+"""Exit codes."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class ExitCode(IntEnum):
 
     ANSWERED = 0
     NO_ANSWER = 1
-    """The run ended without an answer: a limit, or a history that outgrew the model's window. For `rlm doctor`:
+    """The run ended without an answer, at a limit or because its history outgrew the model's window. From `rlm doctor`:
     `rlm run` cannot work."""
     USAGE = 2
     """An option, a file or the configuration does not fit. Nothing was asked of a model."""
     MODEL = 3
-    """The model could not be reached, refused, or failed for good."""
+    """The model could not be reached, refused the call, or failed in every attempt."""
     REPL = 4
     """The REPL could not run."""
     OTHER = 70
-    """The system refused something, or there is a bug."""
+    """The operating system refused something, or rlm has a bug."""
     UNWRITTEN = 74
-    """Stdout did not take the answer (a full disk), or was closed from the beginning."""
+    """Stdout did not take the answer (a full disk), or was closed when the command started."""
     INTERRUPTED = 130
     """Ctrl-C."""
     CLOSED_PIPE = 141
-    """Who read stdout has gone."""
+    """The reader of stdout closed it."""
     TERMINATED = 143
     """SIGTERM."""
 

@@ -11,15 +11,19 @@ from rlm.errors import ConfigError
 
 
 def add_values(group: argparse._ActionsContainer, option: str, text: str) -> None:
-    """Adds an option that may be given many times."""
+    """Adds an option that takes NAME=VALUE and can be given many times."""
     group.add_argument(option, action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
 def values_of(option: str, words: Sequence[str]) -> dict[str, Any]:
-    """The values by name. A value is JSON, or else text: `seed=1`, `stop=["\\n\\n"]`, `reasoning_effort=low`.
+    """The values by name. A value that is not JSON is text: `seed=1`, `stop=["\\n\\n"]`, `reasoning_effort=low`.
+
+    Args:
+        option: the option's name, for messages.
+        words: what the user gave, one word for each time the option was given.
 
     Raises:
-        ConfigError: a word is not of that form, or a name comes twice.
+        ConfigError: a word has another form, or a name comes twice.
     """
     values: dict[str, Any] = {}
     for word in words:
@@ -27,7 +31,7 @@ def values_of(option: str, words: Sequence[str]) -> dict[str, Any]:
         if not equals or not name:
             raise ConfigError(f"{option} takes NAME=VALUE, not {word!r}")
         if name in values:
-            raise ConfigError(f"{option} has {name!r} twice")
+            raise ConfigError(f"{option} was given {name!r} twice")
         try:
             values[name] = json.loads(text)
         except ValueError:
@@ -36,10 +40,13 @@ def values_of(option: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def prices_of(words: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The prices by model, as `RLM(prices=...)` takes them, of words such as `qwen3=0.1,0.4`.
+    """The prices by model, as `RLM(prices=...)` takes them.
+
+    Args:
+        words: one for each model, such as `qwen3=0.1,0.4`: USD per million input tokens and output tokens.
 
     Raises:
-        ConfigError: a word is not of that form.
+        ConfigError: a word has another form.
     """
     prices: dict[str, dict[str, float]] = {}
     for word in words:

@@ -106,7 +106,7 @@ async def test_a_script_answers_a_run_and_its_subcalls() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "²"])
-def test_a_senseless_retry_count_is_the_first_attempt(value: str) -> None:
+def test_an_invalid_retry_count_means_the_first_attempt(value: str) -> None:
     assert ChatRequest([], "m", headers={"x-stainless-retry-count": value}).attempt == 0
 
 
@@ -150,7 +150,7 @@ async def outcome(
 
 @settings(deadline=None, max_examples=60)
 @given(answers, st.text(max_size=400), st.none() | st.integers(1, 12))
-def test_a_policy_answers_alike_in_process_and_over_http(
+def test_a_policy_gives_the_same_replies_in_process_and_over_http(
     answer: Answer, prompt: str, max_tokens: int | None
 ) -> None:
     def policy(request: ChatRequest) -> Answer:
@@ -203,7 +203,7 @@ async def test_faults_in_process_are_the_errors_of_the_real_client() -> None:
         await ScriptedClient(Script([Fault(drop="during")])).complete(HELLO)
 
 
-async def test_a_scripted_client_says_what_it_was_asked() -> None:
+async def test_a_scripted_client_records_its_requests() -> None:
     client = ScriptedClient(Script(["a"]), model="m", max_model_len=64, sampling_args={"seed": 1})
     messages: list[Message] = [{"role": "user", "content": "hello"}]
     reply = await client.complete(messages, sampling={"temperature": 0.0}, model="n")
@@ -221,7 +221,7 @@ def test_four_characters_are_a_token() -> None:
     assert [count_tokens("x" * n) for n in (0, 1, 4, 5, 400)] == [0, 1, 1, 2, 100]
 
 
-async def test_a_growing_chat_is_found_in_the_prefix_cache() -> None:
+async def test_a_growing_chat_hits_the_prefix_cache() -> None:
     client = ScriptedClient(lambda request: "word " * 200)
     messages: list[Message] = [
         {"role": "system", "content": "rule " * 100},
@@ -269,7 +269,7 @@ def strict_server() -> Iterator[ModelServer]:
         yield server
 
 
-def test_the_server_says_that_it_is_no_language_model() -> None:
+def test_the_server_says_that_it_is_not_a_language_model() -> None:
     with strict_server() as server:
         status, listing = request_of(server, "GET", "/v1/models", Authorization="Bearer k")
         assert status == 200
@@ -332,7 +332,7 @@ def test_the_same_requests_get_the_same_bytes() -> None:
     assert talk() == talk()
 
 
-async def test_latency_is_waited_for_by_all_at_once() -> None:
+async def test_concurrent_requests_wait_for_the_latency_together() -> None:
     async with ModelServer(Script(["a"]), latency=0.05) as server:
         client = http_client(server)
         await asyncio.gather(*(client.complete(HELLO) for _ in range(20)))
@@ -341,7 +341,7 @@ async def test_latency_is_waited_for_by_all_at_once() -> None:
         ModelServer(Script(["a"]), latency=-1.0)
 
 
-async def test_stopping_drops_what_is_in_flight() -> None:
+async def test_stopping_the_server_drops_requests_in_flight() -> None:
     started = asyncio.Event()
 
     async def never(request: ChatRequest) -> str:
@@ -356,7 +356,7 @@ async def test_stopping_drops_what_is_in_flight() -> None:
         await call
 
 
-def test_a_port_that_is_taken_is_an_error_at_once() -> None:
+def test_a_taken_port_is_an_error_at_once() -> None:
     with (
         strict_server() as server,
         pytest.raises(OSError, match="in use"),
@@ -370,7 +370,7 @@ def test_a_server_that_never_ran_has_no_port() -> None:
         _ = ModelServer(Script(["a"])).base_url
 
 
-def test_openais_sdk_can_talk_to_it() -> None:
+def test_openais_sdk_can_talk_to_the_server() -> None:
     openai = pytest.importorskip("openai")
     with strict_server() as server, openai.OpenAI(api_key="k", base_url=server.base_url) as client:
         reply = client.chat.completions.create(model="root", messages=HELLO)
@@ -403,7 +403,7 @@ def command(tmp_path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_until_a_signal_comes(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_server_command_serves_until_a_signal_comes(tmp_path: Path, number: signal.Signals) -> None:
     options = ("--model", "big", "--model", "small", "--max-model-len", "512", "--api-key-env", "THE_KEY")
     with command(tmp_path, "echoing:policy", *options) as process:
         assert process.stdout is not None
@@ -433,7 +433,9 @@ def test_the_command_serves_until_a_signal_comes(tmp_path: Path, number: signal.
         (["echoing:policy", "--max-model-len", "0"], "max_model_len"),
     ],
 )
-def test_mistakes_on_the_command_line_are_named(tmp_path: Path, arguments: list[str], text: str) -> None:
+def test_a_wrong_argument_of_the_server_command_is_named(
+    tmp_path: Path, arguments: list[str], text: str
+) -> None:
     with command(tmp_path, *arguments) as process:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 2
@@ -441,7 +443,7 @@ def test_mistakes_on_the_command_line_are_named(tmp_path: Path, arguments: list[
     assert "Traceback" not in err
 
 
-def test_the_command_says_when_the_port_is_taken(tmp_path: Path) -> None:
+def test_the_server_command_reports_a_taken_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
         with command(tmp_path, "echoing:policy", "--port", str(port)) as process:

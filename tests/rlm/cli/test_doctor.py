@@ -15,7 +15,7 @@ def checks_of(report: dict[str, Any]) -> dict[str, Any]:
     return {check["name"]: check for check in report["checks"]}
 
 
-def test_without_a_model_it_says_what_is_missing(rlm: Run) -> None:
+def test_without_a_model_the_doctor_says_what_is_missing(rlm: Run) -> None:
     done = rlm("doctor")
     assert done.code == 1
     assert done.err == ""
@@ -67,7 +67,7 @@ def test_a_call_shows_that_the_model_answers(rlm: Run) -> None:
     assert "out of order" in checks["call"]["detail"]
 
 
-def test_a_server_that_cannot_be_had(rlm: Run) -> None:
+def test_a_server_that_cannot_be_reached_or_refuses_is_named(rlm: Run) -> None:
     done = rlm("doctor", "--base-url", "http://127.0.0.1:9/v1", OPENAI_API_KEY="k")
     assert done.code == 1
     assert "http://127.0.0.1:9/v1: no connection" in done.out
@@ -83,7 +83,7 @@ def test_a_server_that_cannot_be_had(rlm: Run) -> None:
     assert rlm("doctor", "--api-key-env", "NOT_SET").code == 1
 
 
-def test_a_temporary_folder_that_is_not_there(rlm: Run, tmp_path: Path) -> None:
+def test_a_missing_temporary_folder_is_replaced_by_the_next_one(rlm: Run, tmp_path: Path) -> None:
     """Python takes another one then; what is shown is where REPLs will be."""
     done = rlm("doctor", "--json", TMPDIR=str(tmp_path))
     assert checks_of(json.loads(done.out))["temporary files"]["data"]["folder"] == str(tmp_path)

@@ -16,7 +16,7 @@ import pytest
 from .conftest import Run, environment
 
 
-def test_help_and_version(rlm: Run) -> None:
+def test_help_names_every_command_and_version_is_printed(rlm: Run) -> None:
     done = rlm("--help")
     assert done.code == 0
     for command in ("run", "doctor", "completion"):
@@ -46,7 +46,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.endswith("\n[]\n")
 
 
-def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_error_is_reported_as_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from rlm.cli import doctor, main
 
     def broken(options: object) -> int:
@@ -56,7 +58,7 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert main(["doctor"]) == 70
     assert (
         capsys.readouterr().err
-        == "rlm: LookupError: lost\nThis is a bug of rlm; --debug shows the traceback.\n"
+        == "rlm: LookupError: lost\nThis is a bug in rlm: please report it with the traceback that --debug shows.\n"
     )
     assert main(["doctor", "--debug"]) == 70
     assert "Traceback" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_stdin_becomes_the_context(
     assert (done.code, done.out, done.err) == (0, f"{seen}\n", "")
 
 
-def test_a_pipe_by_name_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_path: Path) -> None:
+def test_a_named_pipe_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_path: Path) -> None:
     """As in `--context <(command)`."""
     os.mkfifo(tmp_path / "pipe")
     command = [*PROGRAM, "run", "--base-url", server.base_url, "-c", "pipe", "Which?"]
@@ -126,13 +126,13 @@ def test_a_pipe_by_name_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_p
         (["-c", "", "Which?"], "--context has an empty word"),
         ([""], "the question is empty"),
         (["-c", "a.txt", " "], "the question is empty"),
-        (["one", "two"], "one question, please: what is 'two'?"),
+        (["one", "two"], "there is more than one question: 'two'"),
         ([], "there is nothing to ask"),
         (["Which?", "--modle", "x"], "there is no option --modle; did you mean --model?"),
         (["Which?", "--max-depth", "-1"], "max_depth must be an integer of at least 0"),
         (["Which?", "--max-depth", "deep"], "invalid int value: 'deep'"),
         (["Which?", "--set", "temperature"], "--set takes NAME=VALUE, not 'temperature'"),
-        (["Which?", "--set", "n=1", "--set", "n=2"], "--set has 'n' twice"),
+        (["Which?", "--set", "n=1", "--set", "n=2"], "--set was given 'n' twice"),
         (
             ["Which?", "--price", "scripted=1"],
             "--price takes MODEL=IN,OUT in USD per million tokens, not 'scripted=1'",
@@ -146,17 +146,17 @@ def test_a_pipe_by_name_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_p
         ),
         (["Which?", "--environment-option", "cell_timeuot=3"], "did you mean 'cell_timeout'?"),
         (["Which?", "--isolation", "sandbxo"], "there is no isolation 'sandbxo'"),
-        (["Which?", "--response-schema", "a.txt"], "'a.txt' is no JSON"),
+        (["Which?", "--response-schema", "a.txt"], "'a.txt' is not JSON"),
         (
             ["Which?", "--response-schema", "null.json"],
-            "'null.json' holds no JSON schema, which is an object",
+            "'null.json' must hold a JSON schema, which is an object",
         ),
         (["Which?", "--response-schema", "loop.json"], "refers to itself without end"),
         (["Which?", "--system-prompt", "gone.txt"], "'gone.txt' cannot be read: No such file or directory"),
-        (["Which?", "--log-dir", "a.txt"], "'a.txt' cannot hold a log: File exists"),
+        (["Which?", "--log-dir", "a.txt"], "--log-dir 'a.txt' cannot be used: File exists"),
     ],
 )
-def test_what_cannot_be_run_is_said(
+def test_a_wrong_argument_is_refused_before_a_model_is_called(
     words: list[str],
     said: str,
     server: ModelServer,
@@ -190,7 +190,7 @@ def test_a_server_and_its_key_come_from_the_environment(rlm: Run) -> None:
         keyed = ["--base-url", server.base_url, "--api-key-env", "RLM_API_KEY"]
         done = rlm("run", "Which?", *keyed, **named)
         assert done.code == 2
-        assert f"which model? Name it with --model; {server.base_url} has one, two" in done.err
+        assert f"no model was named: give its name with --model. {server.base_url} has one, two" in done.err
         done = rlm("run", "Which?", *keyed, "--model", "one", **named)
         assert (done.code, done.out) == (0, "42\n"), done.err
         assert "the-key-itself" not in done.err
@@ -202,7 +202,7 @@ def test_without_a_server_the_backend_is_openai(rlm: Run) -> None:
     assert done.code == 2
     assert "OPENAI_API_KEY" in done.err
     done = rlm("run", "Which?")
-    assert (done.code, done.err) == (2, "rlm: which model? Name it with --model\n")
+    assert (done.code, done.err) == (2, "rlm: no model was named: give its name with --model\n")
 
 
 def test_arguments_reach_the_models(rlm: Run, tmp_path: Path) -> None:
@@ -233,7 +233,9 @@ def test_arguments_reach_the_models(rlm: Run, tmp_path: Path) -> None:
 # --- output and exit codes ---
 
 
-def test_json_has_what_a_script_needs(rlm: Run, server: ModelServer, tmp_path: Path) -> None:
+def test_json_output_has_answer_usage_and_reason_of_the_end(
+    rlm: Run, server: ModelServer, tmp_path: Path
+) -> None:
     done = rlm(
         "run",
         "Which?",
@@ -266,7 +268,7 @@ def test_json_has_what_a_script_needs(rlm: Run, server: ModelServer, tmp_path: P
     assert "'in' | Which?" in done.err
 
 
-def test_an_answer_of_a_form(rlm: Run, tmp_path: Path) -> None:
+def test_a_response_schema_shapes_the_answer(rlm: Run, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     (tmp_path / "schema.json").write_text(json.dumps(schema))
     wrong = finish('\'{"n": "many"}\'')
@@ -299,7 +301,7 @@ def test_turns_that_run_out_end_in_an_answer_with_a_note(rlm: Run) -> None:
     assert "the turns ran out" in done.err
 
 
-def test_a_limit_without_an_answer(rlm: Run) -> None:
+def test_a_limit_without_an_answer_has_an_exit_code_of_its_own(rlm: Run) -> None:
     begun = repl_block("answer['content'] = 'about 40'\nraise ValueError")
     with serve(Script([begun, begun])) as server:
         words = ["run", "Which?", "--base-url", server.base_url, "--max-errors", "1"]
@@ -336,7 +338,7 @@ def test_a_budget_needs_a_price(rlm: Run, server: ModelServer) -> None:
     assert "max_budget is 0.0100 USD" in done.err
 
 
-def test_a_model_that_cannot_be_had(rlm: Run) -> None:
+def test_a_model_that_fails_has_an_exit_code_of_its_own(rlm: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
@@ -353,7 +355,7 @@ def test_a_model_that_cannot_be_had(rlm: Run) -> None:
     assert "no such thing" in report["error"]
 
 
-def test_a_repl_that_cannot_be_had(server: ModelServer, tmp_path: Path) -> None:
+def test_a_repl_that_cannot_start_has_an_exit_code_of_its_own(server: ModelServer, tmp_path: Path) -> None:
     """The Python that should run it has been removed."""
     program = (
         f"import sys; sys.executable = {str(tmp_path / 'gone')!r}; from rlm.cli import main; sys.exit(main())"
@@ -381,13 +383,13 @@ def test_a_repl_that_cannot_be_had(server: ModelServer, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_json_object_for_every_failure(rlm: Run, server: ModelServer) -> None:
+def test_json_output_is_printed_for_every_failure(rlm: Run, server: ModelServer) -> None:
     done = rlm("run", "Which?", "--base-url", server.base_url, "-c", "gone.txt", "--json")
     report = json.loads(done.out)
     assert (done.code, report["exit_code"], report["error_type"]) == (2, 2, "ConfigError")
 
 
-def test_a_json_object_for_a_bug_too(
+def test_json_output_is_printed_for_a_bug(
     server: ModelServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -398,10 +400,10 @@ def test_a_json_object_for_a_bug_too(
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert (report["exit_code"], report["error_type"], report["error"]) == (70, "LookupError", "lost")
-    assert "This is a bug of rlm" in err
+    assert "This is a bug in rlm" in err
 
 
-def test_json_has_numbers_that_json_has(rlm: Run, tmp_path: Path) -> None:
+def test_json_output_has_no_nan_or_infinity(rlm: Run, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text('{"type": "number"}')
     turns = [finish(f"'{number}'") for number in ("NaN", "-Infinity", "3.5")]
     with serve(Script(turns)) as server:
@@ -411,7 +413,7 @@ def test_json_has_numbers_that_json_has(rlm: Run, tmp_path: Path) -> None:
     assert len(server.requests) == 3
 
 
-def test_streams_that_are_closed(server: ModelServer, tmp_path: Path) -> None:
+def test_closed_streams_do_not_crash_the_command(server: ModelServer, tmp_path: Path) -> None:
     def run(closing: str, *words: str) -> tuple[int, str, str]:
         command = ["sh", "-c", f'exec "$0" "$@" {closing}', *PROGRAM, "run", *words]
         done = subprocess.run(
@@ -427,7 +429,7 @@ def test_streams_that_are_closed(server: ModelServer, tmp_path: Path) -> None:
     assert run("2>&-", "Which?", "-c", "gone.txt", "--base-url", server.base_url) == (2, "", "")
 
 
-def test_a_pipe_whose_reader_has_gone(server: ModelServer, tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(server: ModelServer, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
@@ -445,7 +447,7 @@ def test_a_pipe_whose_reader_has_gone(server: ModelServer, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk(server: ModelServer, tmp_path: Path) -> None:
+def test_a_full_disk_has_an_exit_code_of_its_own(server: ModelServer, tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*PROGRAM, "run", "Which?", "--base-url", server.base_url],
@@ -463,7 +465,7 @@ def test_a_full_disk(server: ModelServer, tmp_path: Path) -> None:
     )
 
 
-def test_what_stdout_cannot_encode_is_escaped(rlm: Run) -> None:
+def test_characters_that_stdout_cannot_encode_are_escaped(rlm: Run) -> None:
     with serve(Script([finish("'\\u20ac \\ud800'")])) as server:
         done = rlm("run", "Which?", "--base-url", server.base_url, PYTHONIOENCODING="ascii")
     assert (done.code, done.out) == (0, "\\u20ac \\ud800\n"), done.err
@@ -475,7 +477,9 @@ def test_what_stdout_cannot_encode_is_escaped(rlm: Run) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
-def test_a_signal_ends_it_with_the_best_answer(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_a_signal_ends_the_run_with_the_best_answer(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     cells = [repl_block("answer['content'] = 'so far'"), repl_block("llm_query('now')\nwhile True: pass")]
     runs = threading.Event()
 

@@ -149,7 +149,7 @@ async def test_a_call_sends_the_chat_and_reads_the_reply() -> None:
     assert server.requests[0].headers["x-team"] == "7"
 
 
-async def test_thinking_is_read_apart_and_goes_back_as_it_came() -> None:
+async def test_thinking_is_read_apart_and_sent_back_unchanged() -> None:
     async with serve(answer(THOUGHT, HIDDEN, "hi")) as server:
         client = client_of(server)
         sampling = {"thinking": {"type": "enabled", "budget_tokens": 2000}, "max_tokens": 4000}
@@ -163,7 +163,7 @@ async def test_thinking_is_read_apart_and_goes_back_as_it_came() -> None:
         assert server.last["messages"][1]["content"] == [{"type": "text", "text": "hi"}]
 
 
-async def test_a_reply_of_thinking_alone_does_not_go_back() -> None:
+async def test_a_reply_of_thinking_alone_is_not_sent_back() -> None:
     async with serve(answer(THOUGHT, stop="max_tokens"), answer("hi")) as server:
         client = client_of(server)
         reply = await client.complete([HELLO], sampling={"thinking": {"type": "adaptive"}})
@@ -172,7 +172,7 @@ async def test_a_reply_of_thinking_alone_does_not_go_back() -> None:
         assert [message["role"] for message in server.last["messages"]] == ["user", "user"]
 
 
-async def test_what_the_cache_is_told_to_keep_is_found_again_next_turn() -> None:
+async def test_a_turn_reads_the_cache_that_the_turn_before_wrote() -> None:
     async with serve() as server:
         client = client_of(server)
         chat = [SYSTEM, HELLO]
@@ -193,7 +193,7 @@ async def test_what_the_cache_is_told_to_keep_is_found_again_next_turn() -> None
         assert second["messages"][: len(first["messages"])] == first["messages"]
 
 
-async def test_a_single_message_is_not_cached_and_nothing_is_where_that_is_off() -> None:
+async def test_single_messages_are_not_cached_and_caching_can_be_off() -> None:
     async with serve() as server:
         await client_of(server).complete([HELLO])
         await client_of(server, prompt_caching=False).complete(
@@ -213,13 +213,13 @@ async def test_a_single_message_is_not_cached_and_nothing_is_where_that_is_off()
         ("pause_turn", "pause_turn"),
     ],
 )
-async def test_stop_reasons(stop: str, finish: str) -> None:
+async def test_stop_reasons_become_finish_reasons(stop: str, finish: str) -> None:
     async with serve(answer("hi", stop=stop)) as server:
         reply = await client_of(server).complete([HELLO])
     assert (reply.content, reply.finish_reason, reply.refusal) == ("hi", finish, None)
 
 
-async def test_a_refusal_is_said_and_does_not_go_back() -> None:
+async def test_a_refusal_is_reported_and_not_sent_back() -> None:
     refused = {
         **answer("I", stop="refusal"),
         "stop_details": {"type": "refusal", "category": "bio", "explanation": "Not this."},
@@ -244,14 +244,14 @@ async def test_a_refusal_is_said_and_does_not_go_back() -> None:
         ({"input_tokens": 7, "output_tokens": None, "cache_read_input_tokens": -1}, 7),
     ],
 )
-async def test_usage_that_is_not_reported_is_estimated(usage: Any, expected: int | None) -> None:
+async def test_missing_usage_is_estimated(usage: Any, expected: int | None) -> None:
     async with serve({**answer("12345"), "usage": usage}) as server:
         reply = await client_of(server).complete([HELLO])
         estimate = -(-len(server.requests[0].raw) // 4)
     assert reply.usage == Usage(estimate if expected is None else expected, 2)
 
 
-async def test_an_error_that_a_gateway_wraps_is_that_error() -> None:
+async def test_an_error_inside_a_200_is_raised_as_that_error() -> None:
     def wrapped(kind: str) -> dict[str, Any]:
         return {"type": "error", "error": {"type": kind, "message": "so it is"}}
 
@@ -273,7 +273,7 @@ async def test_a_reply_that_asks_for_a_tool_has_no_text() -> None:
     assert (reply.content, reply.finish_reason, reply.echo) == ("", "tool_calls", None)
 
 
-async def test_images() -> None:
+async def test_images_are_sent_as_the_provider_takes_them() -> None:
     parts: Message = {
         "role": "user",
         "content": [
@@ -324,14 +324,14 @@ async def test_images() -> None:
         ({"role": "system", "content": "alone"}, "besides the system prompt"),
     ],
 )
-async def test_what_cannot_be_sent_is_said_before_it_is(message: Any, hint: str) -> None:
+async def test_a_message_that_cannot_be_sent_is_refused_before_sending(message: Any, hint: str) -> None:
     async with serve() as server:
         with pytest.raises(ConfigError, match=hint):
             await client_of(server).complete([message])
         assert server.requests == []
 
 
-async def test_messages_without_text_and_in_a_row() -> None:
+async def test_empty_messages_and_repeated_roles_are_sent() -> None:
     chat: list[Message] = [
         {"role": "user", "content": " "},
         {"role": "assistant", "content": ""},
@@ -358,7 +358,7 @@ async def test_messages_without_text_and_in_a_row() -> None:
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}, "max_tokens": 1024}, 1024, None),
     ],
 )
-async def test_the_token_limit_and_the_budget_for_thinking(
+async def test_the_thinking_budget_fits_the_token_limit(
     sampling: dict[str, Any], limit: int, thinking: int | None
 ) -> None:
     async with serve() as server:
@@ -367,7 +367,7 @@ async def test_the_token_limit_and_the_budget_for_thinking(
         assert server.last.get("thinking", {}).get("budget_tokens") == thinking
 
 
-async def test_the_default_limit_is_an_option_and_known_before_a_call() -> None:
+async def test_the_default_token_limit_is_an_option_and_known_before_a_call() -> None:
     async with serve() as server:
         client = client_of(server, max_tokens=99, sampling_args={"top_k": 1})
         assert client.sampling_args == {"max_tokens": 99, "top_k": 1}
@@ -402,6 +402,6 @@ async def test_the_window_comes_from_the_list_of_models() -> None:
 @pytest.mark.parametrize(
     "options", [{"max_tokens": 0}, {"max_tokens": "many"}, {"sampling_args": {"system": "x"}}]
 )
-def test_options_that_do_not_fit(options: dict[str, Any]) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options)) if "max_tokens" in options else "system"):
         make_client("anthropic", model_name=MODEL, api_key=KEY, **options)

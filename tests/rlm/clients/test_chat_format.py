@@ -43,7 +43,7 @@ def test_every_string_can_be_sent(text: str) -> None:
 
 
 @given(st.binary(max_size=200) | any_text.map(lambda t: t.encode(errors="replace")))
-def test_no_answer_crashes_the_reader(body: bytes) -> None:
+def test_no_body_crashes_the_reader(body: bytes) -> None:
     for status in (400, 404, 409, 429, 500):
         failure = failure_of(status, {}, body)
         assert failure.error.status == status
@@ -102,11 +102,11 @@ def test_no_json_crashes_the_reader(value: Any) -> None:
         ({"content": None, "tool_calls": [{"id": "1"}]}, ""),
     ],
 )
-def test_content_in_all_its_forms(message: dict[str, Any], content: str) -> None:
+def test_content_is_read_in_every_form(message: dict[str, Any], content: str) -> None:
     assert decode(message).content == content
 
 
-def test_reasoning_and_refusal() -> None:
+def test_reasoning_and_refusal_are_read() -> None:
     assert decode({"content": None, "reasoning_content": "r"}, finish_reason="length").reasoning == "r"
     assert decode({"content": "a", "reasoning": "r", "reasoning_content": None}).reasoning == "r"
     assert decode({"content": "a", "reasoning_content": ""}).reasoning is None
@@ -116,7 +116,7 @@ def test_reasoning_and_refusal() -> None:
     assert decode({"content": "a"}, finish_reason=7).finish_reason is None
 
 
-def test_usage_with_cache_and_cost() -> None:
+def test_cached_tokens_and_cost_are_read() -> None:
     usage = {
         "prompt_tokens": 10,
         "completion_tokens": 2,
@@ -139,7 +139,7 @@ def test_usage_with_cache_and_cost() -> None:
         [1],
     ],
 )
-def test_usage_that_is_not_reported_is_estimated(usage: Any) -> None:
+def test_missing_usage_is_estimated(usage: Any) -> None:
     # 40 bytes were sent and 5 came back, at 4 bytes a token.
     assert decode({"content": "four", "reasoning": "!"}, usage).usage == Usage(10, 2)
 
@@ -166,7 +166,7 @@ def test_usage_that_is_not_reported_is_estimated(usage: Any) -> None:
         "Please reduce the length of the messages or completion.",
     ],
 )
-def test_context_length_errors(message: str) -> None:
+def test_every_wording_of_a_long_prompt_is_a_context_length_error(message: str) -> None:
     for body in (
         {"error": {"message": message}},
         {"object": "error", "message": message},
@@ -177,7 +177,7 @@ def test_context_length_errors(message: str) -> None:
         assert not failure.retry
 
 
-def test_openais_code_for_context_length() -> None:
+def test_openais_code_for_a_long_prompt_is_a_context_length_error() -> None:
     body = {"error": {"message": "Too much.", "code": "context_length_exceeded"}}
     assert isinstance(failure_of(400, {}, json.dumps(body).encode()).error, ContextLengthError)
 
@@ -195,7 +195,7 @@ def test_retry_after_may_be_a_date() -> None:
 
 
 @pytest.mark.parametrize("value", ["soon", "", "-5", "nan", "inf", "1e400"])
-def test_a_senseless_retry_after_is_no_wish(value: str) -> None:
+def test_an_invalid_retry_after_is_ignored(value: str) -> None:
     assert failure_of(503, {"retry-after": value}, b"").wait is None
 
 
@@ -204,7 +204,7 @@ def test_an_excerpt_is_one_short_printable_line() -> None:
     assert len(excerpt("x" * 10_000)) == 300
 
 
-def test_an_image_that_a_server_counts_is_part_of_the_request() -> None:
+def test_image_tokens_count_as_input() -> None:
     url = "data:image/png;base64,aGk="
     parts: list[Message] = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
     assert json.loads(chat_format.encode_request("m", parts, {}))["messages"] == parts
@@ -217,5 +217,5 @@ def test_an_image_that_a_server_counts_is_part_of_the_request() -> None:
         ({"error": {"message": "about content_filter settings", "code": "invalid_value"}}, False),
     ],
 )
-def test_a_refusal_goes_by_its_code(message: dict[str, Any], flagged: bool) -> None:
+def test_a_refusal_is_known_by_its_code(message: dict[str, Any], flagged: bool) -> None:
     assert (failure_of(400, {}, json.dumps(message).encode()).refusal is not None) is flagged

@@ -180,7 +180,7 @@ UNSUPPORTED = error(
         ),
     ],
 )
-async def test_a_server_that_refuses_the_name_of_the_limit_gets_the_other_from_then_on(
+async def test_a_server_that_refuses_one_limit_field_gets_the_other_from_then_on(
     backend: str, first: str, second: str, status: int, refusal: Any
 ) -> None:
     async with WireServer([Status(status, refusal), answer()]) as server:
@@ -192,7 +192,7 @@ async def test_a_server_that_refuses_the_name_of_the_limit_gets_the_other_from_t
         assert [request.body.get(second) for request in server.requests] == [None, 7, 7]
 
 
-async def test_it_is_tried_once_and_not_remembered_where_it_did_not_help() -> None:
+async def test_the_other_limit_field_is_tried_once_and_forgotten_if_it_fails() -> None:
     async with WireServer([Status(400, UNSUPPORTED)]) as server:
         client = client_of("vllm", server.url)
         for _ in range(2):
@@ -204,14 +204,16 @@ async def test_it_is_tried_once_and_not_remembered_where_it_did_not_help() -> No
 @pytest.mark.parametrize(
     ("sampling", "options"), [({}, {}), ({"max_tokens": 7}, {"max_tokens_field": "max_tokens"})]
 )
-async def test_it_is_not_tried_where_it_cannot_help_or_was_fixed(sampling: Any, options: Any) -> None:
+async def test_the_other_limit_field_is_not_tried_without_a_limit_or_with_a_fixed_field(
+    sampling: Any, options: Any
+) -> None:
     async with WireServer([Status(400, UNSUPPORTED)]) as server:
         with pytest.raises(ModelError, match="Unsupported parameter"):
             await client_of("vllm", server.url, **options).complete(HELLO, sampling=sampling)
         assert len(server.requests) == 1
 
 
-async def test_a_limit_that_is_too_large_is_no_matter_of_its_name() -> None:
+async def test_a_limit_that_is_too_large_does_not_change_its_field() -> None:
     message = (
         "'max_tokens' or 'max_completion_tokens' is too large: 9. This model's maximum context length is 8 tokens and your "
         "request has 5 input tokens (9 > 8 - 5)."
@@ -231,7 +233,7 @@ async def test_a_limit_that_is_too_large_is_no_matter_of_its_name() -> None:
         ("vllm", {"max_tokens_field": "max_completion_tokens"}, "max_completion_tokens"),
     ],
 )
-async def test_the_name_under_which_the_limit_is_sent(backend: str, options: Any, field: str) -> None:
+async def test_each_backend_has_its_limit_field(backend: str, options: Any, field: str) -> None:
     async with WireServer([answer()]) as server:
         client = client_of(backend, server.url, sampling_args={"max_completion_tokens": 50}, **options)
         await client.complete(HELLO, sampling={"max_tokens": 7})
@@ -240,7 +242,7 @@ async def test_the_name_under_which_the_limit_is_sent(backend: str, options: Any
         assert given == [{field: 7}, {field: 50}]
 
 
-async def test_openai_itself_takes_the_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_openai_gets_max_completion_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     async with WireServer([answer()]) as server:
         monkeypatch.setattr("rlm.clients.gateways.OPENAI_URL", server.url)
         await client_of("openai", server.url, base_url=None).complete(HELLO, sampling={"max_tokens": 7})
@@ -272,7 +274,7 @@ async def test_openrouter_is_asked_for_the_cost_and_reports_it() -> None:
     )
 
 
-async def test_openrouters_signed_thinking_goes_back_to_it_alone() -> None:
+async def test_openrouters_signed_thinking_is_sent_back_to_openrouter_only() -> None:
     details = [{"type": "reasoning.text", "text": "hm", "signature": "c2ln", "index": 0}]
     async with WireServer([answer(reasoning="hm", reasoning_details=details)]) as server:
         client = client_of("openrouter", server.url, echo_reasoning=True)
@@ -298,7 +300,7 @@ async def test_openrouters_signed_thinking_goes_back_to_it_alone() -> None:
         (Status(400, {"error": {"code": 400, "message": "x/y is not a valid model ID"}}), ModelNotFoundError),
     ],
 )
-async def test_openrouters_errors(body: Status, kind: type[ModelError]) -> None:
+async def test_openrouters_errors_have_their_kinds(body: Status, kind: type[ModelError]) -> None:
     async with WireServer([body]) as server:
         with pytest.raises(kind):
             await client_of("openrouter", server.url).complete(HELLO)
@@ -358,7 +360,7 @@ async def test_a_prompt_that_the_provider_refuses_is_a_refusal(
         assert len(server.requests) == 1
 
 
-async def test_replies_without_text() -> None:
+async def test_a_reply_without_text_says_why() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     answers = [
         answer(None, tool_calls=[call], finish="tool_calls"),
@@ -377,7 +379,7 @@ async def test_replies_without_text() -> None:
     ]
 
 
-async def test_vercel() -> None:
+async def test_vercel_gets_its_url_key_and_model() -> None:
     listing = {"data": [{"id": "openai/gpt-5", "context_window": 400_000}, {"id": "b", "context_window": 1}]}
     async with WireServer([answer()], check=bearer, listing=listing) as server:
         client = client_of("vercel", f"{server.url}/v1", model_name="openai/gpt-5")
@@ -386,7 +388,7 @@ async def test_vercel() -> None:
         assert server.last["model"] == "openai/gpt-5"
 
 
-async def test_portkey() -> None:
+async def test_portkey_gets_its_key_and_routing_headers() -> None:
     async with WireServer([answer()]) as server:
         client = client_of(
             "portkey",
@@ -426,7 +428,7 @@ async def test_azure_books_under_the_models_name_and_asks_the_deployment() -> No
         assert server.listed == []
 
 
-async def test_azure_says_what_is_not_deployed() -> None:
+async def test_azure_names_a_model_that_is_not_deployed() -> None:
     missing = Status(404, error("The API deployment for this resource does not exist.", "DeploymentNotFound"))
     async with WireServer([missing]) as server:
         client = client_of(
@@ -458,7 +460,7 @@ async def test_azure_says_what_is_not_deployed() -> None:
         ),
     ],
 )
-async def test_the_environment_is_enough(
+async def test_azure_can_be_configured_by_the_environment(
     backend: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match=next(iter(variables))):
@@ -490,7 +492,7 @@ async def test_the_environment_is_enough(
         ),
     ],
 )
-def test_mistakes_with_azure(options: dict[str, Any], hint: str) -> None:
+def test_wrong_azure_options_are_refused(options: dict[str, Any], hint: str) -> None:
     with pytest.raises(ConfigError, match=hint):
         make_client("azure_openai", api_key=KEY, **options)
 
@@ -510,7 +512,7 @@ def test_mistakes_with_azure(options: dict[str, Any], hint: str) -> None:
         None,
     ],
 )
-async def test_a_part_that_no_server_could_read_is_not_sent(part: Any) -> None:
+async def test_an_unreadable_message_part_is_refused_before_sending(part: Any) -> None:
     async with WireServer([answer()]) as server:
         with pytest.raises(ConfigError, match="part"):
             await client_of("vllm", server.url).complete([{"role": "user", "content": [part]}])

@@ -132,7 +132,7 @@ async def test_a_call_sends_the_chat_and_reads_the_reply() -> None:
     }
 
 
-async def test_thoughts_are_read_apart_and_signed_parts_go_back_as_they_came() -> None:
+async def test_thoughts_are_read_apart_and_signed_parts_are_sent_back_unchanged() -> None:
     async with serve(answer(THOUGHT, SIGNED)) as server:
         client = client_of(server)
         sampling = {"thinking_config": {"include_thoughts": True, "thinking_budget": 512}}
@@ -151,7 +151,7 @@ async def test_thoughts_are_read_apart_and_signed_parts_go_back_as_they_came() -
         assert server.last["contents"][1] == {"role": "model", "parts": [{"text": "hi"}]}
 
 
-async def test_a_reply_of_thoughts_alone_does_not_go_back() -> None:
+async def test_a_reply_of_thoughts_alone_is_not_sent_back() -> None:
     async with serve(answer(THOUGHT, finish="MAX_TOKENS"), answer("hi")) as server:
         client = client_of(server)
         reply = await client.complete([HELLO])
@@ -171,14 +171,14 @@ async def test_a_reply_of_thoughts_alone_does_not_go_back() -> None:
         ("MALFORMED_FUNCTION_CALL", "malformed_function_call"),
     ],
 )
-async def test_finish_reasons(finish: str, reason: str) -> None:
+async def test_finish_reasons_are_translated(finish: str, reason: str) -> None:
     async with serve(answer("hi", finish=finish)) as server:
         reply = await client_of(server).complete([HELLO])
     assert (reply.content, reply.finish_reason, reply.refusal) == ("hi", reason, None)
 
 
 @pytest.mark.parametrize("finish", ["SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"])
-async def test_a_reply_that_a_filter_ended(finish: str) -> None:
+async def test_a_reply_that_a_filter_ended_is_a_refusal(finish: str) -> None:
     async with serve(answer("partly", finish=finish)) as server:
         reply = await client_of(server).complete([HELLO])
     assert (reply.content, reply.finish_reason) == ("", "content_filter")
@@ -195,14 +195,14 @@ async def test_a_reply_that_a_filter_ended(finish: str) -> None:
         ({"candidates": [{"finishReason": "SAFETY"}]}, "the provider's filter ended the reply: SAFETY"),
     ],
 )
-async def test_a_prompt_that_was_blocked(body: dict[str, Any], refusal: str) -> None:
+async def test_a_blocked_prompt_is_a_refusal(body: dict[str, Any], refusal: str) -> None:
     async with serve({**body, "usageMetadata": {"promptTokenCount": 7, "totalTokenCount": 7}}) as server:
         reply = await client_of(server).complete([HELLO])
     assert (reply.content, reply.finish_reason, reply.refusal) == ("", "content_filter", refusal)
     assert reply.usage == Usage(7, 0)
 
 
-async def test_a_reply_without_parts_or_usage() -> None:
+async def test_a_reply_without_parts_or_usage_is_empty() -> None:
     async with serve({"candidates": [{"content": {"role": "model"}, "finishReason": "STOP"}]}) as server:
         reply = await client_of(server).complete([HELLO])
         assert (reply.content, reply.finish_reason, reply.refusal) == ("", "stop", None)
@@ -210,7 +210,7 @@ async def test_a_reply_without_parts_or_usage() -> None:
         assert reply.usage == Usage(-(-len(server.requests[0].raw) // 4), 0)
 
 
-async def test_images_and_sounds() -> None:
+async def test_images_and_sounds_are_sent_as_parts() -> None:
     parts: Message = {
         "role": "user",
         "content": [
@@ -250,7 +250,7 @@ async def test_images_and_sounds() -> None:
         ({"role": "system", "content": "alone"}, "besides the system prompt"),
     ],
 )
-async def test_what_cannot_be_sent_is_said_before_it_is(message: Any, hint: str) -> None:
+async def test_a_message_that_cannot_be_sent_is_refused_before_sending(message: Any, hint: str) -> None:
     async with serve() as server:
         with pytest.raises(ConfigError, match=hint):
             await client_of(server).complete([message])
@@ -267,7 +267,7 @@ async def test_what_cannot_be_sent_is_said_before_it_is(message: Any, hint: str)
         ({"candidate_count": 2}, "candidate_count"),
     ],
 )
-async def test_sampling_arguments_that_do_not_fit(sampling: dict[str, Any], hint: str) -> None:
+async def test_wrong_sampling_arguments_are_refused(sampling: dict[str, Any], hint: str) -> None:
     async with serve() as server:
         with pytest.raises(ConfigError, match=hint):
             client_of(server, sampling_args=sampling)
@@ -276,7 +276,7 @@ async def test_sampling_arguments_that_do_not_fit(sampling: dict[str, Any], hint
         assert server.requests == []
 
 
-async def test_messages_without_text_and_in_a_row() -> None:
+async def test_empty_messages_and_repeated_roles_are_sent() -> None:
     chat: list[Message] = [
         {"role": "user", "content": ""},
         {"role": "assistant", "content": ""},

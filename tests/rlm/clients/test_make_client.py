@@ -81,7 +81,7 @@ def test_vllm_needs_a_url_and_no_key() -> None:
         ),
     ],
 )
-def test_mistakes_are_named(backend: str, options: dict[str, Any], hint: str) -> None:
+def test_a_wrong_argument_is_named(backend: str, options: dict[str, Any], hint: str) -> None:
     with pytest.raises(ConfigError, match=hint):
         make_client(backend, **options)
 
@@ -100,13 +100,13 @@ def test_errors_show_no_secret(options: dict[str, Any]) -> None:
     assert "hunter2" not in f"{caught.value} {caught.value.__context__}"
 
 
-def test_all_backends_that_come_with_the_package() -> None:
+def test_every_built_in_backend_is_listed() -> None:
     names = ["openai", "vllm", "openrouter", "vercel", "portkey", "azure_openai", "anthropic", "gemini"]
     assert backends()[: len(names)] == names
 
 
 @pytest.mark.parametrize("backend", backends())
-def test_a_client_says_what_a_run_wants_to_know(backend: str) -> None:
+def test_a_client_has_provider_sampling_arguments_and_reports_cost(backend: str) -> None:
     place = {"vllm": "base_url", "azure_openai": "azure_endpoint"}.get(backend)
     options: dict[str, Any] = {} if place is None else {place: "http://h"}
     client: Any = make_client(
@@ -116,7 +116,7 @@ def test_a_client_says_what_a_run_wants_to_know(backend: str) -> None:
     assert client.reports_cost is (backend == "openrouter")
 
 
-async def test_a_provider_of_ones_own() -> None:
+async def test_a_registered_backend_makes_clients() -> None:
     def globex(model_name: str, *, mood: str = "good", **rest: Any) -> Client:
         return ScriptedClient(Script([f"in a {mood} mood"]), model=model_name)
 
@@ -138,7 +138,7 @@ async def test_a_provider_of_ones_own() -> None:
         make_client("globex-opn")
 
 
-def test_names_that_are_taken() -> None:
+def test_a_taken_backend_name_needs_replace() -> None:
     def factory(model_name: str) -> Client:
         return ScriptedClient(Script(["a"]), model=model_name)
 

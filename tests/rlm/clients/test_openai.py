@@ -78,7 +78,7 @@ async def test_a_call_sends_the_chat_and_reads_the_reply() -> None:
     assert "x-stainless-retry-count" not in request.headers
 
 
-async def test_sampling_of_a_call_wins_and_none_unsets() -> None:
+async def test_sampling_arguments_of_a_call_take_precedence_and_none_removes_one() -> None:
     async with ModelServer(Script(["a"]), models=["scripted", "other"]) as server:
         client = client_of(
             server, sampling_args={"temperature": 0.5, "top_p": 0.9, "extra_body": {"top_k": 4}}
@@ -93,7 +93,7 @@ async def test_sampling_of_a_call_wins_and_none_unsets() -> None:
     "sampling",
     [{"stream": True}, {"messages": []}, {"n": 2}, {"extra_body": {"model": "x"}}, {"extra_body": 1}],
 )
-async def test_arguments_that_are_no_sampling_arguments_are_refused(sampling: dict[str, Any]) -> None:
+async def test_fields_that_are_not_sampling_arguments_are_refused(sampling: dict[str, Any]) -> None:
     async with ModelServer(Script(["a"])) as server:
         with pytest.raises(ConfigError):
             await client_of(server).complete(HELLO, sampling=sampling)
@@ -107,7 +107,7 @@ async def test_a_value_that_json_cannot_hold_is_a_config_error(value: object) ->
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
-async def test_passing_faults_are_retried_as_the_same_call(status: int) -> None:
+async def test_temporary_faults_are_retried_as_the_same_call(status: int) -> None:
     async with ModelServer(Script([Fault(status), Fault(status), "at last"])) as server:
         reply = await client_of(server).complete(HELLO)
     assert (reply.content, reply.retries) == ("at last", 2)
@@ -118,7 +118,7 @@ async def test_passing_faults_are_retried_as_the_same_call(status: int) -> None:
     assert len({r.headers["content-length"] for r in server.requests}) == 1
 
 
-async def test_every_call_has_a_key_of_its_own() -> None:
+async def test_every_call_has_its_own_idempotency_key() -> None:
     async with ModelServer(Script(["a"])) as server:
         client = client_of(server)
         await asyncio.gather(*(client.complete(HELLO) for _ in range(5)))
@@ -132,7 +132,7 @@ async def test_a_dropped_connection_is_retried(drop: Any) -> None:
     assert (reply.content, reply.retries) == ("back", 1)
 
 
-async def test_retries_end() -> None:
+async def test_retries_end_after_max_retries() -> None:
     async with ModelServer(Script([Fault(503, "busy")])) as server:
         with pytest.raises(ModelUnavailableError, match=r"503: busy.*3 attempts") as caught:
             await client_of(server, max_retries=2).complete(HELLO)
@@ -140,7 +140,7 @@ async def test_retries_end() -> None:
     assert len(server.requests) == 3
 
 
-async def test_no_server_at_the_url() -> None:
+async def test_a_missing_server_is_an_error_after_retries() -> None:
     url = f"http://127.0.0.1:{closed_port()}/v1"
     with pytest.raises(ModelUnavailableError, match="no connection") as caught:
         await OpenAIClient("m", base_url=url, max_retries=2, retry_delay=0.001).complete(HELLO)
@@ -169,7 +169,7 @@ async def test_a_server_that_comes_up_late_is_found() -> None:
         assert (await call).content == "here"
 
 
-async def test_the_server_says_how_long_to_wait() -> None:
+async def test_a_retry_waits_as_long_as_the_server_asks() -> None:
     # Without the header the first retry would come after 15 s at least.
     soon: list[Answer] = [
         Fault(429, headers={"Retry-After-Ms": "1"}),
@@ -180,7 +180,7 @@ async def test_the_server_says_how_long_to_wait() -> None:
         assert (await client_of(server, retry_delay=1000.0).complete(HELLO)).retries == 2
 
 
-async def test_a_wait_beyond_the_bound_ends_the_call_at_once() -> None:
+async def test_a_wait_beyond_the_retry_window_ends_the_call_at_once() -> None:
     async with ModelServer(
         Script([Fault(429, "slow down", headers={"Retry-After": "86400"}), "ok"])
     ) as server:
@@ -199,14 +199,14 @@ async def test_a_wait_beyond_the_bound_ends_the_call_at_once() -> None:
         Fault(500, headers={"X-Should-Retry": "false"}),
     ],
 )
-async def test_faults_that_will_not_pass_are_not_retried(fault: Fault) -> None:
+async def test_permanent_faults_are_not_retried(fault: Fault) -> None:
     async with ModelServer(Script([fault, "ok"])) as server:
         with pytest.raises(ModelUnavailableError):
             await client_of(server).complete(HELLO)
     assert len(server.requests) == 1
 
 
-async def test_a_slow_model_times_out_and_is_asked_again() -> None:
+async def test_a_slow_model_times_out_and_is_retried() -> None:
     async def never(request: ChatRequest) -> str:
         await asyncio.Event().wait()
         return ""
@@ -238,7 +238,7 @@ async def test_cancelling_the_task_ends_the_request_at_the_server() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_key(status: int) -> None:
+async def test_a_refused_key_is_an_authentication_error(status: int) -> None:
     async with ModelServer(Script([Fault(status, "bad key"), "ok"])) as server:
         with pytest.raises(AuthenticationError, match="bad key") as caught:
             await client_of(server).complete(HELLO)
@@ -246,20 +246,20 @@ async def test_a_refused_key(status: int) -> None:
     assert len(server.requests) == 1
 
 
-async def test_an_unknown_model_names_those_that_there_are() -> None:
+async def test_an_unknown_model_error_lists_the_models() -> None:
     async with ModelServer(Script(["a"]), models=["qwen-small", "qwen-large"]) as server:
         with pytest.raises(ModelNotFoundError, match=r"no model 'qwen'.*it has qwen-small, qwen-large"):
             await client_of(server).complete(HELLO, model="qwen")
 
 
-async def test_an_url_that_is_no_model_server() -> None:
+async def test_a_url_without_a_model_server_is_named() -> None:
     async with ModelServer(Script(["a"])) as server:
         client = OpenAIClient("scripted", base_url=server.url)
         with pytest.raises(ModelNotFoundError, match=r"/chat/completions .*usually ends in /v1"):
             await client.complete(HELLO)
 
 
-async def test_a_redirect_is_not_followed_and_named() -> None:
+async def test_a_redirect_is_named_and_not_followed() -> None:
     async with ModelServer(Script([Fault(308, headers={"Location": "https://there.example/v1"})])) as server:
         with pytest.raises(ModelNotFoundError, match=r"https://there\.example/v1"):
             await client_of(server).complete(HELLO)
@@ -267,7 +267,7 @@ async def test_a_redirect_is_not_followed_and_named() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 402, 422])
-async def test_other_refusals_are_final(status: int) -> None:
+async def test_other_client_errors_are_final(status: int) -> None:
     async with ModelServer(Script([Fault(status, "no such argument"), "ok"])) as server:
         with pytest.raises(ModelError, match=f"{status}: no such argument") as caught:
             await client_of(server).complete(HELLO)
@@ -299,7 +299,7 @@ async def test_an_error_that_quotes_the_prompt_does_not_end_the_rollout() -> Non
     assert type(caught.value) is ModelError
 
 
-async def test_a_prompt_over_the_window() -> None:
+async def test_a_prompt_over_the_window_is_a_context_length_error() -> None:
     async with ModelServer(Script(["a"]), max_model_len=100) as server:
         with pytest.raises(ContextLengthError, match="maximum context length is 100 tokens"):
             await client_of(server).complete([{"role": "user", "content": "x" * 500}])
@@ -324,7 +324,7 @@ async def test_a_prompt_over_the_window() -> None:
         "[1, 2]",
     ],
 )
-async def test_a_reply_that_is_no_chat_completion(body: Mapping[str, Any] | str) -> None:
+async def test_a_body_that_is_not_a_chat_completion_is_a_bad_reply(body: Mapping[str, Any] | str) -> None:
     async with ModelServer(Script([literally(body), "ok"])) as server:
         with pytest.raises(BadReplyError) as caught:
             await client_of(server).complete(HELLO)
@@ -332,7 +332,7 @@ async def test_a_reply_that_is_no_chat_completion(body: Mapping[str, Any] | str)
     assert (body if isinstance(body, str) else json.dumps(body)) in str(caught.value)
 
 
-async def test_a_server_that_does_not_speak_http() -> None:
+async def test_an_answer_that_is_not_http_is_a_bad_reply() -> None:
     async with raw_server(b"SSH-2.0-OpenSSH_9.2\r\n\r\n") as url:
         with pytest.raises(BadReplyError, match="not HTTP"):
             await OpenAIClient("m", base_url=url, retry_delay=0.001).complete(HELLO)
@@ -345,7 +345,7 @@ async def test_a_body_that_ends_early_is_a_lost_connection() -> None:
             await OpenAIClient("m", base_url=url, max_retries=1, retry_delay=0.001).complete(HELLO)
 
 
-async def test_a_gateways_error_inside_a_200_counts_as_what_it_says() -> None:
+async def test_an_error_inside_a_200_has_its_own_status() -> None:
     busy = literally({"error": {"code": 429, "message": "upstream busy"}})
     async with ModelServer(Script([busy, "ok"])) as server:
         assert (await client_of(server).complete(HELLO)).retries == 1
@@ -357,13 +357,13 @@ async def test_surrogates_do_not_break_the_request() -> None:
     assert server.requests[0].text == "a\ufffdb \U0001f600 \ufffd\u00e9"
 
 
-async def test_large_prompts_travel() -> None:
+async def test_large_prompts_are_sent_whole() -> None:
     text = "0123456789abcdef" * 2_000_000
     async with ModelServer(lambda request: str(len(request.text)), max_model_len=None) as server:
         assert (await client_of(server).complete([{"role": "user", "content": text}])).content == "32000000"
 
 
-async def test_hundreds_of_calls_at_once() -> None:
+async def test_hundreds_of_concurrent_calls_are_answered() -> None:
     everybody = asyncio.Event()
 
     async def policy(request: ChatRequest) -> str:
@@ -380,7 +380,7 @@ async def test_hundreds_of_calls_at_once() -> None:
     assert [reply.content for reply in replies] == [str(i) for i in range(400)]
 
 
-async def test_thinking_goes_back_only_where_that_is_asked_for() -> None:
+async def test_thinking_is_sent_back_only_with_echo_reasoning() -> None:
     async with ModelServer(Script([Reply("hi", reasoning="hm")])) as server:
         plain = await client_of(server).complete(HELLO)
         echoing = await client_of(server, echo_reasoning=True).complete(HELLO)
@@ -388,7 +388,7 @@ async def test_thinking_goes_back_only_where_that_is_asked_for() -> None:
     assert echoing.message == {"role": "assistant", "content": "hi", "reasoning_content": "hm"}
 
 
-async def test_no_key_in_errors_logs_or_repr(caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_logs_and_repr_hold_no_key(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
     def leaky(request: ChatRequest) -> Fault:
@@ -405,7 +405,7 @@ async def test_no_key_in_errors_logs_or_repr(caplog: pytest.LogCaptureFixture) -
     assert "attempt 2" in caplog.text
 
 
-async def test_no_key_in_what_an_error_refers_to() -> None:
+async def test_objects_behind_an_error_hold_no_key() -> None:
     async with raw_server(b"no HTTP\r\n\r\n") as url:
         client = OpenAIClient("m", base_url=url, api_key="sk-very-secret", max_retries=0)
         with pytest.raises(BadReplyError) as caught:
@@ -441,7 +441,7 @@ class ListServer(ModelServer):
         return web.json_response(self._listing, status=self._status)
 
 
-async def test_the_window_is_asked_for_once_even_by_many() -> None:
+async def test_concurrent_calls_ask_for_the_window_once() -> None:
     async with ListServer({"data": [{"id": "scripted", "max_model_len": 4096}]}) as server:
         clients = [client_of(server) for _ in range(100)]
         first = asyncio.create_task(clients[0].context_length())
@@ -473,12 +473,12 @@ async def test_the_window_is_asked_for_once_even_by_many() -> None:
         ([], None),
     ],
 )
-async def test_the_window_as_servers_say_it(listing: Any, window: int | None) -> None:
+async def test_the_window_is_read_in_every_form(listing: Any, window: int | None) -> None:
     async with ListServer(listing) as server:
         assert await client_of(server).context_length() == window
 
 
-async def test_the_window_is_none_where_nobody_says_it() -> None:
+async def test_the_window_is_none_if_the_server_does_not_list_it() -> None:
     async with ListServer({"data": []}, status=500) as server:
         assert await client_of(server).context_length() is None
         assert await client_of(server).context_length() is None
@@ -486,7 +486,7 @@ async def test_the_window_is_none_where_nobody_says_it() -> None:
     assert (await OpenAIClient("m", base_url=f"http://127.0.0.1:{closed_port()}").context_length()) is None
 
 
-async def test_the_environments_proxy_is_used_but_not_for_this_machine(
+async def test_the_proxy_of_the_environment_is_used_except_for_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     body = b'{"choices": [{"message": {"content": "through the proxy"}}]}'

@@ -29,14 +29,14 @@ async def test_batches_and_clients_share_connections() -> None:
         assert server.connections <= 50
 
 
-async def test_calls_one_after_the_other_use_one_connection() -> None:
+async def test_successive_calls_use_one_connection() -> None:
     async with ModelServer(Script(["a"])) as server:
         for _ in range(10):
             await OpenAIClient("scripted", base_url=server.base_url).complete(HELLO)
         assert server.connections == 1
 
 
-async def test_an_idle_connection_that_the_server_closed_is_no_error() -> None:
+async def test_an_idle_connection_that_the_server_closed_is_replaced() -> None:
     async with ModelServer(Script(["a"])) as server:
         client = OpenAIClient("scripted", base_url=server.base_url, retry_delay=0.001)
         await client.complete(HELLO)
@@ -45,7 +45,7 @@ async def test_an_idle_connection_that_the_server_closed_is_no_error() -> None:
         assert (await client.complete(HELLO)).content == "b"
 
 
-def test_loops_one_after_the_other_leak_nothing() -> None:
+def test_successive_event_loops_leak_nothing() -> None:
     with serve(Script(["a"])) as server:
         client = OpenAIClient("scripted", base_url=server.base_url)
 
@@ -62,7 +62,7 @@ def test_loops_one_after_the_other_leak_nothing() -> None:
     assert psutil.Process().num_fds() <= descriptors
 
 
-def test_threads_with_loops_of_their_own() -> None:
+def test_each_threads_event_loop_has_its_own_pool() -> None:
     with serve(Script(["a"])) as server:
         client = OpenAIClient("scripted", base_url=server.base_url)
         contents: list[str] = []
@@ -159,7 +159,7 @@ def run_script(script: str, url: str, *flags: str) -> str:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_end_is_silent(end: str) -> None:
+def test_a_pool_ends_without_warnings(end: str) -> None:
     with serve(Script(["a"])) as server:
         # -X dev shows ResourceWarnings; asyncio's debug mode, which is part of it, also reports slow steps.
         stderr = run_script(ENDS[end], server.base_url, "-X", "dev", "-W", "always")
@@ -169,7 +169,7 @@ def test_the_end_is_silent(end: str) -> None:
     assert [line for line in stderr.splitlines() if not line.startswith("Executing ")] == []
 
 
-def test_a_loop_that_is_closed_carelessly_is_cleaned_up_behind() -> None:
+def test_the_pool_of_a_closed_loop_is_dropped() -> None:
     script = """
 import gc
 gc.disable()  # what is cleaned up here is cleaned up on purpose

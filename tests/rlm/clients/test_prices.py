@@ -20,13 +20,13 @@ def test_every_token_has_its_price() -> None:
     assert price.cost(Usage()) == 0
 
 
-def test_a_long_prompt_is_dearer_as_a_whole() -> None:
+def test_a_long_prompt_costs_more_for_all_its_tokens() -> None:
     price = Price(1, 10, long_prompt=(1000, Price(2, 15)))
     assert price.cost(Usage(1000, 100)) == pytest.approx((1000 + 1000) / 1e6)
     assert price.cost(Usage(1001, 100)) == pytest.approx((2002 + 1500) / 1e6)
 
 
-def test_a_bound_holds_whatever_the_cache_does() -> None:
+def test_a_price_bound_holds_with_any_cache() -> None:
     price = Price(10, 50, cached_input=1, cache_write=12, long_prompt=(1000, Price(20, 75)))
     for tokens in (1000, 1001):
         prompt, each = price.bound(tokens)
@@ -48,7 +48,7 @@ def test_a_bound_holds_whatever_the_cache_does() -> None:
         ("GPT-5", "gpt-5"),
     ],
 )
-def test_one_model_under_many_names(name: str, same_as: str) -> None:
+def test_dates_and_vendors_in_a_model_name_are_ignored(name: str, same_as: str) -> None:
     prices = Prices()
     assert prices.of(name) == prices.of(same_as) is not None
 
@@ -57,12 +57,12 @@ def test_one_model_under_many_names(name: str, same_as: str) -> None:
     "name",
     ["gpt-5-turbo", "gpt-5x", "my-gpt-5", "ft:gpt-4o:me", "openai/gpt-5:free", "Qwen/Qwen3-8B", "gpt", ""],
 )
-def test_a_name_that_is_not_known_has_no_price(name: str) -> None:
+def test_an_unknown_model_has_no_price(name: str) -> None:
     assert Prices().of(name) is None
     assert Prices().cost(name, Usage(10, 10)) is None
 
 
-def test_the_callers_prices_win() -> None:
+def test_the_callers_prices_take_precedence() -> None:
     prices = Prices({"gpt-5": Price(1, 2), "mine": {"input": 3, "output": 4, "cached_input": 0}})
     assert prices.of("gpt-5") == prices.of("openai/gpt-5-2025-08-07") == Price(1, 2)
     assert prices.cost("mine", Usage(1_000_000, 0, None, 500_000)) == pytest.approx(1.5)
@@ -70,7 +70,7 @@ def test_the_callers_prices_win() -> None:
     assert Prices({"local": Price(0, 0)}).cost("local", Usage(5, 5)) == 0
 
 
-def test_what_the_provider_reports_wins_over_any_price() -> None:
+def test_a_reported_cost_takes_precedence_over_prices() -> None:
     assert Prices({"m": Price(1, 1)}).cost("m", Usage(10, 10, 0.25)) == 0.25
     assert Prices().cost("unknown", Usage(10, 10, 0.25)) == 0.25
     assert Prices({"m": Price(1, 1)}).cost("m", Usage(10, 10, 0.0)) == 0
@@ -89,6 +89,6 @@ def test_what_the_provider_reports_wins_over_any_price() -> None:
         ([("m", 5)], "must map names"),
     ],
 )
-def test_prices_that_are_none(given: Any, hint: str) -> None:
+def test_invalid_prices_are_refused(given: Any, hint: str) -> None:
     with pytest.raises(ConfigError, match=hint):
         Prices(given)

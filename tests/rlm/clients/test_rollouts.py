@@ -54,7 +54,7 @@ def chat_of(body: Any) -> list[Any]:
 @pytest.mark.parametrize(
     "backend", ["openai", "vllm", "openrouter", "vercel", "portkey", "azure_openai", "anthropic", "gemini"]
 )
-async def test_a_rollout(backend: str) -> None:
+async def test_a_rollout_runs_over_each_provider(backend: str) -> None:
     async with server_for(backend) as server:
         rlm = RLM(
             backend=backend,

@@ -62,7 +62,9 @@ def client_of(provider: Provider, url: str, **options: Any) -> Client:
 
 @both
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
-async def test_passing_faults_are_retried_by_us_alone(provider: Provider, status: int) -> None:
+async def test_temporary_faults_are_retried_by_the_client_and_not_by_the_sdk(
+    provider: Provider, status: int
+) -> None:
     fault = Status(status, provider.error(status, "overloaded_error", "Overloaded"))
     async with WireServer([fault, fault, provider.reply]) as server:
         reply = await client_of(provider, server.url).complete(HELLO)
@@ -72,7 +74,7 @@ async def test_passing_faults_are_retried_by_us_alone(provider: Provider, status
 
 
 @both
-async def test_retries_end(provider: Provider) -> None:
+async def test_retries_end_after_max_retries(provider: Provider) -> None:
     async with WireServer(
         [Status(503, provider.error(503, "UNAVAILABLE", "The model is overloaded."))]
     ) as server:
@@ -85,7 +87,7 @@ async def test_retries_end(provider: Provider) -> None:
 
 
 @both
-async def test_the_server_says_how_long_to_wait(provider: Provider) -> None:
+async def test_a_retry_waits_as_long_as_the_server_asks(provider: Provider) -> None:
     soon = Status(429, provider.error(429, "rate_limit_error", "slow"), {"Retry-After": "0"})
     late = Status(429, provider.error(429, "rate_limit_error", "slow"), {"Retry-After": "86400"})
     async with WireServer([soon, provider.reply]) as server:
@@ -96,7 +98,7 @@ async def test_the_server_says_how_long_to_wait(provider: Provider) -> None:
     assert len(server.requests) == 1
 
 
-async def test_google_says_it_in_the_body() -> None:
+async def test_a_retry_waits_as_long_as_the_body_of_google_asks() -> None:
     def busy(delay: str) -> Status:
         info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
         return Status(
@@ -154,7 +156,7 @@ async def test_google_says_it_in_the_body() -> None:
         (GEMINI, 400, "INVALID_ARGUMENT", "Unsupported MIME type: image/tiff", ModelError),
     ],
 )
-async def test_errors_that_stay(
+async def test_permanent_errors_are_not_retried(
     provider: Provider, status: int, code: str, message: str, kind: type[ModelError]
 ) -> None:
     async with WireServer([Status(status, provider.error(status, code, message))]) as server:
@@ -167,7 +169,7 @@ async def test_errors_that_stay(
 
 
 @both
-async def test_a_slow_model_times_out_and_is_asked_again(provider: Provider) -> None:
+async def test_a_slow_model_times_out_and_is_retried(provider: Provider) -> None:
     async with WireServer([Hang()]) as server:
         with pytest.raises(ModelTimeoutError, match=r"within 0\.1 s.*2 attempts"):
             await client_of(provider, server.url, timeout=0.1, max_retries=1).complete(HELLO)
@@ -175,7 +177,7 @@ async def test_a_slow_model_times_out_and_is_asked_again(provider: Provider) -> 
 
 
 @both
-async def test_no_server_at_the_url(provider: Provider) -> None:
+async def test_a_missing_server_is_an_error_after_retries(provider: Provider) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
@@ -187,7 +189,7 @@ async def test_no_server_at_the_url(provider: Provider) -> None:
 @pytest.mark.parametrize(
     "body", ["<html>hello</html>", "[]", "5", '{"content": 5, "candidates": 7}', '{"half']
 )
-async def test_a_reply_that_is_none(provider: Provider, body: Answer) -> None:
+async def test_a_body_that_is_not_a_reply_is_a_bad_reply(provider: Provider, body: Answer) -> None:
     async with WireServer([body]) as server:
         client = client_of(provider, server.url)
         if provider is GEMINI and body == "[]":
@@ -199,7 +201,7 @@ async def test_a_reply_that_is_none(provider: Provider, body: Answer) -> None:
 
 
 @both
-async def test_a_redirect_is_not_followed_and_named(provider: Provider) -> None:
+async def test_a_redirect_is_named_and_not_followed(provider: Provider) -> None:
     async with WireServer([Status(308, {}, {"Location": "https://there.example/v1"})]) as server:
         with pytest.raises(ModelNotFoundError, match=r"https://there\.example/v1"):
             await client_of(provider, server.url).complete(HELLO)
@@ -207,7 +209,7 @@ async def test_a_redirect_is_not_followed_and_named(provider: Provider) -> None:
 
 
 @both
-async def test_a_value_that_cannot_be_sent(provider: Provider) -> None:
+async def test_a_value_that_cannot_be_sent_is_a_config_error(provider: Provider) -> None:
     async with WireServer([provider.reply]) as server:
         with pytest.raises(ConfigError):
             await client_of(provider, server.url).complete(HELLO, sampling={"temperature": object()})
@@ -215,7 +217,7 @@ async def test_a_value_that_cannot_be_sent(provider: Provider) -> None:
 
 
 @both
-async def test_no_key_in_errors_logs_or_repr(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_logs_and_repr_hold_no_key(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="rlm")
     busy = Status(503, provider.error(503, "busy", f"not for {KEY}"))
     wrong = Status(401, provider.error(401, "authentication_error", f"who is {KEY}?"))
@@ -293,9 +295,7 @@ async def test_cancelling_the_task_ends_the_request(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize(("backend", "module"), [("anthropic", "anthropic"), ("gemini", "google.genai")])
-def test_an_sdk_that_is_not_installed_is_named(
-    backend: str, module: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_sdk_is_named(backend: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     if backend == "gemini":
         monkeypatch.delattr("google.genai", raising=False)

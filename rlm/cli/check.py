@@ -1,0 +1,26 @@
+"""One finding of `rlm doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Status = Literal["ok", "off", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, and what was found."""
+
+    name: str
+    status: Status
+    """off: it is missing, and `rlm run` does not need it."""
+    detail: str
+    advice: str | None = None
+    """What the user can do about it."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """The same facts for programs."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The check as JSON has it."""
+        return asdict(self)
