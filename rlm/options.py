@@ -8,7 +8,6 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from rlm import _checks
-from rlm._checks import is_number
 from rlm._wording import a
 from rlm.clients.base import Client, check_client
 from rlm.errors import ConfigError
@@ -125,10 +124,10 @@ class Options:
                 _checks.check_integer(name, getattr(self, name), least)
         for name, unit in (("max_timeout", "seconds"), ("max_budget", "USD")):
             value = getattr(self, name)
-            if value is not None and not (is_number(value) and value > 0):
+            if value is not None and not (_checks.is_number(value) and value > 0):
                 raise ConfigError(f"{name} must be a number of {unit} above 0, or None, and is {value!r}")
         threshold = self.compaction_threshold_pct
-        if not (is_number(threshold) and 0 < threshold <= 1):
+        if not (_checks.is_number(threshold) and 0 < threshold <= 1):
             raise ConfigError(
                 f"compaction_threshold_pct is a part of the window, above 0 and at most 1, and is {threshold!r}"
             )
