@@ -10,7 +10,7 @@ import aiohttp
 import verifiers.v1 as vf
 
 from benchmarks.policy import shape_of
-from rlm_train.garbage import settle
+from rlm_train.garbage_collector import settle_collector
 
 if TYPE_CHECKING:
     from rlm_train.token_masks import AnyTrace
@@ -54,7 +54,7 @@ class BareHarness(vf.Harness[vf.HarnessConfig]):
         mcp_urls: dict[str, str],
         data: vf.TaskData,
     ) -> vf.ProgramResult:
-        settle()  # as the engine's harness does: the floor has the best conditions
+        settle_collector()  # as the engine's harness does: the floor has the best conditions
         session = await _session_of_this_loop()
         question = str(data.prompt)
         shape = shape_of(question)

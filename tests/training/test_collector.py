@@ -11,7 +11,7 @@ from rlm.testing import finish
 
 _CHILD = """
 import gc, json, weakref
-from rlm_train.garbage import settle
+from rlm_train.garbage_collector import settle_collector
 
 class Loop:
     pass
@@ -24,13 +24,13 @@ def garbage():
 gc.disable()
 before = garbage()
 kept = Loop()
-settle()
+settle_collector()
 frozen = gc.get_freeze_count()
 first = gc.get_threshold()
 after = garbage()
 gc.collect()
 gc.set_threshold(1, 1, 1)
-settle()
+settle_collector()
 print(json.dumps([before() is None, after() is None, frozen, first, gc.get_threshold()]))
 """
 
@@ -48,7 +48,7 @@ def test_what_is_there_is_left_out_and_later_garbage_still_goes() -> None:
 
 async def test_the_first_rollout_does_it_unless_told_otherwise(run: Any, monkeypatch: Any) -> None:
     calls: list[None] = []
-    monkeypatch.setattr("rlm_train.harness.settle", lambda: calls.append(None))
+    monkeypatch.setattr("rlm_train.harness.settle_collector", lambda: calls.append(None))
     answer = finish('"3"')
     await run(lambda request: answer, settle_collector=False)
     assert calls == []

@@ -11,7 +11,7 @@ import pytest
 
 from rlm.testing import ChatRequest, Reply
 from rlm_train.testing import (
-    Call,
+    ControlCall,
     Generation,
     InferenceServer,
     SampleMismatchError,
@@ -201,9 +201,9 @@ async def test_new_weights_wait_for_a_pause_and_keep_what_is_in_flight(
     assert server.version == 1
     assert sorted(generation.versions for generation in server.generations) == [(0, 1), (1, 1)]
     assert server.calls == [
-        Call("/pause", {"mode": "keep", "clear_cache": "false"}),
-        Call("/update_weights", weights),
-        Call("/resume", {}),
+        ControlCall("/pause", {"mode": "keep", "clear_cache": "false"}),
+        ControlCall("/update_weights", weights),
+        ControlCall("/resume", {}),
     ]
 
 

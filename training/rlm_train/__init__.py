@@ -1,7 +1,6 @@
 """The RLM engine inside verifiers: rollouts that can be evaluated and trained on.
 
-`RLMHarness` and `RLMGroup` are the one harness and the one environment that `__all__` names, so `rlm-train` is the id of both,
-for any taskset.
+`__all__` names one harness, `RLMHarness`, and one environment, `RLMGroup`. So `rlm-train` is the id of both, for any taskset.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ _MODULES = {
     "RLMGroup": "rlm_train.group",
     "RLMGroupConfig": "rlm_train.group",
     "RLMHarness": "rlm_train.harness",
-    "RLMHarnessConfig": "rlm_train.harness",
+    "RLMHarnessConfig": "rlm_train.harness_config",
     "RLMTask": "rlm_train.rewards",
     "RLMTaskConfig": "rlm_train.rewards",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # verifiers takes seconds to import, and `python -m rlm_train.report` does not need it.
+    # Imported on first use: verifiers takes seconds to import, and `python -m rlm_train.report` does not need it.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

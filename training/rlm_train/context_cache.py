@@ -1,4 +1,4 @@
-"""The contexts that a worker holds."""
+"""The cache of contexts in a worker process."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ if TYPE_CHECKING:
     from rlm_train.context_task import ContextTaskData
 
 DEFAULT_CAPACITY = 2**30
+"""Bytes."""
 
 
 class ContextCache:
-    """Materialises contexts, once per example, and keeps the least recently used out.
+    """Makes contexts, once per example, and drops the least recently used ones.
 
-    Safe to use from several event loops and threads. Rollouts of one example that start together wait for
-    one materialisation, and all get the same `Context`.
+    Safe to use from several event loops and threads. Rollouts of one example that start together wait for the same
+    `Context`, which is made once.
     """
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
         """
         Args:
-            capacity: bytes of context that are kept for later rollouts. The newest context is always kept.
+            capacity: bytes of contexts that are kept for later rollouts. The newest context is always kept.
         """
         self.capacity = capacity
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, Future[Context]] = OrderedDict()
-        # Generators are Python code: more threads would not make them faster, and a second one lets a small
-        # context pass a large one.
+        # Generators are Python code, so more threads do not make them faster. With the second thread a small context
+        # need not wait for a large one.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="rlm-context")
 
     async def get(self, data: ContextTaskData) -> Context:
         """The context of a task.
 
         Raises:
-            ContextMismatchError: what was materialised is not what the task describes.
-            Exception: whatever `materialise` raised; the next call tries again.
+            ContextMismatchError: the context that was made is not the one that the task describes.
+            Exception: an error of `materialise`; the next call tries again.
         """
-        # Shielded: the rollout that asked first may be cancelled, the others still wait.
+        # Shielded: the rollout that asks first may be cancelled while others wait for the context.
         return await asyncio.shield(asyncio.wrap_future(self._future(data)))
 
     def _future(self, data: ContextTaskData) -> Future[Context]:
@@ -56,13 +57,15 @@ class ContextCache:
 
     def _build(self, data: ContextTaskData) -> Context:
         context = data.build_context()
-        size = context.encoded_size  # may take a while, and event loops wait for the lock
+        size = (
+            context.encoded_size
+        )  # computed outside of the lock, because it may be slow and event loops wait for the lock
         with self._lock:
             self._evict(keep=data.context_sha256, size=size)
         return context
 
     def _evict(self, keep: str, size: int) -> None:
-        """Drops old contexts until `size` bytes more fit. Running rollouts keep theirs alive by themselves."""
+        """Drops old contexts until `size` more bytes fit. Contexts of running rollouts live on outside of the cache."""
         sizes = {
             key: future.result().encoded_size
             for key, future in self._entries.items()
@@ -81,10 +84,10 @@ _shared_lock = threading.Lock()
 
 
 def shared_cache(capacity: int = DEFAULT_CAPACITY) -> ContextCache:
-    """The cache of this process: verifiers makes a harness object for every rollout, and they share it.
+    """The cache of this process. verifiers makes a harness object for every rollout, and all of them share it.
 
     Args:
-        capacity: bytes. If callers differ, the largest counts.
+        capacity: bytes. The largest capacity of all calls holds.
     """
     global _shared
     with _shared_lock:

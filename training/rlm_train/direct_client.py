@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import verifiers.v1 as vf
@@ -17,55 +16,33 @@ from rlm.clients.base import Client, ModelReply
 from rlm.errors import ConfigError, ModelError
 from rlm.types import Message, SamplingArgs
 from rlm_train.endpoint_client import prompt_limit, reply_limit, server_client
+from rlm_train.rollout_info import DirectUsage
 
-# What a trainer asks for beside the text. Chat completions would send it back with every reply, for nobody.
+# Sampling fields that a trainer sets to get more than the text. Nothing reads them in the replies to sub-calls.
 _FOR_TRAINING = {
     *("logprobs", "top_logprobs", "prompt_logprobs"),
     *("return_token_ids", "return_tokens_as_token_ids", "return_routed_experts"),
 }
 
+# Seconds.
 _PROBE_TIMEOUT = 30.0
 
 
-@dataclass(slots=True)
-class DirectUsage:
-    """The model calls of one rollout that did not pass its endpoint."""
-
-    calls: int = 0
-    """Calls that were made, the failed ones included. A turn of a child run is one too."""
-    failures: int = 0
-    """Calls that failed for good."""
-    retries: int = 0
-    """Attempts that failed before a call succeeded."""
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    """The part of `input_tokens` that the server took from its prefix cache."""
-    output_tokens: int = 0
-    seconds: float = 0.0
-    """Time that calls took, added up; calls at once count each."""
-
-    def as_verifiers(self) -> VerifiersUsage:
-        return VerifiersUsage(
-            prompt_tokens=self.input_tokens - self.cached_tokens,
-            completion_tokens=self.output_tokens,
-            cached_input_tokens=self.cached_tokens,
-        )
-
-
 class DirectClient(Client):
-    """The run's model at its own server: the name, key, headers and sampling that the endpoint would have used.
+    """Calls the run's model at its own server, with the name, key, headers and sampling that the endpoint would use.
 
-    Calls are recorded in no trace and trained on by nobody; `usage` sums them up. They send no session id, by which a
-    router would put all sub-calls of a rollout on one engine. All rollouts of an event loop share the connections.
+    The calls are recorded in no trace and are not trained; `usage` sums them up. They send no session id: with one, a
+    router would send all sub-calls of a rollout to one engine. All rollouts of an event loop share the connections.
     """
 
     def __init__(self, ctx: vf.ModelContext, usage: DirectUsage | None = None) -> None:
         """
         Args:
-            usage: what the calls are added to.
+            ctx: the rollout's model, server and sampling.
+            usage: sum that each call is added to; a new one if None.
 
         Raises:
-            ConfigError: the client's URL cannot be one of a model server.
+            ConfigError: the client's URL cannot be the URL of a model server.
         """
         self._client = server_client(ctx, _sampling(ctx))
         self.model = self._client.model
@@ -99,28 +76,28 @@ class DirectClient(Client):
         return prompt_limit(await self._client.context_length(model), self._reply)
 
     async def check(self) -> None:
-        """Makes sure that the server has chat completions: a training server may speak tokens only, and then every
-        sub-call would fail. Asked once per event loop and server; a server that does not answer is not judged.
+        """Checks that the server has chat completions. A training server may serve tokens only, and then every sub-call
+        would fail. Asks once per event loop and server; a server that does not answer passes.
 
         Raises:
-            ConfigError: it has none.
+            ConfigError: the server has no chat completions.
         """
         url = URL(f"{self._client.base_url}/chat/completions", encoded=True)
         connections = await pool.pool_for(url.origin())
         key = f"chat completions at {url}"
         known: asyncio.Task[int | None] | None = connections.memo.get(key)
         if known is None or (known.done() and (known.cancelled() or known.result() is None)):
-            # A task of its own: the rollout that asked first may be cancelled, the others still wait.
+            # A separate task: the rollout that asks first may be cancelled while others wait for the answer.
             known = connections.memo[key] = asyncio.create_task(_probe(connections, url))
         if await asyncio.shield(known) in (404, 405):
             raise ConfigError(
-                f'train_subcalls = "direct" needs chat completions at {url}, and the server has none: '
+                f'train_subcalls = "direct" needs chat completions at {url}, and the server has none; '
                 'use "mask", which sends sub-calls through the endpoint'
             )
 
 
 async def _probe(connections: pool.Pool, url: URL) -> int | None:
-    """The status of a request without messages, which no model has to answer; None if there is no answer."""
+    """The HTTP status for a request without messages, which costs no model call; None if the server does not answer."""
     headers = {"Content-Type": "application/json"}
     try:
         answer = await connections.request("POST", url, headers=headers, body=b"{}", timeout=_PROBE_TIMEOUT)
@@ -130,13 +107,22 @@ async def _probe(connections: pool.Pool, url: URL) -> int | None:
 
 
 def _sampling(ctx: vf.ModelContext) -> SamplingArgs:
-    """The run's sampling, as fields of a chat completion."""
+    """The run's sampling as fields of a chat completion."""
     given: dict[str, Any] = ctx.sampling.model_dump(exclude_none=True)
     given = {**(given.pop("extra_body", None) or {}), **given}
     given = {name: value for name, value in given.items() if name not in _FOR_TRAINING}
-    # A training client renders the root's prompts itself. The server does it for these, and has to be told likewise.
+    # A training client renders the root's prompts itself. The server renders these prompts, with the same setting.
     thinking = getattr(getattr(ctx.client, "renderer", None), "enable_thinking", None)
     if thinking is not None:
         template = given.get("chat_template_kwargs") or {}
         given["chat_template_kwargs"] = {"enable_thinking": thinking, **template}
     return given
+
+
+def verifiers_usage(usage: DirectUsage) -> VerifiersUsage:
+    """The usage in verifiers' form, which counts cached tokens apart from the prompt's others."""
+    return VerifiersUsage(
+        prompt_tokens=usage.input_tokens - usage.cached_tokens,
+        completion_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_tokens,
+    )

@@ -1,4 +1,4 @@
-"""A rollout's endpoint, as a model of the engine."""
+"""The client for a rollout's endpoint."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rlm.clients.openai import OpenAIClient
 from rlm.errors import ConfigError
 from rlm.types import Message, SamplingArgs
 
-# A call is given up about a minute after its server went away: a restart should not cost the rollouts of all workers.
+# With so many retries a call fails about a minute after its server goes away: a restart must not end all rollouts.
 _RETRIES = 8
 
 
 class EndpointClient(Client):
-    """Sends every call through verifiers' interception, and asks the model server itself for the model's window.
+    """Sends every call through verifiers' interception endpoint, and asks the model server for the model's window.
 
-    verifiers 0.3 does not pass `/v1/models` on, and there one prompt over the window, of any sub-call, ends the
-    whole rollout. The engine refuses such a prompt before it is sent, if it knows the window.
+    In verifiers 0.3 one prompt over the window, of any sub-call, ends the whole rollout. The engine refuses such a prompt
+    before it is sent, if it knows the window; and verifiers 0.3 does not pass on `/v1/models`, which tells it.
     """
 
     def __init__(
@@ -30,12 +30,12 @@ class EndpointClient(Client):
     ) -> None:
         """
         Args:
-            ctx: whose model and server the endpoint stands for.
-            endpoint: the URL before `/chat/completions`, as `Harness.launch` gets it.
-            secret: the bearer token of this rollout.
-            headers: sent with every call.
+            ctx: model and server behind the endpoint.
+            endpoint: URL without `/chat/completions`, as `Harness.launch` gets it.
+            secret: bearer token of this rollout.
+            headers: HTTP headers of every call.
         """
-        # Thinking goes back with its reply: verifiers finds the earlier turn again by the whole message.
+        # Reasoning is sent back with its reply, because verifiers recognises the earlier turn by the whole message.
         self._calls = OpenAIClient(
             ctx.model,
             base_url=endpoint,
@@ -47,7 +47,7 @@ class EndpointClient(Client):
         self.model = self._calls.model
         self._reply = reply_limit(ctx)
         self._server: OpenAIClient | None = None
-        with contextlib.suppress(ConfigError):  # the calls themselves will say what is wrong with the URL
+        with contextlib.suppress(ConfigError):  # the calls will report what is wrong with the URL
             self._server = server_client(ctx)
 
     async def complete(
@@ -68,29 +68,30 @@ class EndpointClient(Client):
 
 
 def reply_limit(ctx: vf.ModelContext) -> int:
-    """Tokens that the run's sampling lets a reply have; 0 if it does not say."""
+    """Most tokens of a reply by the run's sampling; 0 if it sets no limit."""
     given = ctx.sampling.model_dump(exclude_none=True)
     given = {**(given.get("extra_body") or {}), **given}
     return int(given.get("max_tokens") or given.get("max_completion_tokens") or 0)
 
 
 def prompt_limit(window: int | None, reply: int) -> int | None:
-    """Tokens that a prompt may have. Servers refuse one that leaves no room for as long a reply as was asked for, in
-    words that verifiers 0.3 takes for the end of the rollout."""
+    """Most tokens of a prompt: the window less the longest reply. Servers refuse a longer prompt, with a message that makes
+    verifiers 0.3 end the rollout."""
     return None if window is None else max(1, window - reply)
 
 
 def server_client(ctx: vf.ModelContext, sampling: SamplingArgs | None = None) -> OpenAIClient:
     """A client for the model server behind the endpoint.
 
-    `ctx.model` is the name that the trainer gave this rollout when it began, such as the LoRA adapter's; the endpoint
-    writes the same name into every call of the rollout.
+    `ctx.model` is the name that the trainer gave this rollout at its start, such as the name of a LoRA adapter. The
+    endpoint writes the same name into every call of the rollout.
 
     Args:
+        ctx: the rollout's model and server.
         sampling: fields of every request.
 
     Raises:
-        ConfigError: the URL cannot be one of a model server.
+        ConfigError: the URL cannot be the URL of a model server.
     """
     config = ctx.client
     return OpenAIClient(

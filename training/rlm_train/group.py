@@ -1,4 +1,4 @@
-"""Several attempts at one task, compared: the only place where a rollout's cost can be judged against its siblings'."""
+"""Several attempts at one task in one episode, so that the costs of its rollouts can be compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import verifiers.v1 as vf
 from pydantic import Field, model_validator
 
 from rlm_train.rewards import CORRECT
-from rlm_train.rollout_info import stats_of
+from rlm_train.rollout_info import RolloutInfo
 
 if TYPE_CHECKING:
     from rlm_train.token_masks import AnyTrace
@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 
 
 class CostsConfig(vf.BaseConfig):
-    """Prices, each a reward named `<name>_cost`. Only attempts with a full `correct` pay: the one that took least pays
-    nothing, the others their distance from it as a share of the most that one took, times the weight."""
+    """Weights of costs. Each cost is a reward named `<name>_cost`.
+
+    Only attempts with a full `correct` pay. With m the smallest count among them and M the largest, an attempt with the
+    count n pays weight * (n - m) / M.
+    """
 
     turns: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of the root's turns."""
+    """Weight of the number of root turns."""
     subcalls: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of sub-calls and child runs. In published runs priced sub-calls made models stop delegating, before they
-    had learned to."""
+    """Weight of the number of sub-calls and child runs. In published runs, a cost on sub-calls made models stop delegating
+    before they had learned to delegate."""
 
     @model_validator(mode="after")
     def _check(self) -> CostsConfig:
         if (total := sum(weight for _, weight in self)) >= 1:
             raise ValueError(
-                f"costs must come to less than 1, or a right answer is worth none; these are {total:g}"
+                f"the weights of costs must add up to less than 1, and add up to {total:g}: a right answer would earn nothing"
             )
         return self
 
@@ -42,20 +45,20 @@ class RLMGroupConfig(vf.EnvConfig):
     """Settings of `RLMGroup`."""
 
     agent: vf.AgentConfig = vf.AgentConfig()
-    """The seat that all attempts play."""
+    """The agent that makes all attempts."""
     attempts: int = Field(default=4, ge=2)
-    """Rollouts of a task in one episode. A trainer that groups by episode has a group size of 1 then."""
+    """Rollouts of a task in one episode. Give a trainer that groups by episode a group size of 1."""
     max_concurrent_agents: int | None = Field(default=None, ge=1)
-    """Attempts of one episode that run at once; None: all."""
+    """Most attempts of one episode that run at once; None: all."""
     costs: CostsConfig = CostsConfig()
-    """What right attempts pay; nothing by default."""
+    """Costs that right attempts pay; none by default."""
 
 
 class RLMGroup(vf.Env[RLMGroupConfig]):
-    """Any taskset, attempted several times in one episode: the environment id `rlm-train`.
+    """Attempts each task of any taskset several times in one episode. Its environment id is `rlm-train`.
 
-    verifiers and prime-rl score each rollout by itself, and see the group only after the rewards are set; an episode with
-    several traces is their way of comparing rollouts.
+    verifiers and prime-rl score each rollout alone, and see its group only after the rewards are set. Rollouts can be
+    compared in an episode that has several traces.
     """
 
     async def run(self, task: AnyTask, agents: vf.Agents) -> None:
@@ -64,7 +67,7 @@ class RLMGroup(vf.Env[RLMGroupConfig]):
                 group.create_task(agents.agent.run(task))
 
     async def finalize(self, task: AnyTask, episode: AnyEpisode) -> None:
-        """Adds the costs, and the metric `group_correct`: the share of attempts that were right."""
+        """Records the costs, and the metric `group_correct`: the share of right attempts."""
         right = [trace for trace in episode.traces if _is_right(trace)]
         for trace in episode.traces:
             trace.record_metric("group_correct", len(right) / len(episode.traces))
@@ -77,12 +80,13 @@ class RLMGroup(vf.Env[RLMGroupConfig]):
 
 
 def relative_costs(traces: Sequence[AnyTrace], name: str) -> list[float]:
-    """What each rollout took more than the thriftiest of them, as a share from 0 to 1 of the most that one took.
+    """By how much each rollout exceeds the smallest count, as a share of the largest count, from 0 to 1.
 
     Args:
+        traces: rollouts of one task.
         name: a count of `rlm.types.RunStats`, such as "turns".
     """
-    taken = [stats_of(trace).get(name, 0) for trace in traces]
+    taken = [getattr(RolloutInfo.of(trace).stats, name) for trace in traces]
     most = max(taken, default=0)
     return [(count - min(taken)) / most if most else 0.0 for count in taken]
 

@@ -15,27 +15,26 @@ from rlm.context import Context
 from rlm.engine import prompts
 from rlm.errors import RLMError
 from rlm.logger import RLMLogger
-from rlm.types import Message, RLMChatCompletion, RunStats, StopReason
+from rlm.types import Message, RLMChatCompletion, StopReason
 from rlm_train import token_masks
 from rlm_train.context_cache import shared_cache
 from rlm_train.context_task import ContextTaskData
-from rlm_train.direct_client import DirectClient, DirectUsage
+from rlm_train.direct_client import DirectClient, verifiers_usage
 from rlm_train.endpoint_client import EndpointClient
-from rlm_train.failures import ContextUnavailableError, failure_of, storable
-from rlm_train.garbage import settle
+from rlm_train.garbage_collector import settle_collector
 from rlm_train.harness_config import RLMHarnessConfig
-from rlm_train.rollout_info import INFO_KEY
+from rlm_train.rollout_failures import ContextUnavailableError, failure_of, storable
+from rlm_train.rollout_info import DirectUsage, RolloutFailure, RolloutInfo
 
 if TYPE_CHECKING:
     from rlm_train.token_masks import AnyTrace
 
 logger = logging.getLogger(__name__)
 
-
 MAX_ANSWER_CHARS = 1_000_000
-"""What is longer is cut: an answer travels in its trace through queues and files."""
+"""Longer answers are cut, because an answer travels in its trace through queues and files."""
 
-# How a run that did not end by itself is called on the trace. The names that verifiers has for these events are used.
+# Stop conditions on the trace for runs that did not end by themselves, under verifiers' names where it has one.
 _STOP_CONDITIONS = {
     StopReason.TIMEOUT: "agent_timeout",
     StopReason.TOKEN_LIMIT: "max_total_tokens",
@@ -45,37 +44,27 @@ _STOP_CONDITIONS = {
     StopReason.ERROR: "rlm_error",
 }
 
-# Seconds before verifiers' own deadline at which the engine stops: it then still says what it has.
+# The engine stops this many seconds before verifiers' own deadline, so that it can still return its result.
 _GRACE = 5.0
 
 
 class RolloutEndedError(Exception):
     """Ends a rollout that has its result, but in which a model call failed.
 
-    verifiers 0.3 calls a rollout failed, and does not score it, when its last model call failed and the harness
-    returned normally. That call may have been one sub-call of hundreds. A harness that raises after the trace was
-    stopped ends an ordinary, scored rollout in 0.3 and 0.4.
+    If the last model call failed and the harness returns normally, verifiers 0.3 takes the whole rollout for failed and
+    does not score it. That call may be one sub-call of hundreds. In 0.3 and 0.4 a harness that raises after it has
+    stopped the trace ends an ordinary, scored rollout.
     """
 
 
 class RLMHarness(vf.Harness[RLMHarnessConfig]):
     """Runs `rlm.RLM` in the worker's process, with its model calls going to the rollout's endpoint.
 
-    A task with a `ContextTaskData` gives the context and, as its prompt, the question. Any other task's prompt is
-    the context, as it is in `RLM.completion(prompt)`.
+    A `ContextTaskData` gives the context, and its prompt is the question. The prompt of any other task is the context,
+    as in `RLM.completion(prompt)`.
 
-    What a rollout came to is data: `trace.info["rlm"]` has
-
-    - `answer`: text of at most `MAX_ANSWER_CHARS`, empty if there is none; rewards read this and nothing else;
-    - `stop`: why the run ended (`rlm.types.StopReason`);
-    - `failure`: None, or `where` ("context", "repl", "model", "limit", "config", "engine", "cancelled"), `type` and
-      `message`;
-    - `stats` and `usage`: counts of the run (`rlm.types.RunStats`, `UsageSummary`), `seconds`;
-    - `idle_turns`: root turns in whose reply there was no code that could run;
-    - `direct`: with `train_subcalls = "direct"`, the model calls below the root (`rlm_train.direct_client.DirectUsage`);
-    - `root_nodes`: ids of the trace's nodes that are the root's own; the others are of sub-calls and child runs.
-
-    A rollout in which something failed is scored with the answer that it has.
+    The outcome of a rollout is stored in `trace.info["rlm"]`; `rlm_train.rollout_info.RolloutInfo` describes it. A
+    rollout in which something failed is scored with the answer that it has.
     """
 
     APPENDS_SYSTEM_PROMPT = True
@@ -101,7 +90,7 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         data: vf.TaskData,
     ) -> vf.ProgramResult:
         if self.config.settle_collector:
-            settle()
+            settle_collector()
         completion: RLMChatCompletion | None = None
         usage = DirectUsage() if self.config.train_subcalls == "direct" else None
         try:
@@ -115,28 +104,27 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         except Exception as error:  # a failure of any kind is data on the trace
             failure = failure_of(error)
             completion = error.completion if isinstance(error, RLMError) else None
-            log = logger.exception if failure["where"] == "engine" else logger.info
-            log("rollout %s: %s: %s", trace.id, failure["type"], failure["message"])
+            log = logger.exception if failure.where == "engine" else logger.info
+            log("rollout %s: %s: %s", trace.id, failure.type, failure.message)
         self._record(trace, completion, failure, usage)
         return self._end(trace, completion)
 
     async def cleanup(self, trace: AnyTrace, runtime: vf.Runtime) -> None:
         history = self._histories.pop(trace.id, None)
         if history is None:
-            return  # it ran before: a second run would find the masks in place
+            return  # this method has run before, and the masks are set
         roots = token_masks.root_nodes(trace, history)
         token_masks.assign(trace, roots, self.config.train_subcalls)
-        trace.info.get(INFO_KEY, {})["root_nodes"] = sorted(roots)
+        dataclasses.replace(RolloutInfo.of(trace), root_nodes=sorted(roots)).store(trace)
 
     @vf.metric
     async def rlm_stats(self, trace: AnyTrace) -> dict[str, float]:
-        """`RunStats` by name; `failed`: 1 if there is a `failure`; `longest_branch`: tokens of the longest sequence, 0
-        where a model server gave none. A trainer cuts what is longer than its `seq_len`, and says nothing."""
-        info = trace.info.get(INFO_KEY) or {}
-        stats = info.get("stats") or dataclasses.asdict(RunStats())
+        """`rlm.types.RunStats` by name; `failed`: 1 if something failed; `longest_branch`: tokens of the longest sequence, 0
+        if the model server sent no token ids. A trainer silently cuts sequences that are longer than its `seq_len`."""
+        info = RolloutInfo.of(trace)
         return {
-            **{name: float(value) for name, value in stats.items()},
-            "failed": float(info.get("failure") is not None),
+            **{name: float(value) for name, value in dataclasses.asdict(info.stats).items()},
+            "failed": float(info.failure is not None),
             "longest_branch": float(max((_tokens(branch) for branch in trace.branches), default=0)),
         }
 
@@ -160,7 +148,7 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         secret: str,
         usage: DirectUsage | None,
     ) -> tuple[Client, Client]:
-        """The root's model, and that of all below it."""
+        """The client of the root, and the client of all calls below it."""
         root = EndpointClient(ctx, endpoint, secret)
         if usage is not None:
             direct = DirectClient(ctx, usage)
@@ -216,7 +204,7 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _system_prompt(self, data: vf.TaskData) -> str | None:
-        """The engine's prompt, or the configured one, then what the task and verifiers add; None: the engine's."""
+        """The configured prompt, or else the engine's, followed by the task's own. None: the engine's prompt alone."""
         own = self._own_system_prompt
         if data.system_prompt is None:
             return own
@@ -230,26 +218,29 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
         self,
         trace: AnyTrace,
         completion: RLMChatCompletion | None,
-        failure: dict[str, str] | None,
+        failure: RolloutFailure | None,
         direct: DirectUsage | None,
     ) -> None:
         self._histories[trace.id] = list(completion.messages) if completion is not None else []
-        answer = storable(completion.response[:MAX_ANSWER_CHARS]) if completion is not None else ""
-        trace.info[INFO_KEY] = {
-            "answer": answer,
-            "stop": (completion.stop if completion is not None else StopReason.ERROR).value,
-            "failure": failure,
-            "stats": dataclasses.asdict(completion.stats if completion is not None else RunStats()),
-            "usage": completion.usage_summary.to_dict() if completion is not None else None,
-            "seconds": completion.execution_time if completion is not None else 0.0,
-            "idle_turns": sum(not turn.code_blocks for turn in completion.iterations) if completion else 0,
-        }
+        if completion is None:
+            info = RolloutInfo(stop=StopReason.ERROR.value, failure=failure, direct=direct)
+        else:
+            info = RolloutInfo(
+                answer=storable(completion.response[:MAX_ANSWER_CHARS]),
+                stop=completion.stop.value,
+                failure=failure,
+                stats=completion.stats,
+                usage=completion.usage_summary.to_dict(),
+                seconds=completion.execution_time,
+                idle_turns=sum(not turn.code_blocks for turn in completion.iterations),
+                direct=direct,
+            )
+        info.store(trace)
         if direct is not None:
-            trace.info[INFO_KEY]["direct"] = dataclasses.asdict(direct)
-            # Where verifiers counts what was spent outside of the trace's own messages.
-            trace.extra_usage.append(direct.as_verifiers())
-        if "root_reply" in type(trace).model_fields:  # from 0.4 on: what judges see as the agent's reply
-            trace.root_reply = answer
+            # verifiers' place for usage outside of the trace's own messages.
+            trace.extra_usage.append(verifiers_usage(direct))
+        if "root_reply" in type(trace).model_fields:  # from 0.4 on: the agent's reply, as judges see it
+            trace.root_reply = info.answer
 
     def _end(self, trace: AnyTrace, completion: RLMChatCompletion | None) -> vf.ProgramResult:
         stop = completion.stop if completion is not None else StopReason.ERROR

@@ -1,4 +1,4 @@
-"""What an evaluation came to, as a table: `python -m rlm_train.report outputs/<run>`."""
+"""The results of an evaluation as a table: `python -m rlm_train.report outputs/<run>`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rlm_train.rollout_info import INFO_KEY, RolloutInfo
+
 TRACES_FILE = "traces.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """The figures of one rollout. Numbers that the trace does not have are None."""
+class RolloutFigures:
+    """The figures of one rollout. Figures that the trace does not have are None."""
 
     group: str
     model: str
@@ -27,22 +29,23 @@ class Rollout:
     """Whether it was scored."""
     reward: float | None
     seconds: float
+    """Duration of the agent's part, in seconds."""
     turns: float | None
     subcalls: float | None
     root_tokens: float | None
     sub_tokens: float | None
     failure: str | None
-    """What failed inside, as `place: type: message`."""
+    """What failed, as `place: type: message`."""
 
 
 @dataclass(slots=True)
 class Run:
-    """An evaluation as `traces.jsonl` holds it."""
+    """The rollouts of a `traces.jsonl`."""
 
     path: Path
-    rollouts: list[Rollout] = field(default_factory=list)
+    rollouts: list[RolloutFigures] = field(default_factory=list)
     torn_lines: int = 0
-    """Lines that could not be read; the last one of a run that was killed is often torn."""
+    """Lines that could not be read. A run that was killed often leaves its last line incomplete."""
 
     @property
     def models(self) -> list[str]:
@@ -54,11 +57,11 @@ def read_run(path: Path, *, by: str = "category") -> Run:
 
     Args:
         path: the run's folder, or its `traces.jsonl`.
-        by: the field of the task data that groups rollouts.
+        by: name of the field of the task data that groups rollouts.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no rollout.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds no rollout.
     """
     file = path / TRACES_FILE if path.is_dir() else path
     run = Run(file)
@@ -76,13 +79,13 @@ def read_run(path: Path, *, by: str = "category") -> Run:
     return run
 
 
-def _rollout(trace: dict[str, Any], by: str) -> Rollout:
+def _rollout(trace: dict[str, Any], by: str) -> RolloutFigures:
     metrics = trace.get("metrics") or {}
-    info = (trace.get("info") or {}).get("rlm") or {}
+    info = RolloutInfo.from_dict((trace.get("info") or {}).get(INFO_KEY))
     rewards = [reward for reward in (trace.get("rewards") or {}).values() if reward]
     span = (trace.get("timing") or {}).get("agent") or {}
     models = {call["model"] for call in trace.get("calls") or () if call.get("model")}
-    return Rollout(
+    return RolloutFigures(
         group=str(trace["task"]["data"].get(by) or "-"),
         model=", ".join(sorted(models)) or trace["agent"]["config"].get("model") or "-",
         ok=bool(trace.get("ok")),
@@ -96,9 +99,9 @@ def _rollout(trace: dict[str, Any], by: str) -> Rollout:
     )
 
 
-def _failure(trace: dict[str, Any], info: dict[str, Any]) -> str | None:
-    if failure := info.get("failure"):
-        return f"{failure['where']}: {failure['type']}: {failure['message']}"
+def _failure(trace: dict[str, Any], info: RolloutInfo) -> str | None:
+    if failure := info.failure:
+        return f"{failure.where}: {failure.type}: {failure.message}"
     if not trace.get("ok") and trace.get("errors"):
         error = trace["errors"][-1]
         return f"{error['type']}: {error['message']}"
@@ -111,9 +114,9 @@ def _sum(metrics: dict[str, Any], *names: str) -> float | None:
 
 
 def table(run: Run, *, title: str | None = None, caption: str | None = None) -> Table:
-    """A row for each group, and one for all: means over the rollouts.
+    """Makes a table of means over the rollouts: a row for each group, and one for all.
 
-    Rollouts that were not scored count with a reward of 0, as they do in verifiers' overall figure.
+    A rollout that was not scored counts with a reward of 0, as in verifiers' overall figure.
     """
     result = Table(
         title=title,
@@ -133,7 +136,7 @@ def table(run: Run, *, title: str | None = None, caption: str | None = None) -> 
     return result
 
 
-def _cells(rollouts: Sequence[Rollout]) -> Iterator[str]:
+def _cells(rollouts: Sequence[RolloutFigures]) -> Iterator[str]:
     yield str(len(rollouts))
     yield f"{sum(rollout.reward or 0.0 for rollout in rollouts) / len(rollouts):.3f}"
     yield _mean([rollout.turns for rollout in rollouts], "{:.1f}")
@@ -150,10 +153,12 @@ def _mean(values: Sequence[float | None], form: str) -> str:
 
 
 def render(run: Run, console: Console, *, note: str | None = None) -> None:
-    """Prints the table, what failed, and where the trajectories are.
+    """Prints the table, the failures, and the path of the trajectories.
 
     Args:
-        note: what a reader must know about the model.
+        run: the evaluation.
+        console: where it is printed.
+        note: warning about the model, printed above the table.
     """
     title = f"model: {', '.join(run.models)}"
     if note:

@@ -1,8 +1,8 @@
-"""Rewards of RLM rollouts: what a task gives for being right, what a configuration takes away, and gates.
+"""Rewards of RLM rollouts: the reward for a right answer, optional penalties, and gates.
 
-A task derives from `RLMTask` and has a reward named `correct`, from 0 to 1. Everything else is off until the task's
-configuration, `taskset.task`, gives it a weight or a bound; `docs/rewards.md` lists it. Shaping only takes away, so that
-nothing but a right answer earns anything.
+A task derives from `RLMTask` and has a reward named `correct`, from 0 to 1. All other rewards are off until the task's
+configuration, `taskset.task`, gives them a weight or a bound; `docs/rewards.md` lists them. They are only negative, so
+that nothing but a right answer earns anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypeVar
 
 from rlm.types import StopReason
-from rlm_train.rollout_info import answer_of, info_of, stats_of
+from rlm_train.rollout_info import RolloutInfo
 
 if TYPE_CHECKING:
     from rlm_train.token_masks import AnyTrace
@@ -32,23 +32,23 @@ _CUT_SHORT = {
 
 
 class GatesConfig(vf.BaseConfig):
-    """What a rollout must have done for its reward to count. A rollout that does not pass keeps its penalties, and gets 0
-    for all else. The metric `gated` is 1 then, and so is `gate_<name>` of each bound that it missed; `ungated_reward` is
-    what it would have got."""
+    """Conditions for a rollout's reward to count. A rollout that misses a bound keeps its penalties, and its other rewards
+    become 0. Then the metric `gated` is 1, and so is `gate_<name>` for each bound that it missed. `ungated_reward` is the
+    reward without gates."""
 
     min_iterations: int | None = Field(default=None, ge=1)
-    """Turns of the root."""
+    """Least number of turns of the root."""
     min_subcalls: int | None = Field(default=None, ge=1)
-    """Sub-calls and child runs, at every depth, that were answered: as the engine counted them, not as the code says."""
+    """Least number of answered sub-calls and child runs, at every depth, as the engine counts them."""
     min_reward: FiniteFloat | None = Field(default=None, gt=0)
-    """Sum of the weighted rewards."""
+    """Least sum of the weighted rewards."""
 
 
 class RLMTaskConfig(vf.TaskConfig):
-    """Settings of a task's rewards. `rewards.<name>.weight` is verifiers' own; `gates` is ours."""
+    """Settings of a task's rewards. `rewards.<name>.weight` is verifiers' setting; `gates` is ours."""
 
     gates: GatesConfig = GatesConfig()
-    """Bounds below which a rollout gets nothing; none is set."""
+    """Bounds below which a rollout earns nothing. By default none is set."""
 
 
 DataT = TypeVar("DataT", bound=vf.TaskData)
@@ -56,24 +56,25 @@ ConfigT = TypeVar("ConfigT", bound=RLMTaskConfig, default=RLMTaskConfig)
 
 
 class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
-    """A task whose rewards a configuration can change. A subclass adds the reward `correct`, and others of its own.
+    """A task whose rewards a configuration can change. A subclass adds the reward `correct`, and may add others.
 
-    The optional rewards of `OPTIONAL` have the weight 0, and are not even recorded, until the configuration gives them a
-    weight up to 1.
+    The rewards in `OPTIONAL` have the weight 0, and are not recorded, until the configuration gives them a weight up to 1.
     """
 
     OPTIONAL: ClassVar[frozenset[str]] = frozenset({"format", "no_answer", "truncated"})
-    """Rewards that are off by default. A subclass that has more adds their names."""
+    """Names of the rewards that are off by default. A subclass adds the names of its own."""
 
     config: ConfigT
 
     def __init__(self, data: DataT, config: ConfigT | None = None) -> None:
         """
         Raises:
-            ValueError: the configuration names a reward, metric or stop that there is not, or weighs one wrongly.
+            ValueError: the configuration names an unknown reward, metric or stop, or gives a wrong weight.
         """
         kind = type(self).config_type()
-        if not isinstance(config, kind):  # None, or verifiers' own, of a taskset that does not name ours
+        if not isinstance(
+            config, kind
+        ):  # None, or verifiers' own class, from a taskset that does not name ours
             config = cast(ConfigT, kind.model_validate({} if config is None else config.model_dump()))
         super().__init__(data, config)
         self.check(config)
@@ -85,8 +86,8 @@ class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
 
     @classmethod
     def check(cls, config: vf.TaskConfig) -> None:
-        """Refuses what would otherwise fail, or do harm, in the middle of a run. A taskset's configuration calls it in a
-        validator, so that a wrong file is refused as it is read.
+        """Refuses settings that would fail, or do harm, in the middle of a run. A taskset's configuration calls this in a
+        validator, so that a wrong file is refused when it is read.
 
         Raises:
             ValueError: as for the constructor.
@@ -106,7 +107,7 @@ class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
                         raise ValueError(f"{kind} {name!r}: {error}") from error
                 elif name not in (known := cls._names(kind)):
                     raise ValueError(
-                        f"there is no {kind} {name!r}: there is {', '.join(known) or 'none'}; another one needs an fn"
+                        f"there is no {kind} {name!r}: there is {', '.join(known) or 'none'}; a {kind} of your own needs an fn"
                     )
         for name, reward in config.rewards.items():
             weight = reward.weight
@@ -118,7 +119,7 @@ class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
         return [name for name in dir(cls) if getattr(getattr(cls, name), kind, None) is True]
 
     def hooks(self, attr: str) -> list[Callable[..., Any]]:
-        """verifiers' list of rewards, metrics or stops, without the rewards that are off."""
+        """verifiers' list of rewards, metrics or stops, without rewards whose weight is 0."""
         found: list[Callable[..., Any]] = super().hooks(attr)
         if attr != "reward":
             return found
@@ -131,23 +132,24 @@ class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
 
     @vf.reward(weight=0.0)
     async def format(self, trace: AnyTrace) -> float:
-        """Minus the share of root turns in whose reply there was no code that could run."""
-        turns = stats_of(trace).get("turns", 0)
-        return -info_of(trace).get("idle_turns", 0) / turns if turns else 0.0
+        """Minus the share of root turns whose reply held no code that could run."""
+        info = RolloutInfo.of(trace)
+        return -info.idle_turns / info.stats.turns if info.stats.turns else 0.0
 
     @vf.reward(weight=0.0)
     async def no_answer(self, trace: AnyTrace) -> float:
-        """-1 if the rollout ended without an answer, unless something broke that was not its doing."""
-        where = (info_of(trace).get("failure") or {"where": "limit"})["where"]
+        """-1 if the rollout ended without an answer, unless the cause was a failure outside of the model's control."""
+        info = RolloutInfo.of(trace)
+        where = "limit" if info.failure is None else info.failure.where
         # Code can end its own REPL, but not before the first turn.
-        own = where == "limit" or (where == "repl" and stats_of(trace).get("turns", 0) > 0)
-        return -1.0 if own and not answer_of(trace) else 0.0
+        own = where == "limit" or (where == "repl" and info.stats.turns > 0)
+        return -1.0 if own and not info.answer else 0.0
 
     @vf.reward(weight=0.0)
     async def truncated(self, trace: AnyTrace) -> float:
-        """-1 if a root reply was cut by the token limit of a call, or turns, time, tokens or the window ran out."""
-        cut = stats_of(trace).get("truncated", 0) > 0 or info_of(trace).get("stop") in _CUT_SHORT
-        return -float(cut)
+        """-1 if the token limit of a call cut a root reply, or turns, time, tokens or the model's window ran out."""
+        info = RolloutInfo.of(trace)
+        return -float(info.stats.truncated > 0 or info.stop in _CUT_SHORT)
 
 
 def _weight(hook: Callable[..., Any]) -> float:
@@ -155,14 +157,14 @@ def _weight(hook: Callable[..., Any]) -> float:
 
 
 def apply_gates(gates: GatesConfig, trace: AnyTrace) -> None:
-    """Takes away what a scored trace earned if it does not pass, and records the metrics that `GatesConfig` names.
+    """Sets the positive rewards of a scored trace to 0 if it misses a bound, and records the metrics of `GatesConfig`.
 
-    Penalties stay, so that failing a gate is never a way out of them. Without any bound nothing is changed or recorded.
+    Penalties stay, so that missing a bound is never a way to avoid them. Without bounds nothing is changed or recorded.
     """
-    stats = stats_of(trace)
+    stats = RolloutInfo.of(trace).stats
     reached = {
-        "min_iterations": stats.get("turns", 0),
-        "min_subcalls": stats.get("subcalls", 0) - stats.get("subcall_failures", 0),
+        "min_iterations": stats.turns,
+        "min_subcalls": stats.subcalls - stats.subcall_failures,
         "min_reward": trace.reward,
     }
     bounds = {name: bound for name, bound in gates if bound is not None}

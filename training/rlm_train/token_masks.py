@@ -1,7 +1,7 @@
-"""Which of a trace's sampled tokens are trained.
+"""The choice of a trace's sampled tokens that are trained.
 
-Root turns and sub-calls go through the same endpoint into the same trace. Left alone, a trainer gives all of
-them the root's advantage, and a rollout with hundreds of sub-calls would train mostly those.
+Root turns and sub-calls go through the same endpoint into the same trace. Without marks a trainer gives the root's
+advantage to all of them, so that a rollout with hundreds of sub-calls would train mostly sub-calls.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 
 def root_nodes(trace: AnyTrace, history: Sequence[Message]) -> set[int]:
-    """Ids of the nodes of `trace` on the path of the root's message list.
+    """Numbers of the nodes of `trace` that hold the root's messages.
 
-    Messages are compared by role and text. A reply that came with reasoning has it in its node and not in the
-    history, where it is not sent back, so verifiers' own hash, which includes it, would miss the node. A prefix
-    that was rendered to tokens in several ways has several nodes for one message: all of them are the root's.
+    Messages are compared by role and text. verifiers' own hash includes reasoning, which is in a reply's node but not in
+    the history, so that hash would miss the node. A prefix that was rendered to tokens in several ways has several nodes
+    for one message, and all of them are the root's.
 
     Args:
-        history: system, user, assistant, ... as the engine sent and received them.
+        trace: the rollout's trace.
+        history: the root's messages (system, user, assistant, ...), as the engine sent and received them.
     """
     children: dict[int | None, list[int]] = {}
     for number, node in enumerate(trace.nodes):
@@ -50,13 +51,14 @@ def root_nodes(trace: AnyTrace, history: Sequence[Message]) -> set[int]:
 def assign(trace: AnyTrace, roots: set[int], train_subcalls: str | float) -> int:
     """Marks the sampled tokens below the root.
 
-    Call it once no model call can commit to the trace any more. Marks made earlier would miss late commits, and
-    would keep verifiers from extending a child run's tokens without rendering them again.
+    Call it when no model call can add to the trace any more. Earlier marks would miss late calls, and verifiers could
+    not extend a child run's tokens without rendering them again.
 
     Args:
-        roots: what `root_nodes` found.
-        train_subcalls: "mask" or "direct": not trained, still in the trace. "train": trained with the root's advantage. A
-            weight in (0, 1]: trained with that weight in the RL loss.
+        trace: the rollout's trace.
+        roots: numbers of the root's nodes, from `root_nodes`.
+        train_subcalls: "mask" or "direct": the tokens are not trained and stay in the trace. "train": they are trained
+            with the root's advantage. A weight in (0, 1]: they are trained with that weight in the RL loss.
 
     Returns:
         The number of sampled nodes below the root.
@@ -67,21 +69,21 @@ def assign(trace: AnyTrace, roots: set[int], train_subcalls: str | float) -> int
     return len(below)
 
 
-# Says of a call that it is not the root's, in a header that verifiers puts into the call's record and sends no further.
+# A header that marks calls below the root. verifiers puts it into the call's record, and does not send it on.
 BELOW_HEADERS = {"X-ACP-Model-Request-ID": "rlm-below-root"}
 
 
 def streams(trace: AnyTrace) -> bool:
-    """Whether somebody gets the nodes of this trace as they come: the environment server of verifiers 0.4 sends each
-    node once, right after its call, and what is changed on it later stays behind in the worker."""
+    """Whether the nodes of this trace are sent away as they come. The environment server of verifiers 0.4 sends each node
+    once, right after its call; later changes of the node stay in the worker."""
     return getattr(trace, "_on_change", None) is not None
 
 
 def mark_as_they_come(trace: AnyTrace, train_subcalls: str | float) -> None:
-    """Does for a trace that `streams` what `assign` does at the end, for calls made with `BELOW_HEADERS`, before their
-    nodes are sent.
+    """Marks the nodes of calls made with `BELOW_HEADERS` before they are sent. For a trace that `streams`, where `assign`
+    comes too late.
 
-    A masked reply cannot be extended without rendering it again, which costs a child run some time and nothing else.
+    A masked reply cannot be extended without rendering it again. That costs a child run some time, and nothing else.
     """
     send = trace._on_change
     seen = 0
@@ -114,7 +116,7 @@ def _mark(node: MessageNode, train_subcalls: str | float) -> None:
 def _mask(node: MessageNode) -> None:
     node.mask = [False] * len(node.token_ids)
     node.logprobs = []
-    # The rows of allowed tokens, which belong to sampled tokens; 0.4 and 0.3 of verifiers name them differently.
+    # The rows of allowed tokens belong to sampled tokens. verifiers 0.4 and 0.3 name them differently.
     name = "sampling_mask" if "sampling_mask" in type(node).model_fields else "kept_tokens"
     setattr(node, name, None)
 

@@ -1,7 +1,7 @@
 """Random draws that are the same on every machine and every Python.
 
-Only `random.Random.random()`, seeded by a string, is promised to repeat across Python versions; everything here is made
-of it.
+Across Python versions only `random.Random.random()`, seeded with a string, is promised to repeat. Every draw here is made
+from it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Draws:
-    """A stream of random draws that its name determines. Not safe to share between threads."""
+    """A stream of random draws, determined by its name. Not safe to share between threads."""
 
     def __init__(self, *name: object) -> None:
-        """The name is the seed: its parts, as text, joined by colons."""
+        """The seed is the name: its parts as text, joined by colons."""
         self._random = random.Random(":".join(str(part) for part in name)).random
 
     def below(self, n: int) -> int:
@@ -46,7 +46,7 @@ class Draws:
         return copy
 
     def sample(self, items: Sequence[T], k: int) -> list[T]:
-        """k different items in random order; all of them if there are fewer."""
+        """k items from different places, in random order; all items if there are fewer than k."""
         copy = list(items)
         k = min(k, len(copy))
         for i in range(k):

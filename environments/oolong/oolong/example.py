@@ -1,118 +1,110 @@
-"""One example: a context, a question, its gold answer."""
+"""One example: a question, its right answers, and the description of its context."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from oolong.published_rows import PublishedRow
-from oolong.window import WindowSpec, cached_build
+from oolong.window import cached_build
+from oolong.window_spec import WindowSpec
+from rlm_train.context_hash import check_context
 
 Mode = Literal["fixed", "official", "published"]
 
 
-class ContextChangedError(ValueError):
-    """A context came out other than it was when the example was made."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Example:
-    """One question about one context."""
+    """One question about one context.
+
+    The context is described, not held: `materialise` makes it in any process. `oolong.task.OolongData` is this class
+    as verifiers' task data, under the same field names.
+    """
 
     id: str
+    """Name of the example, unique in its set."""
     seed: int
     source: str
-    """The source's short name, or the published data set's name for its source."""
+    """Short name of the source of text; in mode "published" the data set's name for it."""
     split: str
     mode: Mode
     task_group: str
-    task: str
+    """"counting", "user", "timeline"; "real" for rows of oolong-real."""
+    task_type: str
+    """MOST_FREQ, NUMERIC_ONE_CLASS, ...: the column `task` of the published rows."""
     answer_type: str
-    question: str
+    prompt: str
+    """The question."""
     answer: tuple[str, ...]
-    """Right answers; see `oolong.questions.Question`."""
+    """Right answers, any of which is right; `oolong.questions.Question` describes their form."""
     input_subset: bool
+    """Whether the question is about a part of the lines."""
     labels: tuple[str, ...]
     """All labels, in the window's order; empty where they are not known."""
     context: WindowSpec | PublishedRow
+    """What the context is made from."""
     n_rows: int
-    chars: int
+    """Lines of the context."""
+    context_size: int
     """Characters of the context."""
-    sha256: str
-    """Of the context in UTF-8."""
+    context_sha256: str
+    """SHA-256 of the context in UTF-8, in hexadecimal digits."""
     compat: tuple[str, ...] = ()
     """Defects of the published procedure that were switched on."""
 
+    @property
+    def question(self) -> str:
+        return self.prompt
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON. The answers are in it: not for the model's eyes."""
-        data = {field.name: getattr(self, field.name) for field in fields(self)}
-        kind = "window" if isinstance(self.context, WindowSpec) else "row"
-        context = self.context.to_dict() if isinstance(self.context, WindowSpec) else asdict(self.context)
-        return {
-            **data,
-            "answer": list(self.answer),
-            "labels": list(self.labels),
-            "compat": list(self.compat),
-            "context": {"kind": kind, **context},
-        }
+        """The example as plain JSON. It holds the answers, so the model must not see it."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Example:
-        """Reads what `to_dict` wrote, also after a trip through JSON."""
+        """Reads what `to_dict` wrote, also after a trip through JSON.
+
+        Raises:
+            ValueError: the context is of an unknown kind, or has an unknown field.
+        """
         values = dict(data)
         for name in ("answer", "labels", "compat"):
             values[name] = tuple(values.get(name, ()))
-        values["context"] = context_from_dict(values["context"])
+        values["context"] = _read_context(values["context"])
         return cls(**values)
 
     def materialise(self) -> str:
-        """The context's text. The last few windows of a process are remembered.
+        """Makes the context's text. A process remembers its last few windows.
 
         Raises:
-            SourceError: the text's source cannot be had.
-            ContextChangedError: the text is not the one that the example was made for.
+            SourceError: the source of the text is missing or cannot be read.
+            ContextMismatchError: the text is not the one that the example was made for.
         """
-        return materialise(self.context, self.sha256)
+        context = self.context
+        text = cached_build(context).text if isinstance(context, WindowSpec) else context.text()
+        check_context(self.id, text_sha256(text), self.context_sha256)
+        return text
 
     def materialise_labelled(self) -> str:
-        """The context with the label at the end of every line: the control task, and what golds are checked against.
+        """Makes the context with its label at the end of every line: for the control task, and for checks of answers.
 
         Raises:
-            SourceError: the text's source cannot be had.
+            SourceError: the source of the text is missing or cannot be read.
         """
         if isinstance(self.context, WindowSpec):
             return cached_build(self.context).text_with_labels
         return self.context.text(with_labels=True)
 
 
-def context_from_dict(data: Mapping[str, Any]) -> WindowSpec | PublishedRow:
-    """Reads the `context` of an example's JSON form."""
-    values = dict(data)
-    kind = values.pop("kind", None)
+def _read_context(data: Mapping[str, Any]) -> WindowSpec | PublishedRow:
+    kind = data.get("kind")
     if kind == "window":
-        return WindowSpec.from_dict(values)
+        return WindowSpec.from_dict(data)
     if kind == "row":
-        return PublishedRow(**values)
-    raise ValueError(f"there is no kind of context {kind!r}; there are window and row")
-
-
-def materialise(context: WindowSpec | PublishedRow | Mapping[str, Any], sha256: str | None = None) -> str:
-    """The text of a context, given as object or in its JSON form.
-
-    Raises:
-        SourceError: the text's source cannot be had.
-        ContextChangedError: its SHA-256 is not the given one.
-    """
-    if isinstance(context, Mapping):
-        context = context_from_dict(context)
-    text = cached_build(context).text if isinstance(context, WindowSpec) else context.text()
-    if sha256 is not None and (found := text_sha256(text)) != sha256:
-        raise ContextChangedError(
-            f"the context has SHA-256 {found[:12]}, not {sha256[:12]}: its source or its maker changed"
-        )
-    return text
+        return PublishedRow(**data)
+    raise ValueError(f"there is no kind of context {kind!r}; the kinds are window and row")
 
 
 def text_sha256(text: str) -> str:

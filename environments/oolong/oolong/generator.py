@@ -1,8 +1,4 @@
-"""Examples: a question, its answers, and how to get the text that it is about. What a task is made of.
-
-An example is small and plain JSON: its context is described, not held. `materialise` makes the text again, in any process,
-and checks it by its SHA-256.
-"""
+"""The generator of examples in the modes "fixed" and "official"."""
 
 from __future__ import annotations
 
@@ -15,13 +11,14 @@ from oolong.draws import Draws
 from oolong.example import Example, Mode, text_sha256
 from oolong.official_questions import QUESTIONS_PER_WINDOW, Compat, kept_questions
 from oolong.questions import ANSWER_TYPES, CELLS, GROUPS, Asker, Cell, Question, Ties
-from oolong.sources.base import Split
-from oolong.window import Window, WindowSpec, build, resolve
+from oolong.sources.source import Split
+from oolong.window import Window, build, resolve
+from oolong.window_spec import WindowSpec
 
 Unit = Literal["chars", "tokens", "rows"]
 
 COMPARISON_CAP = 0.25
-"""Largest share of comparisons among the questions: a coin answers half of them."""
+"""Largest share of comparisons among the questions. Guessing answers half of them, so there must not be many."""
 
 
 def generate(
@@ -41,26 +38,26 @@ def generate(
     skew: tuple[int, int] = (2, 6),
     compat: Compat | None = None,
 ) -> list[Example]:
-    """Makes examples. The same arguments give the same examples on any machine; in mode "fixed" the first ones do not depend
-    on n.
+    """Makes examples. The same arguments give the same examples on every machine. In mode "fixed" a larger n only adds
+    examples at the end.
 
     Args:
-        n: how many.
-        source: a name, a file's path, or a source's `ref` (see `oolong.sources.base.open_source`).
+        n: number of examples.
+        source: a name, the path of a file, or a source's `ref`; see `oolong.sources.catalog.open_source`.
         split: "train" and "eval" share no text.
         sizes: sizes of windows, used in turn.
-        unit: what sizes count.
-        seed: another seed, other windows and questions.
+        unit: unit of `sizes`.
+        seed: another seed gives other windows and questions.
         mode: "fixed" asks our questions, spread evenly; "official" follows the published procedure.
-        task_groups, answer_types: which of them to ask.
-        questions_per_window: examples that share a window (in mode "fixed").
+        task_groups, answer_types: groups and types of the questions.
+        questions_per_window: number of examples that share a window (in mode "fixed").
         min_gap, ties: see `oolong.questions.Asker` (in mode "fixed").
         skew: see `WindowSpec`.
         compat: defects of the published procedure to reproduce, all if None (in mode "official").
 
     Raises:
-        SourceError: the source cannot be had.
-        ValueError: an argument that does not fit, or windows so small that nothing can be asked.
+        SourceError: the source is missing or cannot be read.
+        ValueError: an argument is out of range, or the windows are so small that there is nothing to ask.
     """
     cells = [cell for cell in CELLS if cell[0] in task_groups and cell[1] in answer_types]
     unknown = sorted(set(task_groups) - set(GROUPS)) + sorted(set(answer_types) - set(ANSWER_TYPES))
@@ -71,13 +68,13 @@ def generate(
             f"no question has its task group in {list(task_groups)} and its answer type in {list(answer_types)}"
         )
     if n < 0 or not sizes or questions_per_window < 1:
-        raise ValueError("n is at least 0, questions_per_window at least 1, and there is at least one size")
+        raise ValueError("n must be at least 0, questions_per_window at least 1, and sizes must not be empty")
     name = source if isinstance(source, str) else json.dumps(source, sort_keys=True)
     if mode == "official":
         base = WindowSpec(name, split, rows=1, skew=skew, layout="official")
         return _official(n, base, sizes, unit, seed, set(cells), compat or Compat())
     if mode != "fixed":
-        raise ValueError(f"examples are made in mode fixed or official, not {mode!r}")
+        raise ValueError(f"the mode must be fixed or official, not {mode!r}")
     if compat is not None:
         raise ValueError("compat is for mode official")
     base = WindowSpec(name, split, rows=1, skew=skew)
@@ -90,6 +87,7 @@ def _sized(base: WindowSpec, size: int, unit: Unit, seed: int) -> WindowSpec:
 
 
 ATTEMPTS = 8
+"""Windows that are tried for a cell before another cell takes its place."""
 
 
 def _fixed(
@@ -114,7 +112,7 @@ def _fixed(
         )
         asked: set[str] = set()
         wanted = schedule.order()
-        # A cell that one window has nothing for gets a few more windows before another cell takes its place.
+        # If a window has no question for the cell that is due, other windows are tried before another cell takes its place.
         for attempt in range(ATTEMPTS if questions_per_window == 1 else 1):
             spec = _sized(base, size, unit, (seed * 1_000_000 + number) * ATTEMPTS + attempt)
             window = build(spec)
@@ -130,7 +128,7 @@ def _fixed(
                 break
         if not questions:
             raise ValueError(
-                f"a window of {size} {unit} of {window.source.id} has nothing to ask about; make it larger"
+                f"a window of {size} {unit} of {window.source.id} has nothing to ask about; choose a larger size"
             )
         digest = text_sha256(window.text)
         for question in questions[: n - len(examples)]:
@@ -157,7 +155,7 @@ def _ask(
 
 
 class _Schedule:
-    """Which cell is due: the one that was asked least, with a cap on comparisons."""
+    """The order in which cells are due: the least asked first, with a cap on comparisons."""
 
     def __init__(self, cells: Sequence[Cell], draws: Draws) -> None:
         self.taken = dict.fromkeys(cells, 0)
@@ -187,7 +185,8 @@ def _official(
         spec = _sized(base, sizes[number % len(sizes)], unit, seed * 1_000_000 + number)
         window = build(spec)
         questions = [q for q in kept_questions(window, compat) if (q.task_group, q.answer_type) in cells]
-        # Fewer than a window has are drawn, not cut off its end: its questions come sorted by kind.
+        # If fewer questions are needed than the window has, they are drawn: its questions are sorted by kind, so the first
+        # ones would be of few kinds.
         quota = -(-(n - len(examples)) // max(windows - number, 1))
         chosen = set(Draws("quota", seed, number).sample(range(len(questions)), quota))
         digest = text_sha256(window.text)
@@ -198,7 +197,9 @@ def _official(
                 )
         empty = 0 if questions else empty + 1
         if empty > 20:
-            raise ValueError("the published procedure asks no such questions in windows of this size")
+            raise ValueError(
+                "the published procedure has no such questions for windows of this size; choose another size"
+            )
         number += 1
     return examples
 
@@ -220,15 +221,15 @@ def _example(
         split=spec.split,
         mode=mode,
         task_group=question.task_group,
-        task=question.task,
+        task_type=question.task,
         answer_type=question.answer_type,
-        question=question.text,
+        prompt=question.text,
         answer=question.answer,
         input_subset=question.input_subset,
         labels=window.labels,
         context=spec,
         n_rows=len(window.entries),
-        chars=len(window.text),
-        sha256=sha256,
+        context_size=len(window.text),
+        context_sha256=sha256,
         compat=compat,
     )

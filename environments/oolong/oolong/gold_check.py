@@ -1,7 +1,7 @@
-"""Right answers worked out a second time, from nothing but what stands in the text.
+"""The check of recorded answers: they are worked out a second time, from the text alone.
 
-This shares no code with the makers of questions and windows: the labelled lines are parsed back, the question is parsed back,
-and the answer is found by plain counting. `verify` is what the tests and `vf-validate` run.
+This module shares no code with the makers of questions and windows. It parses the labelled lines and the question, and finds
+the answer by plain counting. Tests and `vf-validate` run `verify`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MONTH_NAMES = (
 
 
 class GoldError(ValueError):
-    """An example whose recorded answer is not right, or that cannot be checked; the message says what was found."""
+    """The recorded answers of an example are not the right ones, or the example cannot be checked."""
 
 
 class _Line:
@@ -30,28 +30,28 @@ class _Line:
 
 
 def verify(example: Any, text: str | None = None) -> None:
-    """Checks an example: its text comes out as recorded, and its answers are exactly the right ones.
+    """Checks that the text of an example has the recorded size, and that its answers are exactly the right ones.
 
     Args:
-        example: an `oolong.generator.Example` over labelled lines.
-        text: the labelled text if it is at hand, else the example materialises it.
+        example: an `oolong.example.Example` over labelled lines.
+        text: the labelled text; None: the example makes it.
 
     Raises:
-        GoldError: they are not.
-        SourceError: the text's source cannot be had.
-        ContextChangedError: the text is not the one that the example was made for.
+        GoldError: a recorded figure or answer is wrong, or the text or the question has no known form.
+        SourceError: the source of the text is missing or cannot be read.
+        ContextMismatchError: the text is not the one that the example was made for.
     """
     plain = example.materialise()
     labelled = example.materialise_labelled() if text is None else text
     if re.sub(r"(?m)^(Date: .*) \|\| Label: .*$", r"\1", labelled) != plain:
         raise GoldError(f"{example.id}: the labelled text is not the text with labels")
-    if len(plain) != example.chars:
-        raise GoldError(f"{example.id}: {len(plain)} characters, not {example.chars}")
+    if len(plain) != example.context_size:
+        raise GoldError(f"{example.id}: {len(plain)} characters, not {example.context_size}")
     lines = parse(labelled)
     if len(lines) != example.n_rows:
         raise GoldError(f"{example.id}: {len(lines)} lines, not {example.n_rows}")
     if len(set(example.answer)) != len(example.answer) or not example.answer:
-        raise GoldError(f"{example.id}: the answers {example.answer} are none, or one twice")
+        raise GoldError(f"{example.id}: the answers {example.answer} are empty, or one occurs twice")
     right = answers(example.question, lines, example.labels, top50="top50_dates" in example.compat)
     if set(right) != set(example.answer):
         raise GoldError(
@@ -60,7 +60,11 @@ def verify(example: Any, text: str | None = None) -> None:
 
 
 def parse(labelled: str) -> list[_Line]:
-    """The lines of a labelled window."""
+    """Parses the lines of a labelled window.
+
+    Raises:
+        GoldError: a line has no known form.
+    """
     found = []
     for number, line in enumerate(labelled.split("\n")):
         if not line.startswith("Date: "):
@@ -78,13 +82,13 @@ def answers(
     """All right answers of a question over labelled lines.
 
     Args:
-        question: in our wording or in the published one.
-        lines: from `parse`.
+        question: text of the question, in our wording or in the published one.
+        lines: lines from `parse`.
         labels: all labels of the window.
-        top50: count dates as the published procedure does, within the 50 most frequent.
+        top50: count only the 50 most frequent dates, as the published procedure does.
 
     Raises:
-        GoldError: the question is of no known form.
+        GoldError: the question has no known form.
     """
     if "first occur" in question or question.startswith("For how many months"):
         subset, rest = list(lines), question
@@ -93,7 +97,7 @@ def answers(
     for pattern, solve in SOLVERS:
         if found := re.search(pattern, rest):
             return solve(subset, list(labels), found, {"top50": top50})
-    raise GoldError(f"a question of no known form: {question!r}")
+    raise GoldError(f"the question has no known form: {question!r}")
 
 
 def _restrict(question: str, lines: Sequence[_Line]) -> tuple[list[_Line], str]:
@@ -114,7 +118,7 @@ def _restrict(question: str, lines: Sequence[_Line]) -> tuple[list[_Line], str]:
     ):
         first, last = (datetime.strptime(written, "%b %d, %Y").date() for written in m.groups())
         return [line for line in lines if first <= line.day <= last], question[m.end() :]
-    raise GoldError(f"a question about lines of no known form: {question!r}")
+    raise GoldError(f"the part of the lines that the question is about has no known form: {question!r}")
 
 
 Solver = Callable[[list[_Line], list[str], "re.Match[str]", dict[str, bool]], list[str]]
@@ -168,7 +172,7 @@ def _place(attribute: str, place: int) -> Solver:
         if place == 1:
             best = max(tally.values())
             if list(tally.values()).count(best) > 1:
-                raise GoldError("the second place is asked for, and the first is shared")
+                raise GoldError("the second place is asked for, but the first is shared")
             tally = {key: count for key, count in tally.items() if count < best}
         return [key for key, count in tally.items() if count == max(tally.values())]
 
@@ -221,17 +225,8 @@ def _first_month(
 def _months_more(
     lines: list[_Line], labels: list[str], found: re.Match[str], flags: dict[str, bool]
 ) -> list[str]:
-    return [
-        str(
-            len(
-                [
-                    1
-                    for _, present in _by_month(lines)
-                    if present.count(found["a"]) > present.count(found["b"])
-                ]
-            )
-        )
-    ]
+    months = sum(present.count(found["a"]) > present.count(found["b"]) for _, present in _by_month(lines))
+    return [str(months)]
 
 
 def _months_top(

@@ -1,7 +1,7 @@
-"""The published procedure that makes questions over a window, with each of its known defects as a switch.
+"""The published procedure that makes questions over a window, with a switch for each of its known defects.
 
-Written anew from the description of the procedure; the sentences are in `oolong.official_wording`. What the published
-code draws from an unseeded generator is drawn here from the window's seed.
+It is written anew from the description of the procedure; `oolong.official_wording` has the published sentences. Where the
+published code draws from an unseeded generator, the draws here follow from the window's seed.
 """
 
 from __future__ import annotations
@@ -12,47 +12,48 @@ from dataclasses import dataclass, fields
 from datetime import date
 from itertools import combinations
 
-from oolong import official_wording as official
+from oolong import official_wording as wording
 from oolong.draws import Draws
 from oolong.questions import AnswerType, Question, TaskGroup
 from oolong.window import MONTHS, Entry, Window, written_date
 
 GAP = 0.02
+"""Differences of two shares up to this are not asked about, unless the shares are equal."""
 QUESTIONS_PER_WINDOW = 25
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Compat:
-    """Known defects of the published generator: True does as it does, False corrects it."""
+    """Known defects of the published generator: True reproduces it, False corrects it."""
 
     month_year_bug: bool = True
-    """"In which month did A first occur more often than B" is only asked where that is the first month of the window, so the
-    answer of long windows is always February 2022. False: asked for the real first month, whichever it is."""
+    """"In which month did A first occur more often than B" is asked only if the answer is the first month of the window. So in
+    long windows the answer is always February 2022. False: it is asked wherever there is such a month."""
     single_user_subset: bool = True
-    """Subsets of users hold one user, so two kinds of questions never appear. False: 2 to 10 users."""
+    """Subsets of users hold one user, so two kinds of questions never occur. False: 2 to 10 users."""
     top50_dates: bool = True
-    """"How many dates are represented exactly n times" counts within the 50 most frequent dates only: a wrong answer for
-    windows of some 50 to 500 lines. False: all dates."""
+    """"How many dates are represented exactly n times" counts only the 50 most frequent dates, so the answer is wrong in
+    windows of about 50 to 500 lines. False: it counts all dates."""
     first25: bool = True
-    """Of a window's questions the first 25 in the order of generation are kept: counting, then users, hardly ever timelines.
-    False: 25 spread evenly over task groups and tasks."""
+    """The first 25 questions of a window are kept, in the order counting, users, timelines; so timelines hardly ever occur.
+    False: 25 questions are kept, spread evenly over task groups and tasks."""
     named_first: bool = True
-    """Of two users the one with more lines is named first. False: in random order."""
+    """A question about two users names the one with more lines first. False: the order is random."""
     least_first: bool = True
-    """Labels tied for least common: the list of answers has all of them, and the official scorer takes the first only. False:
-    not asked where there is a tie."""
+    """The least common label is asked for even if several labels are tied. All of them are recorded as answers, and the
+    official scorer takes only the first. False: it is not asked where there is a tie."""
     subset_labels: bool = True
-    """Questions about a part of the lines list only the labels that occur in it. False: all labels, the others count 0."""
+    """A question about a part of the lines lists only the labels that occur there. False: it lists all labels."""
     set_iteration: bool = True
-    """Some loops run over a `set` of labels, in an order that differs from run to run. Done here by a seeded shuffle. False:
-    in the window's order."""
+    """Some loops run over a `set` of labels, so their order differs from run to run. Here a seeded shuffle takes its place.
+    False: they run in the window's order."""
 
     @classmethod
     def of(cls, on: Iterable[str]) -> Compat:
-        """Exactly the named defects switched on.
+        """Switches on the named defects, and no others.
 
         Raises:
-            ValueError: there is no such defect.
+            ValueError: a name is not one of a defect.
         """
         names = set(on)
         known = [field.name for field in fields(cls)]
@@ -74,7 +75,7 @@ def window_questions(window: Window, compat: Compat) -> list[Question]:
 
 
 def kept_questions(window: Window, compat: Compat) -> list[Question]:
-    """The questions that the published data set keeps of a window: at most 25."""
+    """The questions of a window that the published data set keeps: at most 25."""
     questions = window_questions(window, compat)
     if compat.first25:
         return questions[:QUESTIONS_PER_WINDOW]
@@ -91,6 +92,8 @@ def kept_questions(window: Window, compat: Compat) -> list[Question]:
 
 
 class _Makers:
+    """The makers of questions over one window, in the published order."""
+
     def __init__(self, window: Window, compat: Compat) -> None:
         self.entries = window.entries
         self.compat = compat
@@ -119,11 +122,11 @@ class _Makers:
         top = [label for label in counts if counts[label] == most]
         closest = min((abs(most - n) / total for label, n in counts.items() if label != top[0]), default=1.0)
         if len(top) == 1 and closest > GAP:
-            text = official.MOST_COMMON.format(scope=scope, label_list=listed)
+            text = wording.MOST_COMMON.format(scope=scope, label_list=listed)
             yield Question(group, "MOST_FREQ", "LABEL", text, (top[0],), subset)
         least = [label for label in counts if counts[label] == min(counts.values())]
         if self.compat.least_first or len(least) == 1:
-            text = official.LEAST_COMMON.format(scope=scope, label_list=listed)
+            text = wording.LEAST_COMMON.format(scope=scope, label_list=listed)
             yield Question(group, "LEAST_FREQ", "LABEL", text, tuple(least), subset)
         for a, b in combinations(counts, 2):
             difference = counts[a] / total - counts[b] / total
@@ -135,20 +138,20 @@ class _Makers:
                     if difference < 0
                     else "same frequency as"
                 )
-                text = official.COMPARE.format(scope=scope, a=a, b=b)
+                text = wording.COMPARE.format(scope=scope, a=a, b=b)
                 yield Question(group, "RELATIVE_FREQ", "COMPARISON", text, (answer,), subset)
         for label, n in counts.items():
-            text = official.HOW_MANY.format(scope=scope, label=label)
+            text = wording.HOW_MANY.format(scope=scope, label=label)
             yield Question(group, "NUMERIC_ONE_CLASS", "NUMERIC", text, (str(n),), subset)
 
     def counting(self) -> Iterable[Question]:
         counts = Counter(entry.label for entry in self.entries)
         ordered = {label: counts[label] for label in self.labels}
-        return self._label_questions("counting", official.ALL, ordered, subset=False)
+        return self._label_questions("counting", wording.ALL, ordered, subset=False)
 
     def user(self) -> Iterable[Question]:
         ranked = Counter(entry.user for entry in self.entries).most_common(50)
-        yield from self._places("user", official.ALL, ranked, subset=False)
+        yield from self._places("user", wording.ALL, ranked, subset=False)
         if self.compat.single_user_subset:
             size = min(1, len(ranked))
         else:
@@ -156,16 +159,16 @@ class _Makers:
         users = [user for user, _ in self.draws.sample(ranked, size)]
         listed = ", ".join(map(str, users))
         entries = [entry for entry in self.entries if entry.user in set(users)]
-        user_scope = official.USER_SUBSET.format(users=listed)
+        user_scope = wording.USER_SUBSET.format(users=listed)
         yield from self._places(
             "user", user_scope, Counter(e.user for e in entries).most_common(), subset=True
         )
         counts = self._counts(entries)
-        yield from self._label_questions("user", official.USERS.format(users=listed), counts, subset=True)
+        yield from self._label_questions("user", wording.USERS.format(users=listed), counts, subset=True)
         for label in counts:
             ranked = Counter(entry.user for entry in entries if entry.label == label).most_common(10)
             if len(ranked) > 1 and ranked[0][1] > ranked[1][1]:
-                text = official.USER_WITH_LABEL.format(scope=user_scope, label=label)
+                text = wording.USER_WITH_LABEL.format(scope=user_scope, label=label)
                 yield self._user_question("MOST_FREQ", text, ranked[0][0], subset=True)
         for label in dict.fromkeys(entry.label for entry in self.entries):
             yield from self._users_with_label(label)
@@ -173,7 +176,7 @@ class _Makers:
     def _users_with_label(self, label: str) -> Iterable[Question]:
         ranked = Counter(entry.user for entry in self.entries if entry.label == label).most_common(10)
         if len(ranked) > 1 and ranked[0][1] > ranked[1][1]:
-            text = official.USER_WITH_LABEL.format(scope=official.ALL, label=label)
+            text = wording.USER_WITH_LABEL.format(scope=wording.ALL, label=label)
             yield self._user_question("MOST_FREQ", text, ranked[0][0])
         end = min(9, len(ranked) - 1)
         middle = 5 if end == 9 else end // 2
@@ -183,7 +186,7 @@ class _Makers:
                 a, b = more[0], less[0]
                 if not self.compat.named_first and self.draws.chance(0.5):
                     a, b = b, a
-                text = official.USER_OF_TWO.format(scope=official.ALL, label=label, a=a, b=b)
+                text = wording.USER_OF_TWO.format(scope=wording.ALL, label=label, a=a, b=b)
                 yield self._user_question("RELATIVE_FREQ", text, more[0])
                 return
 
@@ -192,10 +195,10 @@ class _Makers:
     ) -> Iterable[Question]:
         if len(ranked) < 2 or ranked[0][1] == ranked[1][1]:
             return
-        yield self._user_question("MOST_FREQ", official.TOP_USER.format(scope=scope), ranked[0][0], subset)
+        yield self._user_question("MOST_FREQ", wording.TOP_USER.format(scope=scope), ranked[0][0], subset)
         if len(ranked) == 2 or ranked[1][1] > ranked[2][1]:
             yield self._user_question(
-                "SECOND_MOST_FREQ", official.SECOND_USER.format(scope=scope), ranked[1][0], subset
+                "SECOND_MOST_FREQ", wording.SECOND_USER.format(scope=scope), ranked[1][0], subset
             )
 
     @staticmethod
@@ -218,16 +221,16 @@ class _Makers:
     def _dates(self) -> Iterable[Question]:
         ranked = Counter(entry.day for entry in self.entries).most_common()
         if len(ranked) == 1 or ranked[0][1] > ranked[1][1]:
-            yield self._timeline("MOST_FREQ", "DATE", official.TOP_DATE, ranked[0][0].isoformat())
+            yield self._timeline("MOST_FREQ", "DATE", wording.TOP_DATE, ranked[0][0].isoformat())
             if len(ranked) > 2 and ranked[1][1] > ranked[2][1]:
                 yield self._timeline(
-                    "SECOND_MOST_FREQ", "DATE", official.SECOND_DATE, ranked[1][0].isoformat()
+                    "SECOND_MOST_FREQ", "DATE", wording.SECOND_DATE, ranked[1][0].isoformat()
                 )
         if len(ranked) == 1:
             return
         n = ranked[min(3, len(ranked) - 1)][1]
         counted = ranked[:50] if self.compat.top50_dates else ranked
-        text = official.DATES_N_TIMES.format(n=n)
+        text = wording.DATES_N_TIMES.format(n=n)
         yield self._timeline("REPRESENTED_N_TIMES", "NUMERIC", text, sum(count == n for _, count in counted))
 
     def _before_after(self) -> Iterable[Question]:
@@ -252,7 +255,7 @@ class _Makers:
                         if difference < 0
                         else "the same frequency"
                     )
-                    text = official.BEFORE_AFTER.format(label=label, day=cut.isoformat())
+                    text = wording.BEFORE_AFTER.format(label=label, day=cut.isoformat())
                     yield self._timeline("RELATIVE_FREQ", "COMPARISON", text, answer)
                     asked = asked or difference != 0
             if asked:
@@ -263,7 +266,7 @@ class _Makers:
             month = self.draws.between(1, 12)
             entries = [entry for entry in self.entries if entry.day.month == month]
             if entries:
-                scope = official.MONTH.format(month=MONTHS[month - 1])
+                scope = wording.MONTH.format(month=MONTHS[month - 1])
                 yield from self._label_questions("timeline", scope, self._counts(entries), subset=True)
                 return
 
@@ -276,7 +279,7 @@ class _Makers:
         end = self.draws.between(start + offset, max(start + offset + 2, int(n * 0.9)))
         first, last = self.by_date[start].day, self.by_date[min(end, n - 1)].day
         entries = [entry for entry in self.by_date if first <= entry.day <= last]
-        scope = official.RANGE.format(first=written_date(first), last=written_date(last))
+        scope = wording.RANGE.format(first=written_date(first), last=written_date(last))
         yield from self._label_questions("timeline", scope, self._counts(entries), subset=True)
 
     def _months(self) -> Iterable[Question]:
@@ -290,17 +293,17 @@ class _Makers:
             first = next((month for month, counts in considered if counts[a] > counts[b]), None)
             if first is not None:
                 answer = date(*first, 1)
-                text = official.FIRST_MONTH.format(a=a, b=b)
+                text = wording.FIRST_MONTH.format(a=a, b=b)
                 yield self._timeline(
                     "RELATIVE_FREQ", "MONTH_YEAR", text, f"{MONTHS[answer.month - 1]} {answer.year}"
                 )
         for a, b in pairs:
             n = sum(counts[a] > counts[b] for counts in months.values())
-            yield self._timeline("RELATIVE_FREQ", "NUMERIC", official.MONTHS_MORE.format(a=a, b=b), n)
+            yield self._timeline("RELATIVE_FREQ", "NUMERIC", wording.MONTHS_MORE.format(a=a, b=b), n)
         for label in labels:
             n = sum(
                 all(counts[label] > counts[other] for other in counts if other != label)
                 for counts in months.values()
                 if counts[label]
             )
-            yield self._timeline("MOST_FREQ", "NUMERIC", official.MONTHS_TOP.format(label=label), n)
+            yield self._timeline("MOST_FREQ", "NUMERIC", wording.MONTHS_TOP.format(label=label), n)

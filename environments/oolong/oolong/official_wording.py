@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oolong.sources.base import LabelledSource
+from oolong.sources.source import LabelledSource
 
 GENERAL = (
     "{start} lines contain {n} {specific_text}\n\nYou will be asked to answer questions about the aggregate label statistics "

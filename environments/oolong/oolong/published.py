@@ -1,20 +1,18 @@
 """The published rows of OOLONG, `oolongbench/oolong-synth` and `oolongbench/oolong-real`, through the library `datasets`.
 
-A data set is named by its name on the hub, by a local folder of parquet files, or by one parquet file with the same columns.
-Its rows become examples of the same form as ours; the context stays in the data set and is read by row number.
+A data set is given by its name on the hub, by a local folder of parquet files, or by one parquet file with the same columns.
+Its rows become examples of the same form as ours. The context stays in the data set and is read by row number.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from oolong.published_rows import PublishedRow, _load
-from oolong.sources.base import SourceError
-
-if TYPE_CHECKING:
-    from oolong.example import Example
+from oolong.example import Example, text_sha256
+from oolong.published_rows import TEXT_COLUMN, PublishedRow, load_rows
+from oolong.sources.source import SourceError
 
 SYNTH_COLUMNS = (
     "id", "context_len", "dataset", "context_window_text", "question", "task_group", "task", "answer", "answer_type",
@@ -43,23 +41,23 @@ def load_published(
     answer_types: tuple[str, ...] = (),
     limit: int | None = None,
 ) -> list[Example]:
-    """The published rows as examples.
+    """Reads the published rows as examples.
 
     Args:
-        dataset: hub name, folder of parquet files, or parquet file.
+        dataset: name on the hub, folder of parquet files, or parquet file.
         split: "validation" or "test".
-        config: "dnd" or "toy_dnd" for oolong-real.
-        revision: of the data set on the hub.
-        sources: keep only rows of these (`trec_coarse`, `spam`, ...; campaigns of oolong-real); all if empty.
-        min_context_len, max_context_len: bounds of `context_len` in the data set's tokens, for oolong-synth. The published
-            evaluation takes those over 1,024 up to 131,072.
-        answer_types: keep only these; all if empty.
-        limit: keep at most so many.
+        config: "dnd" or "toy_dnd" for oolong-real; None for oolong-synth.
+        revision: revision of the data set on the hub; None: the newest.
+        sources: keep only rows of these sources (`trec_coarse`, `spam`, ...; campaigns of oolong-real); all if empty.
+        min_context_len, max_context_len: bounds of the column `context_len`, in the data set's tokens, both included; for
+            oolong-synth. The published evaluation takes lengths over 1,024 up to 131,072.
+        answer_types: keep only these types of answers; all if empty.
+        limit: most examples; None: all.
 
     Raises:
-        SourceError: the data set cannot be had, or is not of the published form.
+        SourceError: the data set cannot be read, or is not of the published form.
     """
-    rows = _load(dataset, split, config, revision)
+    rows = load_rows(dataset, split, config, revision)
     names = set(rows.column_names)
     if "context_len" in names or "answer_type" in names:
         read, needed = _synth_example, list(SYNTH_COLUMNS)
@@ -68,8 +66,8 @@ def load_published(
     missing = [column for column in needed if column not in names]
     if missing:
         raise SourceError(f"{dataset}: no column {missing[0]!r}; it has {', '.join(sorted(names))}")
-    # Contexts are large: they are read for the rows that are kept only.
-    light = rows.remove_columns([column for column in names if column.startswith("context_window_text")])
+    # Contexts are large, so they are read only for the rows that are kept.
+    light = rows.remove_columns([column for column in names if column.startswith(TEXT_COLUMN)])
     examples: list[Example] = []
     for index, record in enumerate(light):
         if limit is not None and len(examples) >= limit:
@@ -92,10 +90,10 @@ def load_published(
 
 
 def parse_answer(answer: str, answer_type: str) -> tuple[str, ...]:
-    """The published form of an answer, a Python list, in ours: `"['spam']"`, `"[datetime.date(2023, 1, 2)]"`, `"[12]"`.
+    """Turns a published answer, the text of a Python list, into ours: `"['spam']"`, `"[datetime.date(2023, 1, 2)]"`, `"[12]"`.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: the answer is not a list of at least one item.
     """
     found = re.fullmatch(r"\[datetime\.date\((\d{4}), (\d{1,2}), (\d{1,2})\)\]", answer.strip())
     if found:
@@ -103,12 +101,12 @@ def parse_answer(answer: str, answer_type: str) -> tuple[str, ...]:
         return (f"{year:04d}-{month:02d}-{day:02d}",)
     values = ast.literal_eval(answer)
     if not isinstance(values, list) or not values:
-        raise ValueError(f"the answer {answer!r} is not a list with an answer in it")
+        raise ValueError(f"the answer {answer!r} is not a list of at least one item")
     return tuple(str(value) for value in values)
 
 
 def labels_in(text: str) -> tuple[str, ...]:
-    """The labels that the header of a published window lists in quotes; empty where it does not."""
+    """The labels that the header of a published window lists in quotes; empty if it lists none."""
     found = re.search(
         r"categories: ((?:'[^'\n]+'(?:, )?)+)|relationships: ((?:'[^'\n]+'(?:, )?)+)", text[:2000]
     )
@@ -120,8 +118,6 @@ def labels_in(text: str) -> tuple[str, ...]:
 def _synth_example(
     record: dict[str, Any], where: PublishedRow, answer_types: tuple[str, ...]
 ) -> Example | None:
-    from oolong.example import Example, text_sha256
-
     answer_type = str(record["answer_type"]).removeprefix("ANSWER_TYPE.")
     if answer_types and answer_type not in answer_types:
         return None
@@ -133,24 +129,22 @@ def _synth_example(
         split=where.split,
         mode="published",
         task_group=str(record["task_group"]),
-        task=str(record["task"]).removeprefix("TASK_TYPE."),
+        task_type=str(record["task"]).removeprefix("TASK_TYPE."),
         answer_type=answer_type,
-        question=str(record["question"]),
+        prompt=str(record["question"]),
         answer=parse_answer(str(record["answer"]), answer_type),
         input_subset=str(record["input_subset"]) == "True",
         labels=labels_in(text),
         context=where,
         n_rows=len(re.findall(r"^Date: ", text, re.MULTILINE)),
-        chars=len(text),
-        sha256=text_sha256(text),
+        context_size=len(text),
+        context_sha256=text_sha256(text),
     )
 
 
 def _real_example(
     record: dict[str, Any], where: PublishedRow, answer_types: tuple[str, ...]
 ) -> Example | None:
-    from oolong.example import Example, text_sha256
-
     answer = str(record["answer"]).strip()
     answer_type = "NUMERIC" if re.fullmatch(r"[+-]?\d+", answer) else "LIST" if "," in answer else "TEXT"
     if answer_types and answer_type not in answer_types:
@@ -163,14 +157,14 @@ def _real_example(
         split=where.split,
         mode="published",
         task_group="real",
-        task=str(record["question_type"]),
+        task_type=str(record["question_type"]),
         answer_type=answer_type,
-        question=str(record["question"]),
+        prompt=str(record["question"]),
         answer=(answer,),
         input_subset=False,
         labels=(),
         context=where,
         n_rows=text.count("\n") + 1,
-        chars=len(text),
-        sha256=text_sha256(text),
+        context_size=len(text),
+        context_sha256=text_sha256(text),
     )

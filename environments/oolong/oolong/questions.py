@@ -1,8 +1,8 @@
-"""Questions over a window, in our own mode, each with the answers that are right.
+"""Questions over a window in mode "fixed", each with its right answers.
 
-They are sorted into cells of (task group, answer type); a maker draws one question of one kind for its cell, or returns None
-where the window has none to ask: every tie too wide, every difference too small. What a policy could use without reading is
-drawn evenly: which of two labels or users is named first, which comparison is true, how large a number is.
+Questions are sorted into cells of (task group, answer type). A maker draws one question of one kind for its cell. It returns
+None if the window has none to ask, because every tie is too wide or every difference too small. What a policy could exploit
+without reading is drawn evenly: which of two labels or users is named first, which comparison is true, how large a number is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeVar
 
 from oolong import wording
 from oolong.draws import Draws
-from oolong.window import MONTHS, Entry, Window, quoted_list, written_date
+from oolong.scopes import Scope, all_lines, lines_of_a_month, lines_of_a_period, lines_of_users
+from oolong.window import MONTHS, Window, quoted_list
 
 TaskGroup = Literal["counting", "user", "timeline"]
 AnswerType = Literal["LABEL", "NUMERIC", "COMPARISON", "USER", "DATE", "MONTH_YEAR"]
@@ -25,10 +26,10 @@ Ties = Literal["accept", "exclude"]
 MORE, LESS, SAME = "more common", "less common", "same frequency"
 
 MAX_TIED = 3
-"""More right answers than this, or half of all labels, and the question is not asked."""
+"""A question with more right answers than this, or than half of all labels, is not asked."""
 
 MIN_SCOPE = 5
-"""Lines that a scope needs to be asked about."""
+"""Least number of lines of a scope that questions are asked about."""
 
 T = TypeVar("T")
 
@@ -43,19 +44,11 @@ class Question:
     answer_type: AnswerType
     text: str
     answer: tuple[str, ...]
-    """Any of them is right. Labels as they are, numbers and user IDs in digits, dates in ISO form, `March 2023`, and for
-    comparisons "more common", "less common", "same frequency" (in official mode the published phrases)."""
+    """Right answers, any of which is right. Labels stand as they are, numbers and user IDs in digits, dates in ISO form, months
+    as `March 2023`, comparisons as "more common", "less common" or "same frequency" (in mode "official" the published
+    phrases)."""
     input_subset: bool = False
-    """Whether only a part of the lines is asked about."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The lines that a question is about, and how it says so."""
-
-    text: str
-    entries: Sequence[Entry]
-    subset: bool = True
+    """Whether the question is about a part of the lines."""
 
 
 class Asker:
@@ -64,55 +57,36 @@ class Asker:
     def __init__(self, window: Window, *, min_gap: float = 0.02, ties: Ties = "accept") -> None:
         """
         Args:
-            window: the lines.
-            min_gap: least difference of two shares that a comparison may turn on, unless they are equal.
-            ties: accept any of the tied answers (the question says so), or never ask where there is a tie.
+            window: the window that is asked about.
+            min_gap: least difference of two shares, from 0 to 1, that a comparison is asked about; equal shares are too.
+            ties: "accept": any of the tied answers is right, and the question says so. "exclude": a question whose answer is
+                tied is not asked.
         """
         self.window = window
         self.labels = window.labels
         self.min_gap = Fraction(min_gap).limit_denominator(10_000)
         self.max_tied = MAX_TIED if ties == "accept" else 1
-        self.all = Scope(wording.ALL, window.entries, subset=False)
+        self.all = all_lines(window.entries)
 
     def ask(self, cell: Cell, draws: Draws) -> Question | None:
-        """A question of the cell, None if this window has none."""
+        """A question of the cell; None if this window has none."""
         for maker in draws.shuffled(MAKERS[cell]):
-            for _ in range(4):  # a scope that was drawn may have nothing to ask about
+            for _ in range(4):  # the drawn scope may have nothing to ask about
                 question = maker(self, cell[0], draws)
                 if question is not None:
                     return question
         return None
-
-    # Scopes
 
     def _scope(self, group: TaskGroup, draws: Draws) -> Scope:
         if group == "counting":
             return self.all
         if group == "user":
             return self._user_scope(draws)
-        return self._month_scope(draws) if draws.chance(0.5) else self._range_scope(draws)
+        return (lines_of_a_month if draws.chance(0.5) else lines_of_a_period)(self.window.entries, draws)
 
     def _user_scope(self, draws: Draws) -> Scope:
-        top = [user for user, _ in ranking(entry.user for entry in self.window.entries)[:50]]
-        users = set(draws.sample(top, draws.between(2, 10)))
-        listed = ", ".join(map(str, draws.shuffled(sorted(users))))
-        entries = [entry for entry in self.window.entries if entry.user in users]
-        return Scope(wording.USERS.format(users=listed), entries)
-
-    def _month_scope(self, draws: Draws) -> Scope:
-        month = draws.between(1, 12)
-        entries = [entry for entry in self.window.entries if entry.day.month == month]
-        return Scope(wording.MONTH.format(month=MONTHS[month - 1]), entries)
-
-    def _range_scope(self, draws: Draws) -> Scope:
-        days = sorted(entry.day for entry in self.window.entries)
-        n = len(days)
-        start = draws.between(n // 10, n // 2)
-        end = draws.between(min(start + n // 10 + 1, n - 1), max(start + n // 10 + 1, n * 9 // 10))
-        first, last = days[start], days[min(end, n - 1)]
-        entries = [entry for entry in self.window.entries if first <= entry.day <= last]
-        text = wording.RANGE.format(first=written_date(first), last=written_date(last))
-        return Scope(text, entries)
+        ranked = ranking(entry.user for entry in self.window.entries)
+        return lines_of_users(self.window.entries, [user for user, _ in ranked[:50]], draws)
 
     # Counting, over any scope
 
@@ -254,7 +228,8 @@ class Asker:
                     pairs[first].append((a, b))
         if not pairs:
             return None
-        # The very first month is right for half of all pairs: where others are, it is not asked for more than they are.
+        # The first month of a window is right for half of all pairs. Months are drawn before pairs, so that it is not the
+        # answer more often than other months.
         year, month = draws.choice(sorted(pairs))
         a, b = draws.choice(pairs[year, month])
         text = wording.FIRST_MONTH.format(scope=wording.ALL, a=a, b=b)
@@ -287,8 +262,8 @@ class Asker:
         return Question(group, "MOST_FREQ", "NUMERIC", text, (str(sums[label]),))
 
     def _place(self, ranked: Sequence[tuple[T, int]], second: bool) -> list[T] | None:
-        """The items in first or second place; None if too many share it, or the first place is shared and the second is
-        asked for, or everybody has one line."""
+        """The items in the first place, or in the second. None if too many items share that place, if the second is asked for
+        and the first is shared, or if the items in it have one line each."""
         place = 0
         if second:
             if len(ranked) < 2 or ranked[0][1] == ranked[1][1]:
@@ -303,12 +278,12 @@ class Asker:
 
 
 def ranking(items: Iterable[Any]) -> list[tuple[Any, int]]:
-    """Items with their counts: the most frequent first, then in their own order."""
+    """Items with their counts, the most frequent first; equally frequent items in their own order."""
     return sorted(Counter(items).items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def by_magnitude(values: Sequence[tuple[int, T]], draws: Draws) -> T:
-    """Draws an item so that every magnitude (power of two) among the numbers is as likely as the others."""
+    """Draws an item so that every magnitude (power of two) among the numbers is equally likely."""
     buckets: dict[int, list[T]] = defaultdict(list)
     for number, item in values:
         buckets[number.bit_length()].append(item)
@@ -339,7 +314,7 @@ MAKERS: dict[Cell, tuple[Maker, ...]] = {
     ("timeline", "COMPARISON"): (Asker.compare, Asker.before_or_after),
     ("timeline", "MONTH_YEAR"): (Asker.first_month,),
 }
-"""What can be asked in each cell."""
+"""The makers of each cell."""
 
 CELLS: tuple[Cell, ...] = tuple(MAKERS)
 GROUPS: tuple[TaskGroup, ...] = ("counting", "user", "timeline")

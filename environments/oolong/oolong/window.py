@@ -1,23 +1,24 @@
 """Windows: long lists of labelled lines whose labels are not shown. A window is a function of its `WindowSpec`.
 
-The layout of a line and the way labels, users and dates are drawn follow OOLONG-synth (Bertsch et al. 2025,
-arXiv:2511.02817, section 3 and the code that belongs to it); the header is worded anew unless `layout="official"`.
+The layout of a line and the draws of labels, users and dates follow OOLONG-synth (Bertsch et al. 2025, arXiv:2511.02817,
+section 3 and its code). The header has our own wording, unless `layout="official"`.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import cached_property, lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
+from oolong import official_wording
 from oolong.draws import Draws
-from oolong.sources.base import LabelledSource, Row, SourceError, Split
 from oolong.sources.catalog import open_source
-
-Layout = Literal["own", "official"]
+from oolong.sources.source import LabelledSource, Row, SourceError
+from oolong.window_spec import MAX_ROWS, WindowSpec
 
 MONTHS = (
     "January",
@@ -35,15 +36,17 @@ MONTHS = (
 )
 
 CHARS_PER_TOKEN = 2.7
-"""Measured with a Qwen tokenizer on windows of questions: dates and IDs take many tokens."""
+"""Measured with a Qwen tokenizer on windows of questions. Dates and IDs take many tokens."""
 
 COMMON_USER_SHARE = 0.8
+"""Share of lines that belong to a common user."""
 USER_IDS = (10_000, 99_999)
+"""Smallest and largest user ID."""
 BUSY_DAY_SHARE = 0.2
-MAX_ROWS = 500_000
+"""Share of lines on busy days, in our layout."""
 
 LINE_CHARS = len("Date: Dec 28, 2022 || User: 76063 || Instance: \n")
-"""Of a line without its text: dates and user IDs are of one length."""
+"""Characters of a line without its text. All dates have the same length, and so have all user IDs."""
 
 
 class Entry(NamedTuple):
@@ -53,69 +56,6 @@ class Entry(NamedTuple):
     label: str
     user: int
     day: date
-
-
-@dataclass(frozen=True, slots=True)
-class WindowSpec:
-    """Everything that a window is made from. Small, hashable, and plain JSON by `to_dict`.
-
-    Exactly one of `rows`, `chars` and `tokens` says how long the window is; `resolve` turns the others into `rows`.
-    """
-
-    source: str = "wordnet"
-    """A name, the path of a file, or a source's `ref` as JSON text."""
-    split: Split = "train"
-    seed: int = 0
-    rows: int | None = None
-    """Lines."""
-    chars: int | None = None
-    """At most so many characters, and only few less."""
-    tokens: int | None = None
-    """About so many tokens, by 2.7 characters a token; in the official layout by the published budget of the source."""
-    skew: tuple[int, int] = (2, 6)
-    """Bounds of the temperature T: labels get weights w**(1/T), w uniform from 1 to 30, put through a softmax. The lower, the
-    more skewed."""
-    first_day: str = "2022-02-16"
-    last_day: str = "2025-06-21"
-    """Dates are uniform between these two, ISO form, both included; in our layout a fifth of the lines is on few busy days."""
-    layout: Layout = "own"
-    source_sha256: str | None = None
-    """Set by `resolve`: the rows that the source had; building from other rows fails."""
-
-    def __post_init__(self) -> None:
-        if [self.rows, self.chars, self.tokens].count(None) != 2:
-            raise ValueError("give exactly one of rows, chars and tokens")
-        size = self.rows or self.chars or self.tokens or 0
-        if size < 1:
-            raise ValueError("a window's size is at least 1")
-        if self.rows is not None and self.rows > MAX_ROWS:
-            raise ValueError(f"a window has at most {MAX_ROWS:,} rows")
-        if self.layout not in ("own", "official"):
-            raise ValueError(f"there is no layout {self.layout!r}; layouts are own and official")
-        low, high = self.skew
-        if not 1 <= low <= high:
-            raise ValueError(f"skew is a pair of temperatures from 1 up, the lower first, not {self.skew}")
-        if date.fromisoformat(self.first_day) > date.fromisoformat(self.last_day):
-            raise ValueError(f"first_day {self.first_day} is after last_day {self.last_day}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, without the fields that are not set."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> WindowSpec:
-        """Reads what `to_dict` wrote, also after a trip through JSON.
-
-        Raises:
-            ValueError: there is an unknown field, or a value that does not fit.
-        """
-        unknown = sorted(set(data) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"a window has no field {unknown[0]!r}")
-        values = dict(data)
-        if "skew" in values:
-            values["skew"] = tuple(values["skew"])
-        return cls(**values)
 
 
 class Window:
@@ -137,8 +77,8 @@ class Window:
 
     @cached_property
     def text_with_labels(self) -> str:
-        """The same with ` || Label: ...` at the end of each line: the control task without reading, and what golds are
-        checked against."""
+        """The text with ` || Label: ...` at the end of each line: the control task, which needs no reading, and the text
+        by which answers are checked."""
         return self._render(with_labels=True)
 
     def _render(self, *, with_labels: bool) -> str:
@@ -155,7 +95,7 @@ class Window:
 
 
 def written_date(day: date) -> str:
-    """A date as the lines have it: `Dec 28, 2022`, in English whatever the locale."""
+    """A date in the form of the lines, `Dec 28, 2022`: in English under any locale."""
     return f"{MONTHS[day.month - 1][:3]} {day.day:02d}, {day.year}"
 
 
@@ -165,9 +105,7 @@ def quoted_list(labels: Sequence[str]) -> str:
 
 def _frame(spec: WindowSpec, source: LabelledSource, labels: Sequence[str], n: int) -> tuple[str, str]:
     if spec.layout == "official":
-        from oolong.official_wording import frame
-
-        return frame(source, labels, n)
+        return official_wording.frame(source, labels, n)
     about = (
         f"{source.items}, one per line, each with a date and the ID of a user. Every line has exactly one label, which is not "
         f"shown and has to be found out by reading the text: it says {source.meaning}, and is one of {quoted_list(labels)}."
@@ -180,10 +118,10 @@ def _frame(spec: WindowSpec, source: LabelledSource, labels: Sequence[str], n: i
 
 
 def resolve(spec: WindowSpec) -> WindowSpec:
-    """The same window with its size in rows and its source pinned: what a task's data holds.
+    """The spec of the same window with its size in rows and the hash of its source: the form that task data holds.
 
     Raises:
-        SourceError: the source cannot be had.
+        SourceError: the source is missing or cannot be read.
         ValueError: not even one line fits in `chars`.
     """
     source = _source(spec)
@@ -192,16 +130,22 @@ def resolve(spec: WindowSpec) -> WindowSpec:
         return spec
     if spec.tokens is not None:
         if spec.layout == "official":
-            from oolong.official_wording import rows_for_tokens
-
-            if (rows := rows_for_tokens(source.id, spec.tokens)) is not None:
+            rows = official_wording.rows_for_tokens(source.id, spec.tokens)
+            if rows is not None:
                 return replace(spec, rows=max(rows, 1), tokens=None)
         spec = replace(spec, chars=int(spec.tokens * CHARS_PER_TOKEN), tokens=None)
     assert spec.chars is not None
-    budget = spec.chars
+    return replace(spec, rows=_rows_that_fit(spec, source, spec.chars), chars=None)
+
+
+def _rows_that_fit(spec: WindowSpec, source: LabelledSource, budget: int) -> int:
+    """The number of lines whose window fits in `budget` characters.
+
+    The labels that are drawn decide how long the lines are, and the number of lines decides the labels. So the number
+    is found by trial and correction.
+    """
     rows_of_split = source.rows(spec.split)
     mean_line = sum(len(row.text) for row in rows_of_split) / max(len(rows_of_split), 1) + LINE_CHARS
-    # The labels that are drawn decide how long the lines are, and the number of rows decides the labels: try and correct.
     best, too_many, rows = 0, MAX_ROWS + 1, int(budget / mean_line)
     for _ in range(40):
         rows = min(max(rows, best + 1), too_many - 1)
@@ -223,15 +167,15 @@ def resolve(spec: WindowSpec) -> WindowSpec:
         raise ValueError(
             f"no window of {source.id} fits in {budget} characters: header and footer take most of them"
         )
-    return replace(spec, rows=best, chars=None)
+    return best
 
 
 def build(spec: WindowSpec) -> Window:
-    """Makes the window of a spec; the same spec gives the same window everywhere.
+    """Makes the window of a spec. The same spec gives the same window on every machine.
 
     Raises:
-        SourceError: the source cannot be had.
-        ValueError: the spec is not resolved, or the source has changed since it was.
+        SourceError: the source is missing or cannot be read.
+        ValueError: the source has changed since the spec was resolved, or not even one line fits in its size.
     """
     if spec.rows is None:
         return build(resolve(spec))
@@ -250,7 +194,7 @@ def build(spec: WindowSpec) -> Window:
         Entry(row.text, row.label, user, day) for row, user, day in zip(chosen, users, days, strict=True)
     ]
     if spec.layout == "official":
-        # The published order does not depend on the window's seed: sorted by text, then shuffled by a fixed one.
+        # The published order does not depend on the window's seed: sorted by text, then shuffled with a fixed seed.
         entries.sort(key=lambda entry: entry.text)
         Draws("order", 42).shuffle(entries)
     return Window(spec, source, labels, entries)
@@ -261,7 +205,7 @@ def _seed(spec: WindowSpec, source: LabelledSource) -> tuple[object, ...]:
 
 
 def _draw_lines(spec: WindowSpec, source: LabelledSource) -> tuple[list[str], list[Row]]:
-    """The labels in the window's order, and its rows, label by label."""
+    """The labels in the window's order, and its rows grouped by label."""
     assert spec.rows is not None
     seed = _seed(spec, source)
     draws = Draws("labels", *seed)
@@ -284,17 +228,17 @@ def _label_counts(k: int, n: int, skew: tuple[int, int], draws: Draws) -> list[i
     top = max(weights)
     powers = [math.exp(weight - top) for weight in weights]
     total = math.fsum(powers)
-    # Rounded, so that a last bit of exp() that differs between C libraries cannot change a count.
+    # Rounded, because the last bit of exp() differs between C libraries and must not change a count.
     counts = [round(round(power / total, 9) * n) for power in powers]
     counts[0] += n - sum(counts)
-    while counts[0] < 0:  # a few rows over many labels were rounded up: take back from the largest
+    while counts[0] < 0:  # with few rows and many labels, too many counts were rounded up: lower the largest
         counts[counts.index(max(counts))] -= 1
         counts[0] += 1
     return counts
 
 
 def _draw_rows(pool: Sequence[Row], count: int, draws: Draws) -> list[Row]:
-    """Without replacement as long as the pool lasts, then again from the whole pool."""
+    """Draws without replacement until the pool is used up, then again from the whole pool."""
     drawn: list[Row] = []
     while len(drawn) < count:
         drawn.extend(draws.sample(pool, count - len(drawn)))
@@ -337,12 +281,10 @@ def _draw_days(spec: WindowSpec, draws: Draws) -> list[date]:
 
 
 def _source(spec: WindowSpec) -> LabelledSource:
-    import json
-
     return open_source(json.loads(spec.source) if spec.source.startswith("{") else spec.source)
 
 
 @lru_cache(maxsize=4)
 def cached_build(spec: WindowSpec) -> Window:
-    """`build`, remembering the last few windows: for the rollouts of one example."""
+    """`build` with a memory of the last few windows, for the rollouts of one example."""
     return build(spec)

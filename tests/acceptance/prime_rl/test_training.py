@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from oolong.taskset import OolongData
-from rlm_train.testing import Call
+from oolong.task import OolongData
+from rlm_train.testing import ControlCall
 
 pytestmark = pytest.mark.timeout(1_500)
 
@@ -170,7 +170,7 @@ def test_nothing_is_longer_than_the_trainer_takes(samples: list[Any]) -> None:
 
 
 def test_weights_change_between_the_steps(result: Any, samples: list[Any]) -> None:
-    paused = Call("/pause", {"mode": "keep", "clear_cache": "false"})
+    paused = ControlCall("/pause", {"mode": "keep", "clear_cache": "false"})
     calls = result.server.calls
     assert [call.path for call in calls] == ["/pause", "/update_weights", "/resume"] * 2
     assert calls[0] == calls[3] == paused

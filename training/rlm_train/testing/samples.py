@@ -1,4 +1,4 @@
-"""Training samples, held against what the model server saw."""
+"""The check of training samples against the calls that the model server answered."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ class Generation:
     """One answered call for tokens."""
 
     prompt_ids: tuple[int, ...]
-    """As they came in the request."""
+    """Tokens of the request."""
     completion_ids: tuple[int, ...]
-    """As they were sent back, the token that ended the reply included."""
+    """Tokens of the answer, with the token that ended the reply."""
     logprobs: tuple[float, ...]
-    """One for each of `completion_ids`."""
+    """Log-probabilities of `completion_ids`."""
     model: str
-    """The name that was asked for: the base model, or an adapter."""
+    """Requested name: the base model or an adapter."""
     session: str | None
-    """The rollout's id, as the training client sends it."""
+    """Id of the rollout, as the training client sends it."""
     cache_salt: str | None
     versions: tuple[int, int]
-    """Of the weights: when the call began, and when it was answered."""
+    """Versions of the weights when the call began and when it was answered."""
     request: ChatRequest = field(repr=False)
-    """The prompt's messages, read from its tokens, and the sampling parameters."""
+    """Messages of the prompt, read from its tokens, and sampling parameters."""
 
 
 class SampleMismatchError(AssertionError):
-    """A sample has tokens or log-probabilities that the server did not send, or in another place."""
+    """A sample has tokens or log-probabilities that the server did not send, or not in that place."""
 
 
 def generations_of(
@@ -40,19 +40,19 @@ def generations_of(
     logprobs: Sequence[float],
     generations: Iterable[Generation],
 ) -> list[Generation]:
-    """The calls that a training sample is made of, in their order.
+    """Finds the calls that a training sample is made of, in their order.
 
-    Every run of trained tokens must be the whole completion of one call, what stands before it that call's whole
-    prompt, and the log-probabilities of the run the call's; those of all other tokens must be 0.
+    Every unbroken run of trained tokens must be the whole completion of one call, with that call's log-probabilities. The
+    tokens before the run must be that call's whole prompt. The log-probabilities of all other tokens must be 0.
 
     Args:
-        token_ids: the sample's tokens.
-        mask: which of them are trained; as long as `token_ids`.
-        logprobs: as long as `token_ids`.
-        generations: what the server recorded.
+        token_ids: tokens of the sample.
+        mask: True for trained tokens; as long as `token_ids`.
+        logprobs: log-probabilities; as long as `token_ids`.
+        generations: calls that the server recorded.
 
     Raises:
-        SampleMismatchError: something of this does not hold.
+        SampleMismatchError: the sample does not meet these conditions.
     """
     if not len(token_ids) == len(mask) == len(logprobs):
         raise SampleMismatchError(f"{len(token_ids)} tokens, {len(mask)} marks, {len(logprobs)} log-probs")
@@ -64,7 +64,7 @@ def generations_of(
     end = 0
     for start, stop in _runs(mask):
         if any(logprobs[end:start]):
-            raise SampleMismatchError(f"tokens {end} to {start} were not sampled, and have log-probabilities")
+            raise SampleMismatchError(f"tokens {end} to {start} were not sampled, but have log-probabilities")
         candidates = known[ids[:start]]
         if not candidates:
             raise SampleMismatchError(f"no call had the {start} tokens before token {start} as its prompt")
@@ -72,12 +72,12 @@ def generations_of(
         matching = [g for g in candidates if g.completion_ids == ids[start:stop] and g.logprobs == values]
         if not matching:
             raise SampleMismatchError(
-                f"tokens {start} to {stop} or their log-probabilities are not what a call with that prompt answered"
+                f"tokens {start} to {stop} or their log-probabilities differ from every answer to a call with that prompt"
             )
         found.append(matching[0])
         end = stop
     if any(logprobs[end:]):
-        raise SampleMismatchError(f"tokens from {end} on were not sampled, and have log-probabilities")
+        raise SampleMismatchError(f"tokens from {end} on were not sampled, but have log-probabilities")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A real tokenizer that needs no download."""
+"""A small tokenizer that needs no download."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _MARKUP = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 
 VOCABULARY = 1_500
-"""Tokens at most, without those of the chat template."""
+"""Most tokens, not counting those of the chat template."""
 
 
 def build_tokenizer(folder: Path) -> Path:
     """Makes a byte-level BPE tokenizer with the special tokens of Qwen3, trained on the engine's own prompt.
 
-    It knows no chat template: use it with the renderer "qwen3". Takes well under a second; the same each time.
+    It has no chat template: use it with the renderer "qwen3". It is the same each time, and takes well under a second.
 
     Args:
-        folder: where it is saved; made if need be.
+        folder: folder that the tokenizer is saved in; created if it does not exist.
 
     Returns:
-        `folder`: what transformers, and a configuration that wants a model's name, take.
+        `folder`, which transformers and configurations take as the name of a model.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,1 +1,1 @@
-"""Scripted policies: the reference policy, and the blind ones that show what chance scores."""
+"""Scripted policies: the reference policy, and the blind policies that measure chance."""

@@ -1,4 +1,4 @@
-"""Policies that answer without reading a line: what chance scores. A task on which they do well asks nothing."""
+"""Policies that answer without reading the lines. Their scores are those of chance: a task that they solve is worthless."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ COMPARISONS = ("more common", "less common", "same frequency")
 
 
 class BlindPolicy:
-    """Answers at once, by a strategy:
+    """Answers in the first turn, by a strategy:
 
-    - "random": a valid answer at random, as OOLONG's paper defines its random baseline; numbers are the number of lines over
-      the number of labels, users, dates and months are those of a random line.
-    - "prior": what is named first: the first label, "more common", the first user, the window's first month; else as random.
-    - "majority": what is most frequent without regard to labels: the user, date or month of most lines; else as prior.
+    - "random": a valid answer at random, as OOLONG's paper defines its random baseline. A number is the number of lines
+      divided by the number of labels; a user, date or month is that of a random line.
+    - "prior": the answer that is named first: the first label, "more common", the first user, the window's first month; for
+      other questions as "random".
+    - "majority": the most frequent answer without regard to labels: the user, date or month of most lines; for other
+      questions as "prior".
     """
 
     def __init__(self, strategy: Strategy = "random", seed: int = 0) -> None:
         """
         Raises:
-            ValueError: there is no such strategy.
+            ValueError: the strategy is unknown.
         """
         if strategy not in ("random", "prior", "majority"):
             raise ValueError(f"there is no strategy {strategy!r}; there are random, prior and majority")
@@ -42,7 +44,7 @@ class BlindPolicy:
         return f"I guess.\n\n```repl\n{self.code(first)}\n```"
 
     def code(self, question: str) -> str:
-        """The cell that sets the answer to a guess."""
+        """The cell that sets the answer to a guess at a question."""
         reading = read(question)
         guess = '"unknown"' if reading is None else self._guess(reading, Draws("blind", self.seed, question))
         head = """\

@@ -1,4 +1,4 @@
-"""A sub-model that labels lines with the right label, at a settable accuracy. It is no language model: it looks texts up."""
+"""A sub-model that labels lines at a chosen accuracy. It is not a language model: it looks texts up."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from oolong.draws import Draws
-from oolong.sources.base import LabelledSource, SourceError
 from oolong.sources.catalog import open_source
+from oolong.sources.source import LabelledSource, SourceError
 
 KNOWN_SOURCES = ("wordnet", "trec_coarse", "spam")
 
@@ -16,11 +16,11 @@ PROMPT = (
     "Give each numbered line below exactly one of these labels: {labels}.\nReply with one line for each number, in the form "
     "`number: label`, and with nothing else.\n\n{lines}"
 )
-"""What the reference policy asks; other prompts are understood as far as they number lines or hold known texts."""
+"""The prompt of the reference policy. Other prompts are understood if they number lines or hold known texts."""
 
 
 class Labeller:
-    """Answers labelling prompts. Whether a text is labelled rightly depends on the text and the seed alone, not on the order or
+    """Answers labelling prompts. Whether a text gets its right label depends only on the text and the seed, not on the order or
     the grouping of requests."""
 
     def __init__(
@@ -29,22 +29,22 @@ class Labeller:
         """
         Args:
             accuracy: share of texts, from 0 to 1, that get their right label; the others get one of the other labels.
-            seed: another seed, other mistakes.
-            sources: names or files of labelled text to know; all that are on this machine if None.
+            seed: another seed gives other mistakes.
+            sources: names or files of labelled text; None: all known sources on this machine.
 
         Raises:
             ValueError: the accuracy is not from 0 to 1.
-            SourceError: when first asked, if a source that was named cannot be had.
+            SourceError: at the first request, if one of `sources` is missing or cannot be read.
         """
         if not 0 <= accuracy <= 1:
-            raise ValueError(f"accuracy is a share from 0 to 1, not {accuracy}")
+            raise ValueError(f"accuracy must be from 0 to 1, not {accuracy}")
         self.accuracy = accuracy
         self.seed = seed
         self._names = sources
 
     @cached_property
     def sources(self) -> tuple[LabelledSource, ...]:
-        """The sources that it knows, read when first needed."""
+        """The sources of the labels, read at the first request."""
         if self._names is not None:
             return tuple(open_source(name) for name in self._names)
         found = []
@@ -56,14 +56,15 @@ class Labeller:
         return tuple(found)
 
     def label(self, text: str, labels: Sequence[str] = ()) -> str | None:
-        """The label that it gives to a text.
+        """The label that the sub-model gives to a text.
 
         Args:
-            text: as it stands in a window.
-            labels: the choice; decides between sources that both have the text, and what a mistake looks like.
+            text: the text as a window holds it.
+            labels: labels to choose from. They decide between sources that both hold the text, and are the wrong labels of
+                mistakes. Empty: the labels of the source.
 
         Returns:
-            A label; for an unknown text one of `labels`, or None if there are none.
+            A label; for an unknown text one of `labels`, or None if `labels` is empty.
         """
         for source in self.sources:
             gold = source.label_of(text)
@@ -78,7 +79,7 @@ class Labeller:
         return Draws("guess", self.seed, text).choice(sorted(labels)) if labels else None
 
     def reply(self, prompt: str) -> str:
-        """Answers a prompt: `number: label` for each numbered line, else a label for every line whose text it knows."""
+        """Answers a prompt with `number: label` for each numbered line, or else with a label for every line of a known text."""
         found = re.search(r"labels?:((?:\s*'[^'\n]+',?)+)", prompt)
         labels = re.findall(r"'([^'\n]+)'", found[1]) if found else []
         numbered = re.findall(r"(?m)^\s*(\d+)[.):] (.*\S)", prompt)
@@ -100,5 +101,5 @@ class Labeller:
 
 
 def _bare(line: str) -> str:
-    """A line's text without date, user and label."""
+    """The text of a line, without date, user and label."""
     return re.sub(r"^.*?\|\| Instance: |(?: \|\| Label: .*)$", "", line.strip())

@@ -1,5 +1,5 @@
-"""Reads a question back from its text: which kind it is and what it names. Serves the scripted policies, which know no more of
-a task than a model does."""
+"""Reads the kind and the fields of a question from its text. For the scripted policies, which see only what a model sees of a
+task."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from oolong import official_wording as official
-from oolong import wording
+from oolong import official_wording, wording
 from oolong.window import MONTHS
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A question, taken apart."""
+    """The parts of a question."""
 
     kind: str
     """The name of its template, the same in `oolong.wording` and `oolong.official_wording`: MOST_COMMON, HOW_MANY, ..."""
     fields: dict[str, str]
-    """What the template names: a, b, label, n, day."""
+    """Values of the template's fields: a, b, label, n, day."""
     labels: tuple[str, ...]
-    """The labels that the question lists, in its order; empty where it lists none."""
+    """The labels that the question lists, in its order; empty if it lists none."""
     condition: str
-    """A Python expression on `day` (a date), `user` (a str): whether a line is to be considered; "" for all lines."""
+    """A Python expression over `day` (a date) and `user` (a str) that is true for the lines in question; "" for all lines."""
     official: bool
+    """Whether the wording is the published one."""
 
     @property
     def needs_labels(self) -> bool:
-        """Whether lines have to be read: users and dates can be counted without."""
+        """Whether the answer depends on labels. Users and dates can be counted without them."""
         return self.kind not in ("TOP_USER", "SECOND_USER", "TOP_DATE", "SECOND_DATE", "DATES_N_TIMES")
 
 
@@ -59,20 +59,21 @@ _OFFICIAL_FIELDS = {
 def _patterns() -> Iterable[tuple[str, bool, re.Pattern[str]]]:
     for kind in KINDS:
         yield kind, False, wording.pattern(getattr(wording, kind), _OWN_FIELDS)
-        yield kind, True, wording.pattern(getattr(official, kind), _OFFICIAL_FIELDS)
+        yield kind, True, wording.pattern(getattr(official_wording, kind), _OFFICIAL_FIELDS)
 
 
 PATTERNS = tuple(_patterns())
 SCOPES = tuple(
     wording.pattern(template, _LISTS)
     for template in (
-        wording.USERS, wording.MONTH, wording.RANGE, official.USERS, official.USER_SUBSET, official.MONTH, official.RANGE,
+        wording.USERS, wording.MONTH, wording.RANGE,
+        official_wording.USERS, official_wording.USER_SUBSET, official_wording.MONTH, official_wording.RANGE,
     )
 )  # fmt: skip
 
 
 def read(text: str) -> Reading | None:
-    """Finds a question in a text, whatever stands around it; None if there is none of a known form."""
+    """Finds a question anywhere in a text; None if the text holds no question of a known form."""
     for kind, is_official, pattern in PATTERNS:
         if found := pattern.search(text):
             fields = {name: value for name, value in found.groupdict().items() if value is not None}
@@ -86,8 +87,8 @@ def read(text: str) -> Reading | None:
 
 
 def _condition(scope: str) -> str | None:
-    """The expression for a scope's text; None for a text that is no scope."""
-    if scope in ("", wording.ALL, official.ALL):
+    """The expression for the text of a scope; None if the text is not a scope."""
+    if scope in ("", wording.ALL, official_wording.ALL):
         return ""
     for pattern in SCOPES:
         if found := pattern.fullmatch(scope):
@@ -105,7 +106,7 @@ def _condition(scope: str) -> str | None:
 
 
 def labels_in_header(text: str) -> tuple[str, ...]:
-    """The labels that a window's header names, in its order; empty if it names none that can be recognised."""
+    """The labels that a window's header lists, in its order; empty if no list of labels is recognised."""
     if found := re.search(r"(?:is one of|categories:|relationships:) ((?:'[^'\n]+'(?:, )?)+)", text):
         return tuple(re.findall(r"'([^'\n]+)'", found[1]))
     if found := re.search(r"classified as (?:either )?'?(\w+)'? or '?(\w+)", text):

@@ -1,11 +1,12 @@
-"""The policy that plays OOLONG without a language model: for tests, benchmarks, and the environment's check of itself.
+"""The policy that solves OOLONG without a language model: for tests, benchmarks, and the environment's check of itself.
 
-The root is scripted, and competent: it knows of a task only what a model sees. It reads the question from the first message
-and what its code printed from the observations; it probes, parses and filters in code, has sub-models label what is left,
-checks that all came, aggregates, looks at the candidate, and answers. The sub-model is `oolong.policies.labeller.Labeller`.
+The root is scripted, and knows only what a model sees of a task: the question in the first message, and its code's output in
+the observations. Its code looks at the context, parses and filters the lines, has sub-models label their texts, checks that
+no label is missing, and aggregates. The root looks at the result and answers. `oolong.policies.labeller.Labeller` is the
+sub-model.
 
-It keeps no state between requests: everything follows from the messages, so any number of rollouts may run at once, and equal
-requests get equal replies.
+The policy keeps no state between requests: each reply follows from the request's messages. So any number of rollouts may run
+at once, and equal requests get equal replies.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from oolong.policies.labeller import PROMPT, Labeller
+from oolong.policies import reference_cells
+from oolong.policies.labeller import Labeller
 from oolong.policies.reading import Reading, labels_in_header, read
 
 if TYPE_CHECKING:
     from rlm.testing import ChatRequest
 
 CHUNK_CHARS = 8_000
-"""Text that one sub-model gets: a prompt that a small model can still read line by line."""
+"""Characters of text in one prompt to a sub-model: few enough for a small model to read line by line."""
 
 MAX_TRIES = 3
-"""Of one step, before the policy goes on with what it has."""
+"""Attempts at one step, after which the policy goes on with what it has."""
 
 
 class ReferencePolicy:
-    """Plays OOLONG. Give it to `rlm.testing` as a policy."""
+    """Solves OOLONG. Give it to `rlm.testing` as a policy."""
 
     def __init__(
         self,
@@ -40,7 +42,7 @@ class ReferencePolicy:
     ) -> None:
         """
         Args:
-            accuracy, seed, sources: of the sub-model, see `Labeller`.
+            accuracy, seed, sources: arguments of the sub-model, `Labeller`.
             chunk_chars: characters of text in one labelling prompt.
 
         Raises:
@@ -65,28 +67,26 @@ class ReferencePolicy:
         first, observations = (seen[0], seen[1:]) if seen else ("", [])
         reading = read(first)
         if reading is None:
-            return _block(
-                "I know no question of this form.", 'answer["content"] = "unknown"\nanswer["ready"] = True'
-            )
+            return _block("I know no question of this form.", reference_cells.set_answer('"unknown"'))
         progress = Progress.of(reading, observations)
         last = seen[-1]
         if "no more code will run" in last:
             return progress.candidate or "unknown"
         steps = progress.steps(self.chunk_chars)
         if re.search(r"Turn (\d+)/\1\b", last):
-            code = "\n".join([*steps.values(), _answer("candidate")])
+            code = "\n".join([*steps.values(), reference_cells.set_answer("candidate")])
             return _block("This is the last turn, so I do all that is left at once.", code)
         if not steps:
             return _block(
                 f"The candidate follows from what I have seen. I answer: {progress.candidate}",
-                _answer(progress.quoted),
+                reference_cells.set_answer(progress.quoted),
             )
         say, code = next(iter(steps.items()))
         return _block(say, code)
 
 
 class Progress:
-    """How far a rollout has come, read off what its code printed."""
+    """The steps that a rollout has done, as its observations show."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
@@ -110,12 +110,12 @@ class Progress:
         return repr(self.candidate or "unknown")
 
     def see(self, observation: str) -> None:
-        """Takes in what one turn printed. A step that did not print what it should is tried again, up to a point."""
+        """Takes in one observation. A step without the expected output is repeated, up to `MAX_TRIES` times."""
         before = (self.probed, self.parsed, self.labelled, self.candidate)
         if not self.probed:
             self.probed = "|| Instance: " in observation
             header = labels_in_header(observation)
-            # The header has all labels; a question may list only those that occur in its part of the lines.
+            # The header lists all labels. A question may list only the labels of its part of the lines.
             self.labels = header or self.labels
         elif not self.parsed:
             self.parsed = re.search(r"\d+ lines, \d+ to consider", observation) is not None
@@ -141,172 +141,28 @@ class Progress:
                 self.candidate = "unknown"
 
     def steps(self, chunk_chars: int) -> dict[str, str]:
-        """What is left to do but for the answer itself: a sentence and the code, step by step."""
+        """The steps that are left before the answer: the sentence that introduces each, and its code."""
         steps: dict[str, str] = {}
         if not self.probed:
-            steps["First I look at how the context is built."] = PROBE
+            steps["First I look at how the context is built."] = reference_cells.PROBE
         if not self.parsed:
             steps[
                 "Every line has a date, a user and a text. I parse them and keep the lines that the question is about."
-            ] = _parse(self.reading)
+            ] = reference_cells.parse(self.reading)
         if not self.labelled:
             if self.missing:
-                steps[f"{self.missing} texts came back without a label. I ask for those again."] = AGAIN
+                steps[f"{self.missing} texts came back without a label. I ask for those again."] = (
+                    reference_cells.AGAIN
+                )
             else:
                 steps[
                     "Labels need reading: I give chunks of the texts to sub-models and check that every text got one."
-                ] = _label(self.labels, chunk_chars)
+                ] = reference_cells.label(self.labels, chunk_chars)
         if self.candidate is None:
-            steps["Now I aggregate, and look at the candidate before I answer."] = _aggregate(
+            steps["Now I aggregate, and look at the candidate before I answer."] = reference_cells.aggregate(
                 self.reading, self.labels
             )
         return steps
-
-
-PROBE = """\
-print(type(context).__name__, len(context))
-print(context[:1500])
-print("...")
-print(context[-300:])"""
-
-AGAIN = """\
-ask(chunked([text for text in texts if text not in label_of]))
-report()"""
-
-
-def _parse(reading: Reading) -> str:
-    condition = f" if {reading.condition}" if reading.condition else ""
-    return f"""\
-import re
-from collections import Counter
-from datetime import date, datetime
-LINE = re.compile(r"Date: (\\w+ \\d+, \\d+) \\|\\| User: (\\d+) \\|\\| Instance: (.*)")
-rows = []
-for m in map(LINE.fullmatch, context.split("\\n")):
-    if m:
-        rows.append((datetime.strptime(m[1], "%b %d, %Y").date(), m[2], m[3]))
-picked = [(day, user, text) for day, user, text in rows{condition}]
-print(len(rows), "lines,", len(picked), "to consider")
-print(picked[:2])"""
-
-
-def _label(labels: Sequence[str], chunk_chars: int) -> str:
-    listed = ", ".join(f"'{label}'" for label in labels)
-    prompt = PROMPT.format(labels=listed, lines="")
-    return f"""\
-labels = {list(labels)!r}
-texts = list(dict.fromkeys(text for _, _, text in picked))
-label_of = {{}}
-def chunked(texts):
-    chunks, size = [], 0
-    for text in texts:
-        if not chunks or size + len(text) > {chunk_chars}:
-            chunks.append([])
-            size = 0
-        chunks[-1].append(text)
-        size += len(text) + 6
-    return chunks
-def ask(chunks):
-    prompts = [{prompt!r} + "\\n".join(f"{{i}}. {{t}}" for i, t in enumerate(chunk, 1)) for chunk in chunks]
-    for start in range(0, len(prompts), 20):
-        replies = llm_query_batched(prompts[start:start + 20])
-        for chunk, reply in zip(chunks[start:start + 20], replies):
-            if isinstance(reply, SubcallError):
-                print("a sub-call failed:", reply[:100])
-                continue
-            for number, label in re.findall(r"(?m)^\\s*(\\d+)[.:)]\\s*(.*?)\\s*$", reply):
-                if 1 <= int(number) <= len(chunk) and label in labels:
-                    label_of[chunk[int(number) - 1]] = label
-def report():
-    print("labelled", len(label_of), "of", len(texts), "texts,", len(texts) - len(label_of), "missing")
-    print(Counter(label_of.values()).most_common())
-ask(chunked(texts))
-report()"""
-
-
-def _aggregate(reading: Reading, labels: Sequence[str]) -> str:
-    fields = {name: repr(value) for name, value in reading.fields.items()}
-    code = AGGREGATES[reading.kind].format(labels=list(reading.labels or labels), **fields)
-    if reading.needs_labels:
-        code = (
-            "known = [(day, user, label_of[text]) for day, user, text in picked if text in label_of]\n" + code
-        )
-    form = _form(reading)
-    return f'{code}\ncandidate = {form}\nprint("candidate:", candidate)'
-
-
-def _form(reading: Reading) -> str:
-    """The expression of the answer in the form that the question asks for, over `found`."""
-    kind = reading.kind
-    if kind in ("MOST_COMMON", "LEAST_COMMON"):
-        return 'f"Label: {found}"'
-    if kind in ("TOP_USER", "SECOND_USER", "USER_WITH_LABEL", "USER_OF_TWO"):
-        return 'f"User: {found}"'
-    if kind in ("TOP_DATE", "SECOND_DATE"):
-        return 'f"Date: {found:%m/%d/%Y}"' if reading.official else 'f"Date: {found}"'
-    if reading.official and kind == "COMPARE":
-        before, after = f"Answer: {reading.fields['a']} is ", f" {reading.fields['b']}"
-        return f'{before!r} + {{1: "more common than", -1: "less common than", 0: "same frequency as"}}[found] + {after!r}'
-    if kind in ("COMPARE", "BEFORE_AFTER"):
-        return '"Answer: " + {1: "more common", -1: "less common", 0: "same frequency"}[found]'
-    return 'f"Answer: {found}"'
-
-
-_PLACE = """\
-ranked = Counter({what} for day, user, text in picked).most_common()
-print(ranked[:5])
-"""
-_MONTHS = """\
-months = {{}}
-for day, user, label in known:
-    months.setdefault((day.year, day.month), Counter())[label] += 1
-"""
-
-AGGREGATES = {
-    "MOST_COMMON": """\
-counts = Counter(label for day, user, label in known)
-found = max({labels}, key=lambda label: counts[label])""",
-    "LEAST_COMMON": """\
-counts = Counter(label for day, user, label in known)
-found = min({labels}, key=lambda label: counts[label])""",
-    "COMPARE": """\
-counts = Counter(label for day, user, label in known)
-found = (counts[{a}] > counts[{b}]) - (counts[{a}] < counts[{b}])""",
-    "HOW_MANY": "found = sum(label == {label} for day, user, label in known)",
-    "TOP_USER": _PLACE.replace("{what}", "user") + "found = ranked[0][0]",
-    "SECOND_USER": _PLACE.replace("{what}", "user") + "found = ranked[1][0]",
-    "USER_WITH_LABEL": """\
-ranked = Counter(user for day, user, label in known if label == {label}).most_common()
-print(ranked[:5])
-found = ranked[0][0] if ranked else "unknown\"""",
-    "USER_OF_TWO": """\
-counts = Counter(user for day, user, label in known if label == {label})
-found = max([{a}, {b}], key=lambda user: counts[user])""",
-    "TOP_DATE": _PLACE.replace("{what}", "day") + "found = ranked[0][0]",
-    "SECOND_DATE": _PLACE.replace("{what}", "day") + "found = ranked[1][0]",
-    "DATES_N_TIMES": """\
-found = list(Counter(day for day, user, text in picked).values()).count(int({n}))""",
-    "BEFORE_AFTER": """\
-cut = date.fromisoformat({day})
-before = [label for day, user, label in known if day < cut]
-after = [label for day, user, label in known if day > cut]
-x, y = before.count({label}) * len(after), after.count({label}) * len(before)
-found = (x > y) - (x < y)""",
-    "FIRST_MONTH": _MONTHS
-    + """\
-firsts = [month for month in sorted(months) if months[month][{a}] > months[month][{b}]]
-found = date(*firsts[0], 1).strftime("%B %Y") if firsts else "unknown\"""",
-    "MONTHS_MORE": _MONTHS + "found = sum(counts[{a}] > counts[{b}] for counts in months.values())",
-    "MONTHS_TOP": _MONTHS
-    + """\
-found = sum(all(counts[{label}] > n for label, n in counts.items() if label != {label}) and counts[{label}] > 0
-            for counts in months.values())""",
-}
-"""How each kind of question is answered from `picked` (day, user, text) or `known` (day, user, label)."""
-
-
-def _answer(value: str) -> str:
-    return f'answer["content"] = {value}\nanswer["ready"] = True'
 
 
 def _block(say: str, code: str) -> str:
@@ -314,13 +170,13 @@ def _block(say: str, code: str) -> str:
 
 
 def is_root(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a request is of a run with a REPL, rather than a sub-call: its first user message counts turns."""
+    """Whether a request comes from a run with a REPL, and not from a sub-call: its first user message counts turns."""
     first = next((text_of(message) for message in messages if message.get("role") == "user"), "")
     return re.search(r"(?m)^Turn 1/\d+", first) is not None
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """The text of a message, also where its content is a list of parts."""
+    """The text of a message whose content is a string or a list of parts."""
     content = message.get("content")
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
@@ -328,4 +184,4 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 policy = ReferencePolicy()
-"""With the default accuracy, for `python -m rlm.testing oolong.policies.reference:policy`."""
+"""The policy with its default accuracy, for `python -m rlm.testing oolong.policies.reference:policy`."""

@@ -1,1 +1,1 @@
-"""Scorers of answers: the official rule, the strict one, and what a reward is made of."""
+"""Scorers of answers: the strict rule and the official one."""

@@ -1,4 +1,4 @@
-"""The official rule of OOLONG."""
+"""The published scoring rule of OOLONG."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from oolong.scoring.scored import MAX_ANSWER_CHARS, PARTIAL, Scored
 
 
 def official(output: object, example: Scored) -> float:
-    """The published scoring, for reports that are compared with published figures.
+    """Scores an answer by the published rule, for reports that are compared with published figures.
 
-    What follows the last colon counts, without asterisks and square brackets; only the first of several right answers counts;
-    case and a full stop matter; numbers score 0.75**d; dates are read by `dateutil`. Rows of oolong-real: what stands in
-    `\\boxed{}`; lists score the share of right items that are named, whatever else is. (Rules: `src/eval/eval_helpers.py` of
-    https://github.com/abertsch72/oolong.) Where the published code would fail with an error, the score is 0.
+    The text after the last colon counts, without asterisks and square brackets. Only the first of several right answers
+    counts. Case and a full stop matter. A number that is off by d scores 0.75**d. Dates are read by `dateutil`. For rows of
+    oolong-real the text in `\\boxed{}` counts, and a list scores the share of right items that it names, even if it names
+    others too. (Source: `src/eval/eval_helpers.py` of https://github.com/abertsch72/oolong.) Where the published code fails
+    with an error, the score is 0.
     """
     if not isinstance(output, str):
         return 0.0
@@ -44,7 +45,7 @@ def official(output: object, example: Scored) -> float:
 
 
 def official_parse(output: str) -> str | None:
-    """The part of an output that the published scoring takes for the answer; None where it fails."""
+    """The part of an output that the published scoring takes for the answer; None where the published code fails."""
     if ":" not in output:
         if len(output) < 20:
             return output
@@ -76,9 +77,9 @@ def _official_real(output: str, example: Scored) -> float:
 
 
 def _loose_date(text: str) -> datetime | None:
-    """What dateutil makes of a text; parts that are missing are today's."""
+    """The date that dateutil reads in a text, with missing parts taken from today; None if it reads none."""
     parser: Any = importlib.import_module("dateutil.parser")
-    with warnings.catch_warnings():  # it warns of time zones that it does not know
+    with warnings.catch_warnings():  # dateutil warns of unknown time zones
         warnings.simplefilter("ignore")
         try:
             found: datetime = parser.parse(text)
@@ -88,7 +89,7 @@ def _loose_date(text: str) -> datetime | None:
 
 
 def _boxed(output: str) -> str | None:
-    r"""The first `\boxed{\text{...}}`, else the first `\boxed{...}`; without going over a long text twice."""
+    r"""The first `\boxed{\text{...}}`, else the first `\boxed{...}`; in time linear in the text."""
     parts = output.split("}")
     for part, following in pairwise(parts):
         _, mark, inner = part.partition("\\boxed{\\text{")

@@ -1,17 +1,18 @@
-"""What a scorer says."""
+"""The part of an example that scorers need, and the constants that they share."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 MAX_ANSWER_CHARS = 1_000
-"""Longer answers are wrong unread. Nothing that can be asked has an answer near this long, with decoration."""
+"""Longer answers score 0 without being read. No question has a right answer near this length, even with decoration."""
 
 PARTIAL = 0.75
+"""A number that is off by d scores PARTIAL**d."""
 
 
 class Scored(Protocol):
-    """What a scorer needs of an example."""
+    """The fields of an example that a scorer reads."""
 
     @property
     def question(self) -> str: ...

@@ -1,4 +1,4 @@
-"""The strict rule: what a careful reader takes for the answer, and nothing that hedges."""
+"""The strict scoring rule: the whole answer must be one answer. `oolong.scoring.scorers` lists what it accepts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SIDES = re.compile(r"in the form 'Answer: (.{1,200}?) is \[X\] (.{1,200}?)', whe
 
 
 def strict(output: object, example: Scored) -> float:
-    """The rule described at the head of this module. Takes time linear in the answer's length, bounded by a constant."""
+    """Scores an answer by the strict rule, in bounded time: longer answers than `MAX_ANSWER_CHARS` are not read."""
     if not isinstance(output, str) or len(output) > MAX_ANSWER_CHARS:
         return 0.0
     read = READERS.get(example.answer_type, _read_label)
@@ -63,14 +63,16 @@ def strict(output: object, example: Scored) -> float:
 
 
 def nearness(output: object, example: Scored, tolerance: float) -> float:
-    """How near a number is to the right one, as a share of it: max(0, 1 - |d| / (tolerance * right)).
+    """How near a number is to the right one: max(0, 1 - |d| / (tolerance * right)), where d is the difference.
 
-    Counts grow with the context, and 0.75**d falls to nothing within a dozen whatever the count: on long contexts it tells
-    a careful count from a careless one no more. This does. Answers that are not numbers, read as `strict` reads them, are
-    not near, and nothing but 0 is near to 0.
+    Counts grow with the context, but 0.75**d is almost 0 from a dozen on. So on long contexts 0.75**d cannot tell a careful
+    count from a careless one, and this can. The result is 0 for an answer that `strict` does not read as a number, and for
+    every answer but 0 if 0 is right.
 
     Args:
-        tolerance: the share by which an answer may be off before it is worth nothing, above 0.
+        output: the final answer.
+        example: the question and its right answers.
+        tolerance: distance from the right number, as a share of it, from which on the result is 0; above 0.
     """
     if example.answer_type != "NUMERIC" or not isinstance(output, str) or len(output) > MAX_ANSWER_CHARS:
         return 0.0
@@ -85,7 +87,7 @@ def _nearness(value: int, gold: int, tolerance: float) -> float:
 
 
 def _undressed(text: str, answer_type: str, boxed: bool) -> list[str]:
-    """The text as it is, and with what is forgiven around it taken off, step by step."""
+    """The text, followed by its forms with one accepted decoration after the other taken off."""
     word = PREFIXES.get(answer_type)
     names = f"(?:final answer|answer{'|' + word if word else ''})"
     prefix = re.compile(
@@ -127,8 +129,8 @@ def _closeness(value: int, gold: int) -> float:
 
 
 def _fold(text: str) -> str:
-    """Equal for labels that differ in case only. ASCII is equal to nothing but ASCII: `str.casefold` and normal forms turn
-    some foreign letters (the Kelvin sign, the long s) into ASCII ones."""
+    """A form that is equal for labels that differ only in case. The form of a text that is not ASCII is never ASCII, although
+    `str.casefold` and normal forms turn some letters (the Kelvin sign, the long s) into ASCII letters."""
     if text.isascii():
         return text.lower()
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
@@ -194,7 +196,7 @@ def _read_list(text: str, example: Scored) -> str | None:
 
 
 def _f1(value: str, gold: str) -> float:
-    """F1 of two sets written by `_read_list`: what is too much costs as much as what is missing."""
+    """F1 of two sets written by `_read_list`: a wrong item costs as much as a missing one."""
     found, right = set(value.split("\n")), set(gold.split("\n"))
     return 2 * len(found & right) / (len(found) + len(right))
 
@@ -209,4 +211,4 @@ READERS: dict[str, Callable[[str, Scored], str | None]] = {
     "LIST": _read_list,
     "TEXT": _read_label,
 }
-"""Each turns the text of an answer of its type into a form that is equal for equal answers, or None."""
+"""Readers by type of answer. A reader turns a text into a form that is equal for equal answers; None if it is not one."""

@@ -1,1 +1,1 @@
-"""Where the texts and labels of a task come from."""
+"""Sources of labelled text."""

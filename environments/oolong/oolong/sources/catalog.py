@@ -9,12 +9,12 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from oolong.sources import fetched, files
-from oolong.sources.base import LabelledSource, Row, SourceError, TextSource
+from oolong.sources import fetched, labelled_files
+from oolong.sources.source import LabelledSource, Row, SourceError, TextSource
 
 
 def wordnet() -> LabelledSource:
-    """The embedded source: about six thousand noun glosses of WordNet 3.1 with the class of their lexicographer file."""
+    """The source inside the package: about six thousand noun glosses of WordNet 3.1 with their lexicographer class."""
     packed = resources.files("oolong").joinpath("data/wordnet.tsv.gz").read_bytes()
     rows = []
     for line in gzip.decompress(packed).decode("ascii").splitlines():
@@ -30,20 +30,20 @@ def wordnet() -> LabelledSource:
 
 
 def open_source(ref: str | Mapping[str, Any]) -> LabelledSource:
-    """The source that a reference names. Read once per process.
+    """Opens the source that a reference names. A process reads each source once.
 
     Args:
         ref: a name ("wordnet", "trec_coarse", "spam"), the path of a CSV, TSV, JSONL or parquet file, or a source's `ref`.
 
     Raises:
-        SourceError: there is no such source, or it cannot be read.
+        SourceError: the source is unknown, missing or cannot be read.
     """
     if isinstance(ref, str):
-        ref = files.file_ref(ref) if files.looks_like_file(ref) else {"id": ref}
+        ref = labelled_files.file_ref(ref) if labelled_files.looks_like_file(ref) else {"id": ref}
     try:
         key = json.dumps(ref, sort_keys=True)
     except TypeError as error:
-        raise SourceError(f"a source reference is plain JSON: {error}") from None
+        raise SourceError(f"a source reference must be plain JSON: {error}") from None
     return _open(key)
 
 
@@ -51,7 +51,7 @@ def open_source(ref: str | Mapping[str, Any]) -> LabelledSource:
 def _open(key: str) -> LabelledSource:
     ref: dict[str, Any] = json.loads(key)
     if "path" in ref:
-        return files.read_file(**_fields(ref, files.FILE_FIELDS))
+        return labelled_files.read_file(**_fields(ref, labelled_files.FILE_FIELDS))
     name = _fields(ref, ("id",)).get("id")
     builders = {"wordnet": wordnet, "trec_coarse": fetched.trec_coarse, "spam": fetched.spam}
     if name not in builders:

@@ -10,16 +10,16 @@ from rlm.testing import Reply
 
 
 class NotAChatError(ValueError):
-    """Tokens that are no chat with a reply to come."""
+    """The tokens are not a chat that ends where a reply begins."""
 
 
-class ChatFormat:
-    """Reads the prompts that a renderer of the Qwen3 family makes, and writes replies as a model would."""
+class ChatEncoding:
+    """Reads prompts made by a renderer of the Qwen3 family, and writes replies as a model would."""
 
     def __init__(self, tokenizer: Path | str, spell: bool) -> None:
         """
         Args:
-            tokenizer: a folder that transformers loads.
+            tokenizer: folder of the tokenizer, for transformers to load.
             spell: write replies character by character.
         """
         from transformers import AutoTokenizer
@@ -27,20 +27,20 @@ class ChatFormat:
         loader: Any = AutoTokenizer
         self._tokenizer = loader.from_pretrained(str(tokenizer))
         self._spell = spell
-        self._spelled: dict[str, list[int]] = {}  # a call of a tokenizer is dear, even for one character
+        self._spelled: dict[str, list[int]] = {}  # a call of the tokenizer is slow even for one character
         self._start: int = self._tokenizer.convert_tokens_to_ids("<|im_start|>")
         self.end: int = self._tokenizer.convert_tokens_to_ids("<|im_end|>")
         """The token that ends a turn."""
 
     def messages(self, token_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """The messages of a prompt.
+        """Reads the messages of a prompt.
 
         Raises:
-            NotAChatError: the tokens are not whole messages and the beginning of the assistant's next.
+            NotAChatError: the tokens are not whole messages followed by the beginning of the assistant's next one.
         """
         vocabulary = len(self._tokenizer)
         if not all(0 <= token < vocabulary for token in token_ids):
-            raise NotAChatError(f"token ids go from 0 to {vocabulary - 1}")
+            raise NotAChatError(f"token ids must be from 0 to {vocabulary - 1}")
         if token_ids[0] != self._start:
             raise NotAChatError("the prompt does not begin with a message")
         *whole, last = self._blocks(token_ids)
@@ -51,7 +51,12 @@ class ChatFormat:
         return [self._message(block) for block in whole]
 
     def completion(self, reply: Reply, limit: int | None) -> tuple[list[int], str]:
-        """Token ids of a reply and why it ended: "stop", or "length" where the limit cuts it."""
+        """Token ids of a reply and its finish reason: "length" if the limit cuts it, else the reply's own.
+
+        Args:
+            reply: the reply of the scripted model.
+            limit: most tokens; None: no limit.
+        """
         text = reply.content or ""
         if reply.reasoning is not None:
             text = f"<think>\n{reply.reasoning}\n</think>\n\n{text}"
@@ -61,7 +66,7 @@ class ChatFormat:
         return ids, reply.finish_reason
 
     def _blocks(self, token_ids: Sequence[int]) -> list[list[int]]:
-        """The tokens between the beginnings of messages."""
+        """The tokens of each message, split where messages begin."""
         blocks: list[list[int]] = []
         for token in token_ids:
             if token == self._start:
@@ -98,7 +103,7 @@ class ChatFormat:
 
 
 def _pieces(text: str) -> list[str]:
-    """The characters of a text, and the marks of thinking whole: these are one token each."""
+    """The characters of a text. The marks of thinking stay whole, because each of them is one token."""
     pieces: list[str] = []
     for number, part in enumerate(text.split("<think>")):
         if number:

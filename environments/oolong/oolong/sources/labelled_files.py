@@ -1,8 +1,4 @@
-"""Labelled text that lies on this machine: files of your own, and the two fetched sources TREC questions and SMS messages.
-
-The fetched ones are OOLONG's validation sources. They are not in this package, because their texts carry no licence that
-allows that; `scripts/fetch_oolong_sources.py` gets them once into a cache folder.
-"""
+"""Sources that are files of labelled text: CSV, TSV, JSONL or parquet."""
 
 from __future__ import annotations
 
@@ -15,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from oolong.sources.base import LabelledSource, Row, SourceError, TextSource
+from oolong.sources.source import LabelledSource, Row, SourceError, TextSource
 
 FILE_FIELDS = ("path", "text_column", "label_column", "items", "meaning")
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def looks_like_file(name: str) -> bool:
-    """Whether a source's name is the path of a file rather than a registered name."""
+    """Whether the name of a source is the path of a file."""
     return "/" in name or os.sep in name or name.lower().endswith(FORMATS)
 
 
@@ -34,7 +30,7 @@ def file_ref(
     items: str = "texts",
     meaning: str = "which class the text belongs to",
 ) -> dict[str, Any]:
-    """The reference of a file source, its path made absolute so that it means the same in every process."""
+    """The reference of a file source. Its path is absolute, so it names the same file in every process."""
     absolute = str(Path(path).expanduser().resolve())
     return {
         "path": absolute,
@@ -52,17 +48,17 @@ def read_file(
     items: str = "texts",
     meaning: str = "which class the text belongs to",
 ) -> LabelledSource:
-    """Reads a CSV, TSV, JSONL or parquet file of text and label. The suffix says which it is; CSV and TSV have a header line.
+    """Reads a file of labelled text. Its suffix names its format; CSV and TSV files have a header line.
 
     Args:
-        path: the file.
-        text_column: the column, or JSON field, of the text.
-        label_column: the same of the label; values that are no strings are written out.
-        items: what a line holds, plural.
+        path: path of the file.
+        text_column: column, or JSON field, of the text.
+        label_column: column, or JSON field, of the label; a value that is not a string is turned into one.
+        items: name of what a line holds, in the plural.
         meaning: the end of "The label says ...".
 
     Raises:
-        SourceError: the file cannot be read, a column is missing, a row has no text or label, or the labels cannot be used.
+        SourceError: the file cannot be read, a column is missing, a row has no text or label, or a label cannot be used.
     """
     file = Path(path)
     readers = {
@@ -73,7 +69,7 @@ def read_file(
     }
     suffix = file.suffix.lower()
     if suffix not in readers:
-        raise SourceError(f"{path}: files of labelled text end in {', '.join(FORMATS)}")
+        raise SourceError(f"{path}: a file of labelled text must end in one of {', '.join(FORMATS)}")
     rows = []
     digest = hashlib.sha256()
     try:
@@ -86,7 +82,7 @@ def read_file(
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise SourceError(f"{path} is not UTF-8 text: byte {error.start} ({error.reason})") from None
-    # The name carries the content, so that two files called data.csv do not share windows.
+    # The id depends on the content, so that two files called data.csv do not share windows.
     return TextSource(
         rows,
         id=f"{file.stem}-{digest.hexdigest()[:8]}",
@@ -99,17 +95,19 @@ def read_file(
 
 
 def _cell(value: Any, where: str, column: str) -> str:
-    if isinstance(value, float) and value != value:  # parquet's way of a missing number
+    if isinstance(value, float) and value != value:  # NaN: a missing number in parquet
         value = None
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise SourceError(f"{where}: nothing under {column!r}")
+        raise SourceError(f"{where}: no value for {column!r}")
     if isinstance(value, list | dict):
-        raise SourceError(f"{where}: {column!r} holds a {type(value).__name__}, not a text")
+        raise SourceError(f"{where}: {column!r} holds a {type(value).__name__}, not text")
     text = value if isinstance(value, str) else str(value)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise SourceError(f"{where}: {column!r} holds half of a surrogate pair, which is no text") from None
+        raise SourceError(
+            f"{where}: {column!r} holds half of a surrogate pair, which is not valid text"
+        ) from None
     return text.strip()
 
 
@@ -146,10 +144,10 @@ def _jsonl_records(path: Path, text_column: str, label_column: str) -> Records:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise SourceError(f"{path}, line {number}: no JSON: {error}") from None
+                raise SourceError(f"{path}, line {number}: not JSON: {error}") from None
             if not isinstance(record, dict):
                 raise SourceError(
-                    f"{path}, line {number}: a JSON object is needed, not {type(record).__name__}"
+                    f"{path}, line {number}: expected a JSON object, found {type(record).__name__}"
                 )
             _need_columns(list(record), (text_column, label_column), f"{path}, line {number}")
             yield f"line {number}", record
@@ -170,4 +168,4 @@ def _parquet_records(path: Path, text_column: str, label_column: str) -> Records
                     number += 1
                     yield f"row {number}", record
     except arrow.ArrowException as error:
-        raise SourceError(f"{path}: no parquet file: {error}") from None
+        raise SourceError(f"{path}: not a parquet file: {error}") from None

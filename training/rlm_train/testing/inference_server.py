@@ -1,4 +1,4 @@
-"""A policy behind the endpoints of vLLM that training uses."""
+"""A server of scripted models with the endpoints of vLLM that training uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlm.testing import ChatRequest, Fault, ModelServer, Policy
 from rlm.testing.model import error, too_long, unknown_model
 from rlm.testing.server import Handler, send_fault
-from rlm_train.testing.chat import ChatFormat, NotAChatError
+from rlm_train.testing.chat_encoding import ChatEncoding, NotAChatError
 from rlm_train.testing.samples import Generation
 
 if TYPE_CHECKING:
@@ -21,30 +21,29 @@ _GENERATE_FIELDS = {"model", "token_ids", "sampling_params", "cache_salt", "prio
 _SAMPLING_FIELDS = {
     *("temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "n", "repetition_penalty"),
     *("presence_penalty", "frequency_penalty", "logprobs", "stop_token_ids", "skip_special_tokens"),
-    # What verifiers and prime-rl send along.
+    # Fields that verifiers and prime-rl add.
     *("return_token_ids", "cache_salt", "routed_experts_prompt_start", "extra_args", "min_tokens"),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call that steers the server, as opposed to those that ask the model."""
+class ControlCall:
+    """A call that controls the server and asks no model."""
 
     path: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of the query and the body."""
+    """Arguments from the query and the body."""
 
 
 class InferenceServer(ModelServer):
-    """A `ModelServer` that also takes and gives tokens, and whose weights can be exchanged.
+    """A `ModelServer` that also reads and writes tokens, and whose weights can be replaced.
 
     Beside the endpoints of `ModelServer`: POST /inference/v1/generate, /pause, /resume, /update_weights and
-    /load_lora_adapter, GET /metrics. Requests are checked strictly: a field that vLLM or prime-rl's server would not
-    know is refused with 400, so that a test sees it. New weights change no answers: the policy stays the same, and
-    `version` counts.
+    /load_lora_adapter, GET /metrics. A request with a field that vLLM or prime-rl's server does not know is refused with
+    400, so that a test sees it. New weights raise `version`; the policy and its answers stay the same.
 
-    Log-probabilities differ from token to token and from call to call: a sample with a shifted one can be told, and
-    which of two equal calls it is made of.
+    Log-probabilities differ from token to token and from call to call. So a test can recognise a shifted sample, and tell
+    from which of two equal calls a sample was made.
     """
 
     def __init__(
@@ -57,23 +56,24 @@ class InferenceServer(ModelServer):
     ) -> None:
         """
         Args:
-            policy: answers the requests, whether they come as messages or as tokens.
-            tokenizer: a folder that transformers loads; prompts must come from a renderer of the Qwen3 family.
-            spell: write replies in single characters, as a model may and a tokenizer never would: a sample that was
-                tokenized again is then told from one that was kept.
-            options: those of `ModelServer`. `max_model_len` counts the tokenizer's tokens in calls for tokens, and
-                four characters as one in chats.
+            policy: scripted model that answers all requests, of messages and of tokens.
+            tokenizer: folder of the tokenizer, for transformers to load. Prompts must come from a renderer of the Qwen3
+                family.
+            spell: write replies in tokens of one character, as a model may and a tokenizer never does. Then a sample that
+                was tokenized again differs from one that kept its tokens.
+            options: options of `ModelServer`. `max_model_len` counts the tokenizer's tokens in calls for tokens, and one
+                token for four characters in chats.
         """
         super().__init__(policy, **options)
-        self._format = ChatFormat(tokenizer, spell)
+        self._format = ChatEncoding(tokenizer, spell)
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self.version = 0
-        """How often weights or an adapter were loaded."""
-        self.calls: list[Call] = []
-        """Of the steering endpoints, in their order."""
+        """Number of times that weights or an adapter were loaded."""
+        self.calls: list[ControlCall] = []
+        """Calls of the endpoints that control the server, in their order."""
         self.generations: list[Generation] = []
-        """Answered calls for tokens, in the order of their answers; empty without `record`."""
+        """Answered calls for tokens, in the order of the answers; empty without `record`."""
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -107,7 +107,7 @@ class InferenceServer(ModelServer):
         ids, finish_reason = self._format.completion(reply, min(limits, default=None))
         number = self._number = self._number + 1
         logprobs = [_logprob(number, place, token) for place, token in enumerate(ids)]
-        await self._unpaused.wait()  # vLLM keeps what is in flight, and goes on with it
+        await self._unpaused.wait()  # vLLM keeps requests in flight, and resumes them
         if self._scripted.record:
             self.generations.append(
                 Generation(
@@ -134,7 +134,7 @@ class InferenceServer(ModelServer):
         return web.json_response({"request_id": f"generate-{number}", "choices": [choice]})
 
     def _parse(self, body: dict[str, Any], headers: dict[str, str]) -> _Asked | Fault:
-        """The request, or what is wrong with it."""
+        """The parsed request, or the error for it."""
         model, ids, sampling = body.get("model"), body.get("token_ids"), body.get("sampling_params")
         if unknown := sorted(body.keys() - _GENERATE_FIELDS):
             return _bad(f"unknown fields: {', '.join(unknown)}")
@@ -149,7 +149,7 @@ class InferenceServer(ModelServer):
         if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
             return _bad("token_ids must be a list of at least one number")
         if sampling.get("n") not in (None, 1) or sampling.get("logprobs") != 1:
-            return _bad("only one reply with the log-probabilities of its own tokens can be had")
+            return _bad("n must be 1 and logprobs must be 1")
         if self._format.end not in (sampling.get("stop_token_ids") or ()):
             return _bad("the token that ends a turn is not among stop_token_ids")
         wanted = sampling.get("max_tokens")
@@ -166,7 +166,7 @@ class InferenceServer(ModelServer):
         return _Asked(ids, ChatRequest(messages, model, sampling, headers), wanted, salt)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
-        """The figures by which prime-rl sets its concurrency."""
+        """The figures from which prime-rl derives its concurrency."""
         from aiohttp import web
 
         labels = f'engine="0",model_name="{self.model}"'
@@ -186,10 +186,10 @@ class InferenceServer(ModelServer):
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
     async def _pause(self, request: web.Request) -> web.StreamResponse:
-        """Holds requests until /resume: those in flight are kept, as with vLLM's mode "keep"."""
+        """Holds requests back until /resume. Requests in flight are kept, as in vLLM's mode "keep"."""
         query = dict(request.query)
         if query.pop("mode", "keep") != "keep" or query.pop("clear_cache", "false") != "false" or query:
-            return await send_fault(request, _bad("only mode=keep and clear_cache=false can be had"))
+            return await send_fault(request, _bad("only mode=keep and clear_cache=false are supported"))
         self._unpaused.clear()
         return self._done("/pause", dict(request.query))
 
@@ -202,7 +202,7 @@ class InferenceServer(ModelServer):
         if isinstance(body, Fault):
             return await send_fault(request, body)
         if self._unpaused.is_set():
-            return await send_fault(request, error(409, "the engine runs: pause it first", "Conflict"))
+            return await send_fault(request, error(409, "the engine is running: pause it first", "Conflict"))
         if not _is_folder(body["weight_dir"]):
             return await send_fault(request, _missing(body["weight_dir"]))
         self.version += 1
@@ -222,7 +222,7 @@ class InferenceServer(ModelServer):
     def _done(self, path: str, arguments: dict[str, Any]) -> web.StreamResponse:
         from aiohttp import web
 
-        self.calls.append(Call(path, arguments))
+        self.calls.append(ControlCall(path, arguments))
         return web.json_response({"status": "ok"})
 
 
@@ -235,17 +235,17 @@ class _Asked:
 
 
 async def _json(request: web.Request, **fields: type) -> dict[str, Any] | Fault:
-    """The body; with `fields`, it must have just these, of these types."""
+    """The body of a request. With `fields`, it must have exactly these fields, of these types."""
     try:
         body = await request.json()
     except ValueError as exc:
-        return _bad(f"the body is no JSON: {exc}")
+        return _bad(f"the body is not JSON: {exc}")
     if not isinstance(body, dict):
         return _bad("the body must be a JSON object")
     if fields and (
         body.keys() != fields.keys() or not all(isinstance(body[name], kind) for name, kind in fields.items())
     ):
-        return _bad(f"the body must have {', '.join(sorted(fields))}, and nothing else")
+        return _bad(f"the body must have {', '.join(sorted(fields))} and no other field")
     return body
 
 
@@ -262,5 +262,5 @@ def _missing(path: str) -> Fault:
 
 
 def _logprob(number: int, place: int, token: int) -> float:
-    """Of no model: a figure from -1 to 0 that tells call, place and token."""
+    """A made-up log-probability from -1 to 0 that depends on call, place and token."""
     return -((number * 7 + place * 31 + token * 17) % 997 + 1) / 1000

@@ -1,8 +1,8 @@
 """Sources of labelled text: the lines that windows are made of.
 
-A source is a set of labels and rows of (text, label). It is cleaned when it is read: line breaks inside a text become spaces,
-a text that occurs twice stays once, and a text that occurs with two labels is dropped everywhere, so that every text has
-exactly one right label. `train` and `eval` share no text: a row's split is decided by the hash of its text.
+A source is a set of labels and rows of (text, label). Its rows are cleaned when they are read: line breaks inside a text
+become spaces, a text that occurs twice is kept once, and a text that occurs with two labels is dropped. So every text has
+exactly one right label. `train` and `eval` share no text: the hash of a text decides its split.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 Split = Literal["train", "eval", "all"]
 
 MAX_LABELS = 100
-"""More different labels than this are taken for a wrong column."""
+"""With more different labels than this, the label column is taken to be a wrong one."""
 
 
 class SourceError(ValueError):
-    """Labelled text or a published row cannot be had; the message names the file and, where there is one, the line."""
+    """Labelled text or a published row is missing or cannot be read. The message names the file and, if known, the line."""
 
 
 class Row(NamedTuple):
@@ -44,7 +44,7 @@ class LabelledSource(Protocol):
 
     @property
     def items(self) -> str:
-        """What a line holds, in the plural: "text messages"."""
+        """The name of what a line holds, in the plural: "text messages"."""
         ...
 
     @property
@@ -64,7 +64,7 @@ class LabelledSource(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Of all rows after cleaning, as a check that two machines talk of the same text."""
+        """SHA-256 of all rows after cleaning. Equal on two machines that hold the same text."""
         ...
 
     def rows(self, split: Split) -> Sequence[Row]:
@@ -72,7 +72,7 @@ class LabelledSource(Protocol):
         ...
 
     def label_of(self, text: str) -> str | None:
-        """The right label of a text as it stands in a window, None if the source does not know it."""
+        """The right label of a text in the form that windows hold; None if the source does not have the text."""
         ...
 
 
@@ -82,19 +82,19 @@ def one_line(text: str) -> str:
 
 
 def _key(text: str) -> str:
-    """Equal for texts that differ only in case and in white space."""
+    """A form that is equal for texts that differ only in case and white space."""
     return " ".join(text.casefold().split())
 
 
 def split_of(text: str) -> Split:
-    """The split that a text belongs to: "train" for one half of all hashes, "eval" for the other. Texts that differ only in
-    case and white space are in the same split."""
+    """The split of a text: "train" for one half of all hashes, "eval" for the other. Texts that differ only in case and
+    white space have the same split."""
     first = hashlib.sha256(_key(text).encode("utf-8")).digest()[0]
     return "train" if first < 128 else "eval"
 
 
 def clean(rows: Iterable[Row]) -> list[Row]:
-    """Rows as windows can hold them, sorted by text: one line each, none twice, none with two labels, none empty."""
+    """Rows in the form that windows hold, sorted by text: one line each, none empty, none twice, none with two labels."""
     kept: dict[str, Row] = {}
     ambiguous: set[str] = set()
     for row in rows:
@@ -124,16 +124,16 @@ class TextSource:
     ) -> None:
         """
         Args:
-            rows: labelled texts in any order; cleaned here.
+            rows: labelled texts in any order, not yet cleaned.
             id: short name, part of every seed.
-            licence: what is known about it, one line.
-            items: what a line holds, plural.
+            licence: what is known about the licence, in one line.
+            items: name of what a line holds, in the plural.
             meaning: the end of "The label says ...".
-            ref: how `open_source` finds the source again; `{"id": id}` if not given.
-            where: what errors name; the id if not given.
+            ref: reference by which `open_source` finds the source again; `{"id": id}` if None.
+            where: place that error messages name; the id if None.
 
         Raises:
-            SourceError: there is no usable row, fewer than two labels, or labels that cannot be told apart.
+            SourceError: no row is usable, there are fewer than two labels, or a label cannot be used.
         """
         where = where or id
         self.id = id
@@ -143,7 +143,7 @@ class TextSource:
         self.ref: dict[str, Any] = dict(ref or {"id": id})
         self._rows = tuple(clean(rows))
         if not self._rows:
-            raise SourceError(f"{where}: no labelled text in it")
+            raise SourceError(f"{where}: it holds no labelled text")
         self.labels: tuple[str, ...] = tuple(sorted({row.label for row in self._rows}))
         _check_labels(self.labels, len(self._rows), where)
 
@@ -195,11 +195,11 @@ def _check_labels(labels: Sequence[str], rows: int, where: str) -> None:
     for label in labels:
         if not label.strip() or label != one_line(label):
             raise SourceError(
-                f"{where}: {label!r} cannot be a label: it is empty, padded or has a line break"
+                f"{where}: {label!r} cannot be a label: it is empty, has white space around it, or has a line break"
             )
         if "'" in label or '"' in label or "||" in label:
             raise SourceError(
-                f"{where}: {label!r} cannot be a label: questions quote labels, so it may hold no quotes and no ||"
+                f"{where}: {label!r} cannot be a label: questions quote labels, so a label must not hold quotes or ||"
             )
         other = seen.setdefault(label.casefold(), label)
         if other != label:
