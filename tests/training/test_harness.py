@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from rlm import RLM
 from rlm.engine import prompts
+from rlm.environments import Environment
 from rlm.errors import REPLError
 from rlm.testing import ChatRequest, Fault, ModelServer, Reply, Script, finish, repl_block
 from rlm_train import RLMHarnessConfig
@@ -143,7 +144,7 @@ async def test_a_context_that_cannot_be_had_is_data(
 
 
 async def test_a_repl_that_cannot_start_is_data(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nowhere:
+    class Nowhere(Environment):
         async def open(self, *_: Any) -> Any:
             raise REPLError("no process could be started")
 
