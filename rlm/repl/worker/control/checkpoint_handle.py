@@ -1,4 +1,4 @@
-"""The fork server's side of a checkpoint. `process/checkpoint.py` has the checkpoint's own side, and the protocol."""
+"""The fork server's side of checkpoints. `process/checkpoint.py` has a checkpoint's own side, and the protocol."""
 
 from __future__ import annotations
 
@@ -6,17 +6,134 @@ import _signal  # type: ignore[import-not-found]
 import os
 import socket
 import struct
+import time
 
 from ..protocol.kinds import Mailbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _CREDENTIALS = struct.Struct("3i")
 _SCM_PIDFD = 4
-CLEAR_TIMEOUT = 5.0
+_CLEAR_TIMEOUT = 5.0
 """Seconds that a checkpoint has to kill what its worker left."""
+
+
+class CheckpointRegistry:
+    """The checkpoints of all workers of a fork server, which knows nothing else of checkpoints. A worker has at most one, and
+    it is named by the worker's process id.
+
+    Args:
+        watch: sets the function that is called when a descriptor becomes readable. None: no function any more.
+        on_ready: called with a worker that has ended, when its checkpoint has killed what the worker left, as far as it can.
+        on_lost: called with a worker that has ended, when its checkpoint ends too, or takes too long. It must call `drop`.
+    """
+
+    def __init__(
+        self,
+        watch: Callable[[int, Callable[[], None] | None], None],
+        on_ready: Callable[[int], None],
+        on_lost: Callable[[int], None],
+    ) -> None:
+        self._watch, self._on_ready, self._on_lost = watch, on_ready, on_lost
+        self._handles: dict[int, CheckpointHandle] = {}
+        self._unidentified: set[int] = set()
+        """The workers with a checkpoint whose process id is not known yet."""
+        self._clearing: set[int] = set()
+        """The workers whose checkpoint was asked to kill what its worker left."""
+
+    def pids(self) -> list[int]:
+        """The process ids of all checkpoints."""
+        return [handle.pid for handle in self._handles.values()]
+
+    def replace(self, worker: int, fds: list[int]) -> None:
+        """Drops the checkpoint of a worker, and takes a new one.
+
+        Args:
+            fds: the mailbox of the new checkpoint, which is taken out of the list. Empty: there is no new one.
+        """
+        self.drop(worker)
+        if fds:
+            handle = self._handles[worker] = CheckpointHandle(fds.pop(0))
+            self._unidentified.add(worker)
+            self._watch(handle.fd, lambda: self._receive(worker, handle))
+
+    def drop(self, worker: int) -> None:
+        """Closes the mailbox of the checkpoint of a worker, if there is one. The checkpoint ends then."""
+        handle = self._handles.pop(worker, None)
+        if handle is not None:
+            self._watch(handle.fd, None)
+            handle.close()
+            self._unidentified.discard(worker)
+            self._clearing.discard(worker)
+
+    def receive_registrations(self) -> None:
+        """Receives the first message of each new checkpoint that has sent it. `pids` lacks a checkpoint until then, so it would
+        be killed as a leftover."""
+        for worker in list(self._unidentified):
+            handle = self._handles.get(worker)
+            if handle is not None:
+                self._receive(worker, handle)
+
+    def _receive(self, worker: int, handle: CheckpointHandle) -> None:
+        cleared = handle.receive()
+        if handle.pid:
+            self._unidentified.discard(worker)
+        if cleared is None:
+            ended = handle.worker_ended
+            self.drop(worker)
+            if ended:
+                self._on_lost(worker)
+        elif cleared:
+            handle.clear_deadline = None
+            self._clearing.discard(worker)
+            self._on_ready(worker)
+
+    def on_worker_ended(self, worker: int) -> bool:
+        """Asks the checkpoint of a worker that has ended to kill what the worker left.
+
+        Returns:
+            Whether there is a checkpoint. If so, `on_ready` or `on_lost` follows.
+        """
+        handle = self._handles.get(worker)
+        if handle is None or not handle.ask_to_clear(time.monotonic() + _CLEAR_TIMEOUT):
+            return False
+        self._clearing.add(worker)
+        return True
+
+    def poll_timeouts(self) -> list[float]:
+        """Milliseconds until each checkpoint takes too long to kill what its worker left. Gives up those that do."""
+        waits, now = [], time.monotonic()
+        for worker in list(self._clearing):
+            handle = self._handles.get(worker)  # none if an earlier `on_lost` ended this tree too
+            deadline = handle.clear_deadline if handle is not None else None
+            if deadline is None:
+                self._clearing.discard(worker)
+            elif deadline > now:
+                waits.append((deadline - now) * 1000 + 1)
+            else:
+                self._clearing.discard(worker)
+                self._on_lost(worker)
+        return waits
+
+    def resume(self, worker: int, fds: Sequence[int]) -> tuple[int, int] | None:
+        """Makes the checkpoint of a worker that has ended go on as the worker. It is no checkpoint any more then.
+
+        Args:
+            fds: the descriptors that a worker needs.
+
+        Returns:
+            Its process id, and a pidfd, which the caller must close. None: there is no checkpoint.
+        """
+        handle = self._handles.get(worker)
+        if handle is None:
+            return None
+        pidfd = handle.resume(fds)
+        if pidfd < 0:
+            return None
+        self.drop(worker)
+        return handle.pid, pidfd
 
 
 class CheckpointHandle:
@@ -41,6 +158,8 @@ class CheckpointHandle:
         """The checkpoint's process id. 0 until the checkpoint has sent its first message."""
         self._pidfd = -1
         """A pidfd of the checkpoint. It stays unambiguous when another process gets the same id."""
+        self.worker_ended = False
+        """Whether its worker has ended."""
         self.clear_deadline: float | None = None
         """When the checkpoint must have killed what its worker left (`time.monotonic`). None: it was not asked to."""
 
@@ -100,6 +219,7 @@ class CheckpointHandle:
             _signal.pidfd_send_signal(self._pidfd, _signal.SIGCONT)  # the code may have stopped it
         except OSError:
             return False
+        self.worker_ended = True
         self.clear_deadline = deadline
         return True
 

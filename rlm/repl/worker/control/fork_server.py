@@ -33,7 +33,6 @@ import select
 import signal
 import socket
 import struct
-import time
 import traceback
 
 from ..process import processes, streams
@@ -41,7 +40,7 @@ from ..process.post import Post
 from ..process.processes import MOST_FDS, receive_fds
 from ..process.worker import Worker
 from ..protocol.kinds import FromForkServer, ToForkServer
-from .checkpoint_handle import CLEAR_TIMEOUT, CheckpointHandle
+from .checkpoint_handle import CheckpointRegistry
 from .memory import CHECK_INTERVAL, MemoryMeter
 from .process_trees import NamespaceTrees, ProcessTrees, SubreaperTrees
 from .warm_up import warm_up
@@ -63,7 +62,7 @@ _SIGINT, _SIGCHLD = int(signal.SIGINT), int(signal.SIGCHLD)
 class _Tree:
     """The process tree of one REPL, as the fork server keeps it."""
 
-    __slots__ = ("checkpoint", "memory_limit", "number", "status", "worker")
+    __slots__ = ("memory_limit", "number", "status", "worker")
 
     def __init__(self, number: int, worker: int) -> None:
         self.number = number
@@ -72,7 +71,6 @@ class _Tree:
         """The process id of the worker, also when the worker has ended."""
         self.status: int | None = None
         """The status of the worker, as `os.waitpid` gives it. None: the worker runs."""
-        self.checkpoint: CheckpointHandle | None = None
         self.memory_limit = 0
         """Bytes of memory that all processes may take together. 0: the supervisor has not set a limit."""
 
@@ -98,14 +96,11 @@ class ForkServer:
         self._running = True
         self._by_number: dict[int, _Tree] = {}
         self._by_worker: dict[int, _Tree] = {}
-        self._unidentified: set[_Tree] = set()
-        """The trees with a checkpoint whose process id is not known yet."""
-        self._clearing: set[_Tree] = set()
-        """The trees whose checkpoint was asked to kill what its worker left."""
+        self._checkpoints = CheckpointRegistry(self._watch, self._on_checkpoint_ready, self._end)
         self._memory = MemoryMeter()
         self._trees: ProcessTrees
         if sandbox is None:
-            self._trees = SubreaperTrees(self._on_worker_ended, self._on_tree_ended, self._checkpoints)
+            self._trees = SubreaperTrees(self._on_worker_ended, self._on_tree_ended, self._checkpoints.pids)
         else:
             self._trees = NamespaceTrees(sandbox, self._on_worker_ended, self._on_tree_ended, self._watch)
 
@@ -120,10 +115,7 @@ class ForkServer:
 
         def on_child_ended() -> None:
             os.read(wake_read, 4096)
-            for tree in list(self._unidentified):
-                if tree.checkpoint is not None:
-                    # `reap` may kill leftovers. A checkpoint counts as one until its process id is known.
-                    self._receive(tree, tree.checkpoint)
+            self._checkpoints.receive_registrations()  # first, because `reap` may kill leftovers
             self._trees.reap()
 
         self._watch(wake_read, on_child_ended)
@@ -164,22 +156,12 @@ class ForkServer:
         }
 
     def _poll_timeout(self) -> float | None:
-        """Milliseconds until something must be done without an event. None: nothing must.
-
-        Ends the trees whose checkpoint takes too long to kill what its worker left.
-        """
-        waits: list[float] = [self._trees.count_interval] if self._trees.count_interval is not None else []
+        """Milliseconds until something must be done without an event. None: nothing must."""
+        waits = self._checkpoints.poll_timeouts()
+        if self._trees.count_interval is not None:
+            waits.append(self._trees.count_interval)
         if self._memory.available and any(tree.memory_limit for tree in self._by_number.values()):
             waits.append(CHECK_INTERVAL * 1000)
-        now = time.monotonic()
-        for tree in list(self._clearing):
-            if tree.checkpoint is None or tree.checkpoint.clear_deadline is None:
-                self._clearing.discard(tree)
-            elif tree.checkpoint.clear_deadline <= now:
-                self._clearing.discard(tree)
-                self._end(tree)
-            else:
-                waits.append((tree.checkpoint.clear_deadline - now) * 1000 + 1)
         return min(waits, default=None)
 
     # orders
@@ -204,7 +186,7 @@ class ForkServer:
                 processes.kill(-tree.worker, _SIGINT)
             self._report(FromForkServer.INTERRUPTED, number, 0)
         elif kind == ToForkServer.SAVE and tree is not None and tree.status is None:
-            self._set_checkpoint(tree, fds)
+            self._checkpoints.replace(tree.worker, fds)
         elif kind == ToForkServer.LIMIT and tree is not None:
             tree.memory_limit = value
         elif kind == ToForkServer.RESUME:
@@ -212,11 +194,11 @@ class ForkServer:
         elif tree is not None and kind == ToForkServer.KILL and tree.status is None:
             self._trees.kill(tree.worker)
         elif tree is not None and kind == ToForkServer.DROP:
-            self._set_checkpoint(tree, [])
+            self._checkpoints.drop(tree.worker)
             if tree.status is None:
                 self._trees.kill(tree.worker)
             else:
-                self._end(tree)
+                self._end(tree.worker)
         for fd in fds:
             os.close(fd)
 
@@ -257,72 +239,37 @@ class ForkServer:
         """Keeps the tree if it has a checkpoint, and ends it otherwise."""
         tree = self._by_worker[pid]
         tree.status = status
-        if tree.checkpoint is not None and tree.checkpoint.ask_to_clear(time.monotonic() + CLEAR_TIMEOUT):
-            self._clearing.add(tree)
-        else:
-            self._end(tree)
+        if not self._checkpoints.on_worker_ended(pid):
+            self._end(pid)
 
-    def _end(self, tree: _Tree) -> None:
-        """Ends what is left of a tree whose worker has ended."""
-        self._set_checkpoint(tree, [])
-        self._trees.end(tree.worker)
+    def _on_checkpoint_ready(self, pid: int) -> None:
+        tree = self._by_worker[pid]
+        self._trees.kill_leftovers(pid)
+        self._report(FromForkServer.SAVED, tree.number, tree.status or 0)
+
+    def _end(self, pid: int) -> None:
+        """Ends what is left of the tree of a worker that has ended."""
+        self._checkpoints.drop(pid)
+        self._trees.end(pid)
 
     def _on_tree_ended(self, pid: int) -> None:
         tree = self._by_worker.pop(pid)
         del self._by_number[tree.number]
-        self._set_checkpoint(tree, [])
+        self._checkpoints.drop(pid)
         self._report(FromForkServer.ENDED, tree.number, tree.status or 0)
-
-    # checkpoints
-
-    def _checkpoints(self) -> list[int]:
-        return [tree.checkpoint.pid for tree in self._by_number.values() if tree.checkpoint is not None]
-
-    def _set_checkpoint(self, tree: _Tree, fds: list[int]) -> None:
-        """Replaces the checkpoint of a tree. The old checkpoint ends when its mailbox is closed.
-
-        Args:
-            fds: the mailbox of the new checkpoint, which is taken out of the list; empty: there is no new one.
-        """
-        if tree.checkpoint is not None:
-            self._watch(tree.checkpoint.fd, None)
-            tree.checkpoint.close()
-            tree.checkpoint = None
-            self._unidentified.discard(tree)
-        if fds:
-            checkpoint = tree.checkpoint = CheckpointHandle(fds.pop(0))
-            self._unidentified.add(tree)
-            self._watch(checkpoint.fd, lambda: self._receive(tree, checkpoint))
-
-    def _receive(self, tree: _Tree, checkpoint: CheckpointHandle) -> None:
-        """Receives a message of a checkpoint."""
-        cleared = checkpoint.receive()
-        if checkpoint.pid:
-            self._unidentified.discard(tree)
-        if cleared is None:
-            self._set_checkpoint(tree, [])
-            if tree.status is not None:
-                self._end(tree)
-        elif cleared and tree.status is not None:
-            checkpoint.clear_deadline = None
-            self._trees.kill_leftovers(tree.worker)
-            self._report(FromForkServer.SAVED, tree.number, tree.status)
 
     def _resume(self, number: int, tree: _Tree | None, fds: list[int]) -> None:
         """Makes the checkpoint of a tree its worker."""
-        checkpoint = tree.checkpoint if tree is not None else None
-        pidfd = -1
-        if checkpoint is not None and tree is not None and tree.status is not None:
-            pidfd = checkpoint.resume(fds)
-        if tree is None or checkpoint is None or pidfd < 0:
+        ended = tree is not None and tree.status is not None
+        resumed = self._checkpoints.resume(tree.worker, fds) if tree is not None and ended else None
+        if tree is None or resumed is None:
             self._report(FromForkServer.FAILED, number, errno.ESRCH)
-            if tree is not None and tree.status is not None:
-                self._end(tree)
+            if tree is not None and ended:
+                self._end(tree.worker)
             return
-        del self._by_worker[tree.worker]
-        old, tree.worker, tree.status = tree.worker, checkpoint.pid, None
-        self._by_worker[tree.worker] = tree
-        self._set_checkpoint(tree, [])
+        old, tree.status = tree.worker, None
+        tree.worker, pidfd = resumed
+        self._by_worker[tree.worker] = self._by_worker.pop(old)
         self._trees.replace_worker(old, tree.worker, pidfd)
 
     # reports
