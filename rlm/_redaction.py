@@ -1,14 +1,14 @@
-"""What may not be written down, and how it is taken out.
+"""Takes secrets out of everything that is written down or shown.
 
-The rule. Replaced by `[redacted]` are, at any nesting:
+`[redacted]` replaces, at any nesting:
 
-1. the keys and secret headers of every client of this process, and the values of environment variables whose name ends in
-   API_KEY, ACCESS_KEY, SECRET_KEY, PRIVATE_KEY, TOKEN, SECRET or PASSWORD: wherever they occur in a text, as long as they
-   have 8 characters or more;
-2. whatever stands under a name that says so: authorization, auth, password, passphrase, secret, credentials, cookie, jwt,
-   api key, access key, private key, token, in any spelling (`X-Api-Key`, `apiKey`, `access_token`). Tokens that are counted
-   (`max_tokens`) and markers (`eos_token`) are none;
-3. in texts, what follows `Bearer` or `Basic`, if it looks like a key: 16 characters or more, with a digit.
+1. the keys and secret headers of all clients of this process, and the values of environment variables whose names end in
+   API_KEY, ACCESS_KEY, SECRET_KEY, PRIVATE_KEY, TOKEN, SECRET or PASSWORD: wherever they occur in a text, if they have 8
+   characters or more;
+2. every value under the name of a secret: authorization, auth, password, passphrase, secret, credentials, cookie, jwt, api
+   key, access key, private key, token, in any spelling (`X-Api-Key`, `apiKey`, `access_token`). Counts of tokens
+   (`max_tokens`) and marker tokens (`eos_token`) stay;
+3. in texts, the word after `Bearer` or `Basic`, if it looks like a key: 16 characters or more, with a digit.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 REDACTED = "[redacted]"
 
 _SHORTEST = 8
+"""Characters of the shortest secret that is searched for: a shorter one would take ordinary words out."""
 _VARIABLE = re.compile(
     r"(?:API_?KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|TOKEN|SECRET|PASSWORD)\Z", re.IGNORECASE
 )
@@ -45,18 +46,18 @@ _protected: weakref.WeakKeyDictionary[object, tuple[str, ...]] = weakref.WeakKey
 
 
 def protect(owner: object, secrets: Iterable[str]) -> None:
-    """Keeps secrets out of all that is written down from now on, as long as `owner` lives.
+    """Keeps secrets out of logs, metadata, spans and the console, from the next completion on and as long as `owner` lives.
 
     Args:
-        owner: a client, usually.
-        secrets: its keys. Those below 8 characters are words, and are left alone.
+        owner: the object that the secrets belong to, such as a client. It is referred to weakly.
+        secrets: its keys. Keys of fewer than 8 characters are ignored, as they could be words.
     """
     with _lock:
         _protected[owner] = tuple(secrets)
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what stands under this name is to be kept out of sight."""
+    """Whether a value under this name is a secret."""
     return _is_secret_name(name) if len(name) <= 100 else False
 
 
@@ -71,23 +72,23 @@ def _is_secret_name(name: str) -> bool:
 
 
 def _may_have_bearer(text: str) -> bool:
-    """Whether it is worth looking: the search takes its time."""
+    """Whether the slow search with `_BEARER` can find anything."""
     return "earer" in text or "asic" in text or "EARER" in text or "ASIC" in text
 
 
 class Redactor:
-    """Takes out what may not be written down. Knows the secrets that there are when it is made."""
+    """Takes secrets out of texts and data. It knows the secrets that exist when it is made."""
 
     def __init__(self) -> None:
         with _lock:
             known = {secret for secrets in _protected.values() for secret in secrets}
         known.update(value for name, value in os.environ.items() if _VARIABLE.search(name))
-        # Longer ones first: one may be the beginning of another.
+        # Longer secrets first: a secret may be the beginning of another one.
         self._secrets = sorted((s for s in known if len(s) >= _SHORTEST), key=len, reverse=True)
         self._escaped = [json.dumps(secret)[1:-1] for secret in self._secrets]
 
     def text(self, text: str) -> str:
-        """The text without secrets."""
+        """Returns the text without secrets."""
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, REDACTED)
@@ -96,7 +97,7 @@ class Redactor:
         return text
 
     def may_be_in(self, line: str) -> bool:
-        """Whether a secret may stand in the texts of a line of JSON. Says nothing of names."""
+        """Whether the texts in a line of JSON may hold a secret. Names of secrets are not looked for."""
         return any(secret in line for secret in self._escaped) or _may_have_bearer(line)
 
     def data(self, value: Any) -> Any:
@@ -112,7 +113,7 @@ class Redactor:
         return self.data(jsonable(value))
 
     def field(self, name: str, value: Any) -> Any:
-        """The value that stands under a name."""
+        """Returns the value under a name as plain JSON data, without secrets."""
         if is_secret_name(name) and not (value is None or value == "" or isinstance(value, bool)):
             return REDACTED
         return self.data(value)

@@ -1,12 +1,11 @@
-"""Running a run again from its log, without a model.
+"""Runs a completion again from its log, without a model.
 
     root, others = ReplayClient.clients("logs/rlm_2026-01-31_12-00-00_0a1b2c3d.jsonl")
     again = RLM(client=root, other_clients=others, max_depth=2).completion(the_same_text, the_same_question)
 
-`ReplayClient` is the model that the log remembers: it answers each request with what came then, failures included. With the
-same prompt and the same options the same requests come, and so the same messages and observations, byte for byte, as long as
-the code asks nothing of clocks, ids or chance. The first request that is another one ends the run with a `ReplayError`, which
-shows the difference.
+A `ReplayClient` answers each request with the reply that the log holds for it, failures included. The same prompt and options
+lead to the same requests, so messages and observations are the same, byte for byte, unless the code uses clocks, ids or random
+numbers. The first request that is not in the log ends the run with a `ReplayError`, which shows the difference.
 """
 
 from __future__ import annotations
@@ -33,17 +32,18 @@ from rlm.logger.run_tree import RunNode, RunTree
 from rlm.types import Message, SamplingArgs, text_of
 
 _EXCERPT = 60
+"""Characters of a message that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """A request of the log and what came of it."""
+    """A request of the log, and the reply or the failure that answered it."""
 
     event: Reply | Subcall
     place: tuple[int, ...]
-    """Where in its tree it was asked: `rlm.engine.request_keys.place`."""
+    """The request's place in its call tree: `rlm.engine.request_keys.place`."""
     messages: list[Message] | None
-    """What was asked, as far as the log says it."""
+    """The messages of the request; None if the log does not hold them, as for a sub-call."""
 
     def __str__(self) -> str:
         event = self.event
@@ -51,14 +51,15 @@ class _Recorded:
         return f"{where} of run {event.run}"
 
     async def answer(self) -> ModelReply:
-        """
+        """Returns the reply.
+
         Raises:
-            RLMError: what the call failed with.
+            RLMError: the recorded call failed; the error has the same type and message.
         """
         event = self.event
         if event.message is None:
             if event.error_type is None and isinstance(event, Subcall):
-                # It was cancelled, with its cell; which will not wait for ever this time either.
+                # The sub-call was cancelled with its cell. The cell will be stopped again, which ends this wait.
                 await asyncio.Event().wait()
             raise _error(event.error_type or "CancellationError", event.error or "the call was cancelled")
         content = text_of(event.message["content"])
@@ -77,17 +78,17 @@ class _Recorded:
 
 @dataclass(slots=True)
 class _Tape:
-    """What all clients of a replay share."""
+    """The requests of a log, shared by all clients of a replay."""
 
     path: str
     recorded: list[_Recorded]
     windows: dict[str, int]
-    """Tokens, by model."""
+    """Windows in tokens, by model."""
     waiting: dict[str, list[_Recorded]] = field(default_factory=lambda: defaultdict(list))
-    """What has not been asked again yet, by request."""
+    """Requests that have not come again yet, by their keys."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     end: RLMError | None = None
-    """Once a request is not in the log, the run is another one; once it has come to its limit, there is no more of it."""
+    """The error that ends all further requests: the run has left the log, or has reached its limit."""
 
     def __post_init__(self) -> None:
         for recorded in self.recorded:
@@ -110,16 +111,16 @@ class _Tape:
         size = f"{len(messages)} message{'' if len(messages) == 1 else 's'}"
         head = f"{self.path} has no reply to a request of {size} to {model!r}"
         if known:
-            return f"{head}: it was not asked as often when the log was written"
+            return f"{head}: the log holds this request, but fewer times than it came now"
         nearest = max(self.recorded, key=lambda recorded: _likeness(recorded, model, messages), default=None)
         if nearest is None:
-            return f"{head}: no model was asked at all"
+            return f"{head}: it holds no request at all"
         return f"{head}; the nearest is {nearest}, {_difference(nearest, model, messages)}"
 
 
 class ReplayClient(Client):
-    """A `Client` that answers from a log. Equal requests get the replies of the same place in the tree of calls, or else those
-    that are left, in their order."""
+    """A `Client` that answers from a log. Of equal requests, each gets the reply that was given at the same place in the call
+    tree; if there is none, the first reply that is left."""
 
     def __init__(self, tape: _Tape, model: str) -> None:
         self._tape = tape
@@ -127,14 +128,14 @@ class ReplayClient(Client):
 
     @classmethod
     def from_log(cls, path: str | os.PathLike[str], *, run: str | None = None) -> ReplayClient:
-        """The client of the root's model; it is enough where the code can name no other.
+        """Returns the client of the root's model, for a run without other models.
 
         Args:
-            path: of a log that `RLMLogger` wrote.
-            run: id of a root's run, to have nothing of the others in the log. None: all of them, in their order.
+            path: path of a log that `RLMLogger` wrote.
+            run: id of a root's run; requests of other completions in the log are left out. None: all completions.
 
         Raises:
-            LogError: the file is no log, or has no such run.
+            LogError: the file is no log, or holds no such run.
         """
         return cls.clients(path, run=run)[0]
 
@@ -142,7 +143,7 @@ class ReplayClient(Client):
     def clients(
         cls, path: str | os.PathLike[str], *, run: str | None = None
     ) -> tuple[ReplayClient, dict[str, ReplayClient]]:
-        """The root's model, and the models that the code can name: `client` and `other_clients` of an RLM.
+        """Returns `client` and `other_clients` for an `RLM`: the root's model, and the models that the code may name.
 
         Args, errors: as `from_log`.
         """
@@ -160,11 +161,11 @@ class ReplayClient(Client):
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
     ) -> ModelReply:
-        """Answers as the model did; see `rlm.clients.base.Client.complete`.
+        """Answers as the recorded model did; see `rlm.clients.base.Client.complete`.
 
         Raises:
-            ReplayError: the log has no such request; the message shows in what the nearest one differs.
-            RLMError: what the call failed with, of the same type and with the same message.
+            ReplayError: the log has no such request; the message shows how the nearest one differs.
+            RLMError: the recorded call failed; the error has the same type and message.
         """
         try:
             return await self._tape.take(model or self.model, messages, sampling or {}).answer()
@@ -173,7 +174,7 @@ class ReplayClient(Client):
             raise
 
     async def context_length(self, model: str | None = None) -> int | None:
-        """The window, where the log says it."""
+        """Returns the window in tokens; None if the log does not hold it."""
         return self._tape.windows.get(model or self.model)
 
 
@@ -181,11 +182,11 @@ def _root(tree: RunTree, run: str | None, path: str) -> RunNode:
     """The root's run of that id; None: the first."""
     roots = {root.start.run: root for root in tree.roots}
     if not roots:
-        raise LogError(f"{path} has no run in it")
+        raise LogError(f"{path} holds no run")
     if run is None:
         return tree.roots[0]
     if run not in roots:
-        raise LogError(f"{path} has no root's run {run!r}; it has {', '.join(roots)}")
+        raise LogError(f"{path} holds no root's run {run!r}; its root's runs are {', '.join(roots)}")
     return roots[run]
 
 
@@ -211,7 +212,7 @@ def _recorded(events: Iterable[Event], runs: dict[str, RunNode]) -> Iterator[_Re
 
 
 def _place(run: RunNode) -> tuple[int, ...]:
-    """Where in its tree a run was asked for; empty for the root's run, or if the log does not say it."""
+    """The place of a run in its call tree; empty for the root's run, and if the log does not hold its sub-call."""
     if run.above is None or run.call is None:
         return ()
     return _place_of_call(run.above, run.call.event)
@@ -223,7 +224,7 @@ def _place_of_call(run: RunNode, event: Subcall) -> tuple[int, ...]:
 
 
 class _Chat:
-    """The messages of a run, put together again from its events."""
+    """Rebuilds the messages of a run from its events."""
 
     def __init__(self, start: RunStart) -> None:
         self._history = History(start.system_prompt, start.first_message)
@@ -231,7 +232,8 @@ class _Chat:
         self._notes: ModelReply | None = None
 
     def asked(self, event: Reply) -> list[Message] | None:
-        """What a reply was asked for; None where the log does not say it."""
+        """Returns the messages of a reply's request, and adds the reply to the history; None if the rebuilt messages do not
+        have the key of the request."""
         history = self._history
         compaction = event.purpose == "compaction"
         messages = Compactor.request(history) if compaction else history.messages
@@ -245,6 +247,7 @@ class _Chat:
         return messages if request_key(model, messages, self._start.sampling) == event.request else None
 
     def go_on(self, event: Turn | Compaction) -> None:
+        """Adds what a turn or a compaction changed in the history."""
         if isinstance(event, Compaction):
             self._history.compact(Compactor.notes(self._history, self._notes))
             self._notes = None
@@ -253,7 +256,7 @@ class _Chat:
 
 
 def _error(kind: str, message: str) -> RLMError:
-    """An error of `rlm.errors`. What else it once knew is None."""
+    """Returns an error of `rlm.errors` with a message; its other attributes are None."""
     found = getattr(errors, kind, RLMError)
     error: RLMError = found.__new__(found)
     names = inspect.signature(found.__init__).parameters
@@ -264,7 +267,7 @@ def _error(kind: str, message: str) -> RLMError:
 
 
 def _likeness(recorded: _Recorded, model: str, messages: Sequence[Message]) -> tuple[float, ...]:
-    """How much a request of the log is like another one: the larger the more."""
+    """How similar a request of the log is to a new one, as a tuple: the greatest is the nearest."""
     event = recorded.event
     if isinstance(event, Subcall):
         count, text, equal = 1, event.prompt_head, 0

@@ -1,1 +1,1 @@
-"""What is shown in a terminal."""
+"""What a terminal shows of a run and of a map."""

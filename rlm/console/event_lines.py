@@ -42,7 +42,7 @@ class Line:
 
 
 class Writer:
-    """Makes lines of events.
+    """Makes the lines of events.
 
     Args:
         runs: the runs of the completion. An event is added to them after its lines have been made.

@@ -1,4 +1,4 @@
-"""The progress of a map on stderr: a bar on a terminal, now and then a line elsewhere."""
+"""The progress of a map on stderr: a bar on a terminal, a line every 10 s elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BETWEEN_LINES = 10.0
 
 
 class Bar:
-    """Shows how far a map has come, for as long as the block runs. May be shown beside runs and other maps."""
+    """Shows how far a map has come, for as long as its `with` block runs. Runs and other maps may be shown beside it."""
 
     def __init__(self) -> None:
         found = screen()
@@ -30,7 +30,7 @@ class Bar:
         self._progress: MapProgress | None = None
 
     def show(self, progress: MapProgress) -> None:
-        """Takes the newest counts."""
+        """Shows the newest counts."""
         self._progress = progress
         if self._screen is None and time.monotonic() - self._said >= _BETWEEN_LINES:
             self._say()

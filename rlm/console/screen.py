@@ -1,4 +1,4 @@
-"""The bottom of the terminal, where what runs is shown as it changes. One for the process: several runs share it."""
+"""The changing part at the bottom of the terminal. There is one in a process; runs and maps share it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _REFRESH = 0.1
 
 
 class Terminal(Console):
-    """A console that says when it is gone: rich's own ends the program."""
+    """A console of rich whose closed terminal raises an error; rich's own ends the program."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError("the terminal is closed")
 
 
 class Screen:
-    """Parts of the terminal that change, below what scrolls by. They are drawn by a thread of its own, so that nobody who
-    has something to show waits for the terminal. A terminal that fails is given up."""
+    """Draws the changing parts, below the lines that scroll by. A thread of its own draws them, so a run never waits for the
+    terminal. When the terminal fails, drawing ends."""
 
     def __init__(self, console: Terminal) -> None:
         self.console = console
@@ -37,14 +37,15 @@ class Screen:
 
     @property
     def crowded(self) -> bool:
-        """Whether there are several parts."""
+        """Whether several parts are shown."""
         return len(self._parts) > 1
 
     def put(self, key: Hashable, part: Callable[[], RenderableType]) -> None:
-        """Shows something until `remove`.
+        """Shows a part until `remove`.
 
         Args:
-            part: is called, in any thread, whenever it is drawn.
+            key: name of the part.
+            part: returns what is drawn. It is called for each drawing, in any thread.
         """
         with self._lock:
             self._parts[key] = part
@@ -52,19 +53,19 @@ class Screen:
                 self._start()
 
     def remove(self, key: Hashable) -> None:
-        """Shows it no longer."""
+        """Removes a part; a part that is not shown is ignored."""
         with self._lock:
             self._parts.pop(key, None)
             if not self._parts:
                 self._finish()
 
     def print(self, *lines: RenderableType) -> None:
-        """Prints above of what changes."""
+        """Prints lines above the changing parts."""
         with self._lock:
             self.console.print(Group(*lines), soft_wrap=True)
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Removes all parts and gives the terminal back its cursor. Does nothing in a forked process."""
         if self._pid == os.getpid():
             with self._lock:
                 self._parts.clear()
@@ -76,7 +77,7 @@ class Screen:
             auto_refresh=False,
             transient=True,
             get_renderable=self._draw,
-            # What the program prints meanwhile has to go above, if it goes to the same terminal.
+            # What the program prints to the same terminal goes above the changing parts.
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._live.start()
@@ -97,13 +98,13 @@ class Screen:
                     return
                 try:
                     live.refresh()
-                except Exception:  # the terminal is gone; the run is not to hear of it
+                except Exception:  # the terminal is gone; the run goes on
                     self._parts.clear()
                     self._finish()
                     return
 
     def _draw(self) -> RenderableType:
-        # Without the lock: a thread that prints something of its own, and so has this drawn, may hold locks of rich.
+        # No lock here: rich draws also when another thread prints, and that thread holds locks of rich.
         return Group(*(part() for part in list(self._parts.values())))
 
 
@@ -111,9 +112,9 @@ _screens: dict[int, Screen] = {}
 
 
 def screen() -> Screen:
-    """That of this process, on stderr."""
+    """Returns the screen of this process, on stderr."""
     pid = os.getpid()
-    if pid not in _screens:  # a fork has the parent's, without its thread
+    if pid not in _screens:  # in a fork, the parent's screen has no drawing thread
         made = _screens.setdefault(pid, Screen(Terminal(stderr=True)))
         atexit.register(made.close)
     return _screens[pid]

@@ -99,9 +99,11 @@ def decode(data: dict[str, Any]) -> Event | None:
     """
     version = data.get("v")
     if version != FORMAT_VERSION:
-        raise ValueError(f"this is version {version!r} of the format, and version {FORMAT_VERSION} is read")
+        raise ValueError(
+            f"the line has version {version!r} of the format; this release reads version {FORMAT_VERSION}"
+        )
     if not isinstance(data.get("type"), str):
-        raise ValueError("the event has no type")
+        raise ValueError("the line has no type of event")
     kind = EVENTS.get(data["type"])
     if kind is None:
         return None
@@ -131,6 +133,7 @@ def read_log(path: str | os.PathLike[str]) -> list[Event]:
 
 
 def _plain_message(data: dict[str, Any]) -> dict[str, Any]:
+    """The message of a reply that has nothing but a text."""
     return {"role": "assistant", "content": data.get("content", data.get("response"))}
 
 
@@ -143,5 +146,5 @@ def _build(kind: type[Any], data: dict[str, Any]) -> Any:
             nested = is_dataclass(hint) and isinstance(value, dict)
             values[field.name] = _build(hint, value) if nested else value
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{field.name!r} is missing")
+            raise ValueError(f"the field {field.name!r} is missing")
     return kind(**values)

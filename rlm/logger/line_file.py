@@ -1,7 +1,7 @@
-"""Files of one JSON object a line, which outlive a crash of who writes them.
+"""Files of JSON lines that stay readable when a writer is killed: the event log, and the results of a map.
 
-A line is one write to a file opened for appending: threads and processes may share a file, and a process that is killed leaves
-whole lines behind, but for half a line at most. The reader passes over such halves.
+Each line is one write to a file that is open for appending, so threads and processes can share a file. A process that is killed
+leaves whole lines, and at most one half line at the end. The reader passes over half lines.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from rlm.errors import LogError
 
 _BEGIN = '{"v": '
 _BEGINS = re.compile(r'\{"v": \d+, "')
-"""How each line begins. Within the texts of a line it cannot stand: there its quotes are escaped."""
+"""The beginning of every line. It cannot occur inside a line, where quotes in texts are escaped."""
 
 
-# To ASCII, so that text that is not valid Unicode can be written too.
+# ASCII alone: text that is not valid Unicode can be written too.
 dumps = json.JSONEncoder(check_circular=False, default=jsonable).encode
 """The JSON text of plain data and dataclasses, in one line."""
 
 
 class LineFile:
-    """Appends lines to a file. Safe in several threads, in processes that were forked, and after a trip through pickle."""
+    """Appends lines to a file. Safe in several threads and in forked processes. A pickled copy appends to the same file."""
 
     def __init__(self, path: Path) -> None:
         """
         Args:
-            path: is made, if it is missing, at the first line.
+            path: path of the file, which is made with the first line if it is missing.
         """
         self.path = path
         self._fds: dict[str, int] = {}
         self._broken = False
 
     def append(self, line: str) -> None:
-        """Writes one line; it is with the operating system when this returns.
+        """Writes one line. When this returns, the operating system has the line: a crash of this process does not lose it.
 
         Args:
-            line: what `dumps` made of an object whose first key is `v`, the version of its format.
+            line: JSON text of `dumps`, of an object whose first key is `v`, the version of its format.
 
         Raises:
-            OSError: it could not be written.
+            OSError: the line could not be written.
         """
         data = line.encode("ascii") + b"\n"
         fd = self._open()
@@ -57,7 +57,7 @@ class LineFile:
             while written < len(data):
                 written += os.write(fd, data[written:] if written else data)
         finally:
-            # On a full disk half a line may have been written: the next one must not go on in it.
+            # On a full disk, half a line may have been written: the next write begins with a line break.
             self._broken = 0 < written < len(data) or (self._broken and written == 0)
 
     def _open(self) -> int:
@@ -66,11 +66,11 @@ class LineFile:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             size = os.fstat(fd).st_size
             self._broken = bool(size) and os.pread(fd, 1, size - 1) != b"\n"
-            kept = self._fds.setdefault("fd", fd)  # another thread may have been faster
+            kept = self._fds.setdefault("fd", fd)  # another thread may have opened the file meanwhile
             if kept is not fd:
                 os.close(fd)
                 return kept
-            # Not at the exit: whoever writes then still has the number.
+            # Not at exit: a thread that still writes then would write to a closed descriptor.
             weakref.finalize(self, os.close, fd).atexit = False
         return fd
 
@@ -79,10 +79,10 @@ class LineFile:
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of such a file, with the numbers of their lines, counted from 1. Lines that break off are left out.
+    """Yields the objects of a file with the numbers of their lines, counted from 1. Half lines are left out.
 
     Raises:
-        LogError: the file cannot be read, or a line is not of the kind that `LineFile` writes.
+        LogError: the file cannot be read, or a line was not written by `LineFile`. The message names the line.
     """
     try:
         with Path(path).open(encoding="utf-8", errors="replace") as file:
@@ -97,17 +97,17 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
 
 
 def _object(text: str) -> dict[str, Any] | str | None:
-    """The object of a line, None for half a line or an empty one, or what is wrong."""
+    """Returns the object of a line, None for a half or empty line, or a message that says what is wrong."""
     try:
         data = json.loads(text)
     except ValueError as error:
-        # Half a line of a process that was killed; another process may have gone on in the same line.
+        # A half line of a killed process. If another process appended to it, the last beginning starts a whole line.
         begins = [match.start() for match in _BEGINS.finditer(text)]
         if begins and begins[-1] > 0:
             return _object(text[begins[-1] :])
         if text.startswith(_BEGIN) or _BEGIN.startswith(text):
             return None
-        return f"this is no JSON: {error}"
+        return f"the line is no JSON: {error}"
     except RecursionError:
-        return "this is nested too deep"
-    return data if isinstance(data, dict) and "v" in data else "this is no line of a log: it has no 'v'"
+        return "the line is nested too deep"
+    return data if isinstance(data, dict) and "v" in data else "the line is no object with a version 'v'"

@@ -1,6 +1,6 @@
-"""The schema of the log, made from the classes of `rlm.events`.
+"""The JSON schema of the event log, made from the classes and docstrings of `rlm.events`.
 
-`python -m rlm.logger.schema` writes it anew to `events.v2.schema.json` beside this file, which is what others read.
+`python -m rlm.logger.schema` writes it to `events.v2.schema.json` beside this file. Run it after each change of an event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean", type
 
 
 def log_schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a line."""
+    """Returns the JSON schema (draft 2020-12) of one line of the log."""
     definitions: dict[str, Any] = {}
     for name, kind in EVENTS.items():
         definitions[name] = _event(name, kind, definitions)
@@ -37,7 +37,7 @@ def log_schema() -> dict[str, Any]:
 
 
 def field_docs(kind: type[Any]) -> dict[str, str]:
-    """What the docstrings below the fields of a class say, by field."""
+    """Returns the docstrings below the fields of a class and of its bases, by field."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not base.__module__.startswith("rlm."):

@@ -295,8 +295,8 @@ def test_a_line_that_another_process_went_on_in_is_found(tmp_path: Path) -> None
     ("line", "problem"),
     [
         ("hello", "no JSON"),
-        ("[1]", "no line of a log"),
-        ('{"type": "turn_start"}', "no line of a log"),
+        ("[1]", "no object with a version"),
+        ('{"type": "turn_start"}', "no object with a version"),
         ('{"v": 1, "type": "turn_start"}', "version 1 of the format"),
         ('{"v": 2}', "no type"),
         (
