@@ -1,9 +1,10 @@
-"""What a run holds in memory and of descriptors, and that it lets go of it when it is over."""
+"""A run that has ended keeps neither its input in memory nor descriptors open."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import pickle
 import sys
 import weakref
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ from rlm.context import Context
 from rlm.errors import ContextError, RLMError
 from rlm.logger import RLMLogger
 from rlm.testing import FINISH, ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block
-from rlm.types import MapInput
+from rlm.types import MapInput, RLMChatCompletion
 
 
 @pytest.fixture(autouse=True)
 def no_collections() -> Iterator[None]:
-    """What goes must go by itself."""
+    """No garbage collection during a test: objects must be freed by reference counts alone."""
     gc.collect()
     gc.disable()
     yield
@@ -32,13 +33,13 @@ def no_collections() -> Iterator[None]:
 
 
 def open_contexts() -> int:
-    """Descriptors of contexts that this process has."""
+    """The number of open descriptors of contexts in this process."""
     count = 0
     for fd in Path("/proc/self/fd").iterdir():
         try:
             count += "rlm-context" in str(fd.readlink())
         except OSError:
-            continue  # that of the listing
+            continue  # the descriptor of the listing itself
     return count
 
 
@@ -57,7 +58,7 @@ def children(request: ChatRequest) -> str:
 
 
 class _Text(str):
-    """A str that can be watched."""
+    """A str that allows weak references."""
 
 
 async def _nothing() -> None:
@@ -87,14 +88,14 @@ ENDINGS: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 
 def forget(ending: str) -> None:
-    """From Python 3.12 on, the traceback of an error may be in a circle with its frames, which hold the input: so that is
-    collected. Its descriptor is closed before."""
+    """Collects garbage after an error on Python 3.12 and later: a traceback and its frames may refer to each other there, and
+    the frames to the input. The input's descriptor is closed without that."""
     if ending.endswith("Error") and sys.version_info >= (3, 12):
         gc.collect()
 
 
 @pytest.mark.parametrize("case", ENDINGS)
-async def test_a_run_that_is_over_holds_nothing_of_its_input(case: str) -> None:
+async def test_a_run_that_has_ended_keeps_nothing_of_its_input(case: str) -> None:
     policy, options, expected = ENDINGS[case]
     client = ScriptedClient(policy if callable(policy) else lambda request: policy, record=False)
     rlm = RLM(client=client, **options)
@@ -110,7 +111,7 @@ async def test_a_run_that_is_over_holds_nothing_of_its_input(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["answer", "model", "tokens", "errors"])
-def test_nor_does_one_for_a_caller_without_an_event_loop(case: str) -> None:
+def test_a_run_without_an_event_loop_keeps_nothing_of_its_input(case: str) -> None:
     policy, options, expected = ENDINGS[case]
     rlm = RLM(client=ScriptedClient(lambda request: policy, record=False), **options)
     prompt = _Text("some text")
@@ -118,12 +119,12 @@ def test_nor_does_one_for_a_caller_without_an_event_loop(case: str) -> None:
     with contextlib.suppress(RLMError):
         rlm.completion(prompt, "What?")
     del prompt
-    background.run(_nothing)  # the loop is through with the completion when it has done this
+    background.run(_nothing)  # the loop has finished the completion when this returns
     forget(expected)
     assert watched() is None
 
 
-async def test_results_that_are_kept_keep_no_descriptors(tmp_path: Path) -> None:
+async def test_a_result_describes_its_input_without_a_descriptor(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("first")
     rlm = RLM(client=ScriptedClient(lambda request: FINISH, record=False))
@@ -138,7 +139,38 @@ async def test_results_that_are_kept_keep_no_descriptors(tmp_path: Path) -> None
     assert [completion.to_dict()["prompt"] for completion in completions] == expected
 
 
-async def test_a_context_of_the_caller_stays_open() -> None:
+async def test_an_input_that_cannot_change_is_hashed_only_when_its_result_is_serialised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed = []
+    describe = Context.describe
+
+    def counted(context: Context) -> dict[str, Any]:
+        hashed.append(context.kind)
+        return describe(context)
+
+    monkeypatch.setattr(Context, "describe", counted)
+    rlm = RLM(client=ScriptedClient(lambda request: FINISH, record=False))
+    completion = await rlm.acompletion("text", "What?")
+    assert hashed == []
+    copy = pickle.loads(pickle.dumps(completion))
+    assert copy.to_dict() == completion.to_dict()
+    assert completion.to_dict()["prompt"] == describe(Context("text"))
+    assert RLMChatCompletion.from_dict(completion.to_dict()).to_dict() == completion.to_dict()
+
+
+async def test_the_results_of_a_map_do_not_keep_its_inputs() -> None:
+    prompt = _Text("some text")
+    watched = weakref.ref(prompt)
+    rlm = RLM(client=ScriptedClient(lambda request: FINISH, record=False))
+    [item] = await rlm.amap([prompt], "What?")
+    del prompt
+    assert watched() is None
+    assert item.completion is not None
+    assert item.completion.to_dict()["prompt"] == Context("some text").describe()
+
+
+async def test_a_context_that_the_caller_made_stays_open() -> None:
     rlm = RLM(client=ScriptedClient(lambda request: FINISH, record=False))
     context = Context(["some", "text"])
     completion = await rlm.acompletion(context, "What?")
@@ -149,7 +181,7 @@ async def test_a_context_of_the_caller_stays_open() -> None:
     assert context.value == ["some", "text"]
 
 
-async def test_a_map_keeps_no_descriptors_whatever_becomes_of_its_inputs() -> None:
+async def test_a_map_keeps_no_descriptors_of_good_and_failed_inputs() -> None:
     def policy(request: ChatRequest) -> Any:
         return Fault(401) if "Question: bad" in str(request.messages[1]["content"]) else FINISH
 
@@ -177,7 +209,7 @@ async def test_a_persistent_repl_keeps_its_contexts_until_it_is_closed() -> None
     assert open_contexts() == before
 
 
-def test_a_context_that_was_closed_can_be_described_and_not_sent(tmp_path: Path) -> None:
+def test_a_closed_context_can_be_described_but_not_sent(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("text")
     for value in ("text", ["text"], file):

@@ -1,4 +1,4 @@
-"""Runs again from their logs: byte for byte, or with an error that says what is other."""
+"""Replays of logs: they are equal byte for byte, or end with an error that shows the difference."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from rlm.replay import ReplayClient
 from rlm.testing import FINISH, Answer, ChatRequest, Fault, Reply, ScriptedClient, finish, repl_block, serve
 from rlm.types import RLMChatCompletion, Usage
 
-# What is another one in each run, and may be.
+# Fields that differ between a run and its replay.
 CLOCKS = {"time", "seconds", "run", "parent", "batch", "call"}
 TIMES = {"model_seconds", "repl_seconds"}
 
 
 class Model:
-    """Plays turns for a root, other turns for the runs below, and never answers a prompt twice alike."""
+    """Plays one list of turns for the root and one for child runs, and answers each sub-call differently."""
 
     def __init__(self, turns: list[Answer], below: list[Answer] | None = None) -> None:
         self.turns = turns
@@ -51,7 +51,7 @@ class Model:
             return Fault(400, f"fault {next(self.count)}")
         if "refuse" in request.text:
             return Reply(None, refusal=f"refusal {next(self.count)}")
-        # Later prompts are answered sooner, so that the log has them in another order than the batch.
+        # Later prompts are answered sooner: their order in the log differs from the order of the batch.
         index = request.text.rpartition("#")[2]
         delay = 0.03 - 0.01 * int(index) if index.isdigit() else 0.0
         return Reply(f"{request.model}: {next(self.count)}", delay=delay, usage=Usage(7, 3, 0.25, 2))
@@ -62,7 +62,7 @@ Play = Callable[..., Any]
 
 @pytest.fixture
 def play(tmp_path: Path) -> Play:
-    """Runs with a scripted model, then from the log; returns both completions and the log's path."""
+    """Runs a scripted model, replays the log, compares the two and returns the completion of the replay."""
 
     async def run(
         clients: dict[str, Any], ask: dict[str, Any] | None = None, **options: Any
@@ -104,15 +104,15 @@ def play(tmp_path: Path) -> Play:
 
 
 def essence(event: Event) -> str:
-    """What has to be the same in a replay."""
+    """The part of an event that is equal in a replay."""
     data = {name: value for name, value in event.to_dict().items() if name not in CLOCKS}
-    data.pop("models", None)  # the provider is another one
+    data.pop("models", None)  # the provider differs
     if "stats" in data:
         data["stats"] = {name: value for name, value in data["stats"].items() if name not in TIMES}
     return json.dumps(data, sort_keys=True)
 
 
-async def test_a_run_with_subcalls_is_the_same(play: Play) -> None:
+async def test_a_run_with_sub_calls_is_replayed_byte_for_byte(play: Play) -> None:
     model = Model(
         [
             repl_block("print(llm_query('one'))"),
@@ -129,14 +129,14 @@ async def test_a_run_with_subcalls_is_the_same(play: Play) -> None:
     assert completion.usage_summary.total_cost == pytest.approx(1.0)
 
 
-async def test_equal_prompts_of_a_batch_keep_their_replies(play: Play) -> None:
+async def test_equal_prompts_of_a_batch_keep_their_own_replies(play: Play) -> None:
     model = Model(
         [repl_block("print(llm_query_batched(['same #0', 'same #1', 'same #2'] + ['same'] * 5))"), FINISH]
     )
     await play(model)
 
 
-async def test_failed_and_refused_subcalls_fail_alike(play: Play) -> None:
+async def test_failed_and_refused_sub_calls_fail_again(play: Play) -> None:
     code = "for reply in llm_query_batched(['fault', 'ok', 'refuse', 'fault']): print(type(reply).__name__, reply)"
     completion = await play(Model([repl_block(code), FINISH]))
     text = completion.iterations[0].observation
@@ -144,7 +144,7 @@ async def test_failed_and_refused_subcalls_fail_alike(play: Play) -> None:
     assert "the model refused: refusal" in text
 
 
-async def test_several_models(play: Play) -> None:
+async def test_each_of_several_models_is_replayed(play: Play) -> None:
     code = "print(llm_query('x'), llm_query('x', model='b'), llm_query('x', model='root'), llm_query('x', model='c'))"
     completion = await play(Model([repl_block(code), FINISH]), ("b", "a"))
     text = completion.iterations[0].observation
@@ -153,7 +153,7 @@ async def test_several_models(play: Play) -> None:
     )
 
 
-async def test_child_runs_with_equal_prompts(play: Play) -> None:
+async def test_child_runs_with_equal_prompts_keep_their_own_replies(play: Play) -> None:
     below: list[Answer] = [
         repl_block("note = llm_query('NUMBER')"),
         finish("f'NUMBER {note}'"),
@@ -164,7 +164,7 @@ async def test_child_runs_with_equal_prompts(play: Play) -> None:
     assert completion.iterations[0].observation.count("sub at its provider") == 4
 
 
-async def test_compaction_comes_at_the_same_turn(tmp_path: Path, play: Play) -> None:
+async def test_a_compaction_happens_at_the_same_turn(tmp_path: Path, play: Play) -> None:
     def long(request: ChatRequest) -> Answer:
         if "write now" in request.text:
             return "what I found out"
@@ -187,12 +187,12 @@ async def test_compaction_comes_at_the_same_turn(tmp_path: Path, play: Play) -> 
     assert second.stats.compactions == 1
 
 
-async def test_turns_that_run_out(play: Play) -> None:
+async def test_a_run_whose_turns_run_out_is_replayed(play: Play) -> None:
     completion = await play(Model([repl_block("1"), repl_block("2"), "It is 3."]), max_iterations=2)
     assert completion.response == "It is 3."
 
 
-async def test_errors_of_the_root_have_their_type_and_message(play: Play) -> None:
+async def test_an_error_of_the_root_has_the_same_type_and_message(play: Play) -> None:
     completion = await play(Model([repl_block("1"), Fault(503, "gone")]))
     assert isinstance(completion.parsed, ModelUnavailableError)
     assert completion.parsed.status is None
@@ -207,7 +207,7 @@ async def test_limits_are_reached_again(play: Play) -> None:
     assert isinstance(errors.parsed, ErrorThresholdExceededError)
 
 
-async def test_a_call_that_was_cut_with_its_cell_is_cut_again(play: Play) -> None:
+async def test_a_sub_call_that_was_cancelled_with_its_cell_is_cancelled_again(play: Play) -> None:
     def never(request: ChatRequest) -> Answer:
         if not request.is_subcall:
             code = "try:\n    llm_query('x')\nexcept KeyboardInterrupt:\n    print('cut')"
@@ -219,7 +219,7 @@ async def test_a_call_that_was_cut_with_its_cell_is_cut_again(play: Play) -> Non
     assert completion.iterations[0].observation.startswith("Output:\ncut\n")
 
 
-def test_thinking_goes_back_into_the_chat_as_it_did(tmp_path: Path) -> None:
+def test_thinking_goes_back_into_the_chat(tmp_path: Path) -> None:
     turns = [repl_block("print(1)"), FINISH]
     logger = RLMLogger(log_dir=tmp_path)
     with serve(lambda request: Reply(turns[request.turn], reasoning=f"thought {request.turn}")) as server:
@@ -232,7 +232,7 @@ def test_thinking_goes_back_into_the_chat_as_it_did(tmp_path: Path) -> None:
         assert rlm.completion("abc", "Top?").messages == first.messages
 
 
-async def test_answers_of_a_form(play: Play) -> None:
+async def test_a_run_with_a_response_format_is_replayed(play: Play) -> None:
     class Count(BaseModel):
         number: int
 
@@ -245,12 +245,12 @@ async def test_answers_of_a_form(play: Play) -> None:
     assert completion.parsed == Count(number=3)
 
 
-async def test_a_run_without_a_repl(play: Play) -> None:
+async def test_a_run_without_a_repl_is_replayed(play: Play) -> None:
     completion = await play(lambda request: Reply("plain", reasoning="hm"), max_depth=0)
     assert completion.response == "plain"
 
 
-async def test_completions_in_one_repl(tmp_path: Path) -> None:
+async def test_completions_that_share_a_repl_are_replayed(tmp_path: Path) -> None:
     turns = [repl_block("print(llm_query('x'), len(history)); n = 1"), FINISH]
     logger = RLMLogger(log_dir=tmp_path)
 
@@ -263,10 +263,10 @@ async def test_completions_in_one_repl(tmp_path: Path) -> None:
     assert await both(ReplayClient.from_log(logger.path)) == first
     second = [event.run for event in read_log(logger.path) if isinstance(event, RunStart)][1]
     with pytest.raises(ReplayError, match="has no reply to a request of 2 messages"):
-        await both(ReplayClient.from_log(logger.path, run=second))  # which is no first one
+        await both(ReplayClient.from_log(logger.path, run=second))  # its run is not the first in its REPL
 
 
-# What is another run
+# Runs that differ from the log
 
 
 async def record(tmp_path: Path, model: Callable[[ChatRequest], Answer], prompts: list[str]) -> Path:
@@ -283,7 +283,7 @@ async def again(client: ReplayClient, prompt: str, **options: Any) -> RLMChatCom
         return await rlm.acompletion(prompt, "Top?")
 
 
-async def test_another_message_is_an_error_that_shows_it(tmp_path: Path) -> None:
+async def test_a_different_message_is_an_error_that_shows_the_difference(tmp_path: Path) -> None:
     path = await record(tmp_path, Model([repl_block("print(context)"), FINISH]), ["abc def"])
     with pytest.raises(ReplayError) as caught:
         await again(ReplayClient.from_log(path), "abc xyz")
@@ -296,7 +296,7 @@ async def test_another_message_is_an_error_that_shows_it(tmp_path: Path) -> None
     assert "abc xyz" in message
 
 
-async def test_another_prompt_of_a_subcall_ends_the_run(tmp_path: Path) -> None:
+async def test_a_different_prompt_of_a_sub_call_ends_the_run(tmp_path: Path) -> None:
     path = await record(
         tmp_path, Model([repl_block("llm_query(f'read {context}')"), repl_block("pass"), FINISH]), ["abc"]
     )
@@ -307,15 +307,15 @@ async def test_another_prompt_of_a_subcall_ends_the_run(tmp_path: Path) -> None:
         await again(ReplayClient.from_log(path), "xyz")
 
 
-async def test_another_model_or_sampling_is_an_error(tmp_path: Path) -> None:
+async def test_a_different_model_or_sampling_is_an_error(tmp_path: Path) -> None:
     path = await record(tmp_path, Model([FINISH]), ["abc"])
     with pytest.raises(ReplayError, match=r"with the same messages: model .* or sampling arguments differ"):
         await again(ReplayClient.from_log(path), "abc", sampling_args={"temperature": 1.0})
     capped = await again(ReplayClient.from_log(path), "abc", sampling_args={"max_tokens": 500})
-    assert capped.response == "done"  # limits put caps on calls
+    assert capped.response == "done"  # a limit on tokens is no part of a request
 
 
-async def test_what_was_not_asked_as_often_is_an_error(tmp_path: Path) -> None:
+async def test_a_request_that_comes_more_often_than_in_the_log_is_an_error(tmp_path: Path) -> None:
     path = await record(tmp_path, Model([FINISH]), ["abc"])
     client = ReplayClient.from_log(path)
     assert (await again(client, "abc")).response == "done"
@@ -323,13 +323,13 @@ async def test_what_was_not_asked_as_often_is_an_error(tmp_path: Path) -> None:
         await again(client, "abc")
 
 
-async def test_one_of_several_runs(tmp_path: Path) -> None:
+async def test_one_of_several_runs_in_a_log_is_replayed(tmp_path: Path) -> None:
     model = Model([finish("'NUMBER'")])
     path = await record(tmp_path, model, ["abc", "abc", "abc"])
     runs = [event.run for event in read_log(path) if isinstance(event, RunStart)]
     assert (await again(ReplayClient.from_log(path, run=runs[1]), "abc")).response == "2"
-    all_of_them = ReplayClient.from_log(path)
-    assert [(await again(all_of_them, "abc")).response for _ in range(3)] == ["1", "2", "3"]
+    client = ReplayClient.from_log(path)
+    assert [(await again(client, "abc")).response for _ in range(3)] == ["1", "2", "3"]
     with pytest.raises(LogError, match=f"no root's run 'x'; its root's runs are {runs[0]}, "):
         ReplayClient.from_log(path, run="x")
 
@@ -341,7 +341,7 @@ def test_a_log_without_a_run_is_an_error(tmp_path: Path) -> None:
         ReplayClient.from_log(path)
 
 
-async def test_a_log_that_breaks_off_is_replayed_as_far_as_it_goes(tmp_path: Path) -> None:
+async def test_a_log_that_was_cut_off_is_replayed_as_far_as_it_goes(tmp_path: Path) -> None:
     path = await record(tmp_path, Model([repl_block("print(1)"), repl_block("print(2)"), FINISH]), ["abc"])
     lines = path.read_text().splitlines(keepends=True)
     cut = tmp_path / "cut.jsonl"

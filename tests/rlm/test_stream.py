@@ -1,4 +1,4 @@
-"""Completions as they happen, and how they are cancelled."""
+"""Streams of events, cancellation and callbacks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def plays(*turns: str) -> ScriptedClient:
 
 
 async def collect(rlm: RLM) -> tuple[list[events.Event], RLMError | None]:
-    """The events of a stream, and the error that it ends with."""
+    """Returns the events of a stream, and the error that it ends with."""
     seen: list[events.Event] = []
     try:
         async for event in rlm.stream("text", "What?"):
-            seen.append(event)  # noqa: PERF401 (those before the error count)
+            seen.append(event)  # noqa: PERF401 (the events before an error are needed)
     except RLMError as error:
         return seen, error
     return seen, None
@@ -50,7 +50,7 @@ async def test_the_events_of_a_run_come_in_order_and_end_with_the_completion() -
     assert {event.run for event in seen} == {last.run}
 
 
-async def test_events_of_child_runs_name_their_call() -> None:
+async def test_the_start_of_a_child_run_names_its_sub_call() -> None:
     def policy(request: ChatRequest) -> str:
         child = "Context: a str of 5 " in request.messages[1]["content"]
         return FINISH if child or request.turn else repl_block("rlm_query('piece')")
@@ -116,7 +116,7 @@ async def test_leaving_a_stream_cancels_the_run() -> None:
     assert cancelled.is_set()
 
 
-async def test_who_is_cancelled_while_a_stream_ends_is_cancelled() -> None:
+async def test_a_task_that_is_cancelled_while_its_stream_ends_is_cancelled() -> None:
     begun, ending, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def stubborn() -> None:
@@ -148,7 +148,7 @@ async def test_who_is_cancelled_while_a_stream_ends_is_cancelled() -> None:
     assert seen[-1] == "cell_start"
 
 
-async def test_a_limit_is_an_event() -> None:
+async def test_a_limit_has_an_event() -> None:
     async with RLM(client=plays(repl_block("while True: pass")), max_timeout=0.3) as rlm:
         seen, error = await collect(rlm)
     assert isinstance(error, TimeoutExceededError)
@@ -156,7 +156,7 @@ async def test_a_limit_is_an_event() -> None:
     assert [limit.error_type for limit in limits] == ["TimeoutExceededError"]
 
 
-async def test_a_token_cancels_a_cell_that_runs() -> None:
+async def test_a_token_cancels_a_running_cell() -> None:
     token = CancelToken()
     code = "answer['content'] = 'so far'\nllm_query('go')\nwhile True: pass"
 
@@ -175,7 +175,7 @@ async def test_a_token_cancels_a_cell_that_runs() -> None:
         again = plays(FINISH)
     async with RLM(client=again) as rlm:
         with pytest.raises(CancellationError):
-            await rlm.acompletion("text", "What?", cancel=token)  # it stays cancelled
+            await rlm.acompletion("text", "What?", cancel=token)  # the token stays cancelled
     assert again.requests == []
 
 
@@ -198,12 +198,12 @@ def test_a_token_works_across_threads() -> None:
         rlm.completion("text", "What?", cancel=token)
 
 
-async def test_callbacks_are_told() -> None:
+async def test_callbacks_are_called_and_may_fail() -> None:
     told: list[tuple[object, ...]] = []
 
     def broken(*args: object) -> None:
         told.append(("iteration_start", *args))
-        raise RuntimeError("nobody minds")
+        raise RuntimeError("a callback that fails")
 
     async with RLM(
         client=plays(repl_block("llm_query('a piece')"), FINISH),
@@ -234,7 +234,7 @@ async def test_callbacks_are_told() -> None:
         ("llm_query_batched(['a piece', 5, None])", {}, {None: 1, "ContextError": 2}),
     ],
 )
-async def test_sub_calls_that_fail_before_they_are_made_are_told_too(
+async def test_a_sub_call_that_is_refused_has_an_event_and_callbacks(
     code: str, options: dict[str, Any], errors: dict[str | None, int]
 ) -> None:
     starts: list[object] = []

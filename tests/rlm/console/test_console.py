@@ -1,4 +1,4 @@
-"""What `verbose=True` shows: on a terminal, through a pipe, of several runs at once, and when the terminal is gone."""
+"""What `verbose=True` shows: on a terminal, through a pipe, for concurrent runs, and after the terminal has closed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def policy(request: ChatRequest) -> Answer:
 
 
 def events(run: str = "abcdef012345", **kinds: Any) -> list[Event]:
-    """A run of one turn, by hand."""
+    """The events of a run of one turn."""
     head: dict[str, Any] = {"time": 1.0, "run": run, "parent": None, "depth": 0}
     call: dict[str, Any] = {
         "batch": "b",
@@ -106,7 +106,7 @@ def plain(shown: list[Event]) -> list[str]:
 # Through a pipe
 
 
-def test_lines_when_piped(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_lines_of_text(capfd: pytest.CaptureFixture[str]) -> None:
     with RLM(client=ScriptedClient(policy), verbose=True, max_depth=2) as rlm:
         rlm.completion(CONTEXT, "What?")
     out, err = capfd.readouterr()
@@ -132,7 +132,7 @@ def test_lines_when_piped(capfd: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(f"{root}/[0-9a-f]{{4}}", child)
 
 
-def test_every_event_is_shown_but_a_batch_in_few_lines() -> None:
+def test_each_event_has_its_lines_and_a_batch_only_a_few() -> None:
     assert plain(events()) == [
         "abcd ▶ big  Why?",
         "abcd   context: str of 4",
@@ -159,7 +159,7 @@ def test_long_texts_are_cut() -> None:
     assert max(map(len, shown)) < 320
 
 
-def test_what_a_terminal_would_obey_is_taken_out() -> None:
+def test_control_sequences_are_taken_out() -> None:
     shown = "\n".join(
         plain(events(stdout="a\x1b[2Jb\x1b]0;title\x07c\x9b1md\re", reply="[bold]no markup[/bold]"))
     )
@@ -167,12 +167,12 @@ def test_what_a_terminal_would_obey_is_taken_out() -> None:
     assert "[bold]no markup[/bold]" in shown
 
 
-def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "abcdef-123456")
     assert "abcd   the key is [redacted]!" in plain(events(stdout="the key is abcdef-123456!"))
 
 
-def test_a_stream_of_another_encoding() -> None:
+def test_characters_that_the_encoding_of_a_stream_lacks_are_escaped() -> None:
     raw = io.BytesIO()
     console = Console(io.TextIOWrapper(raw, encoding="ascii"))
     for event in events(reply="ä \ud800"):
@@ -180,7 +180,7 @@ def test_a_stream_of_another_encoding() -> None:
     assert rb"\xe4 \ud800" in raw.getvalue()
 
 
-async def test_lines_of_runs_at_once_stay_whole(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_lines_of_concurrent_runs_stay_whole(capfd: pytest.CaptureFixture[str]) -> None:
     def completions() -> None:
         for n in range(4):
             rlm.completion(CONTEXT, f"What {n}?")
@@ -221,7 +221,7 @@ print("the end")
 
 
 def in_a_terminal(*, columns: int = 100, **variables: str) -> str:
-    """What a program that asks one question shows, as a terminal gets it."""
+    """Runs a program that asks one question in a terminal, and returns all that it sends to the terminal."""
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", **variables}
@@ -235,7 +235,7 @@ def in_a_terminal(*, columns: int = 100, **variables: str) -> str:
         try:
             while piece := os.read(main, 65536):
                 shown += piece
-        except OSError:  # so a terminal ends on Linux
+        except OSError:  # the end of a terminal on Linux
             pass
     os.close(main)
     assert process.returncode == 0
@@ -243,13 +243,13 @@ def in_a_terminal(*, columns: int = 100, **variables: str) -> str:
 
 
 class Page:
-    """What remains to be seen of what a terminal was sent: as much of one as is needed here."""
+    """A terminal that obeys the few control sequences that rich uses here."""
 
     def __init__(self, text: str) -> None:
         self.lines = [""]
         self.row = 0
         self.most = 0
-        """Lines that were shown at once."""
+        """The most lines that were shown at once."""
         for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r\n|\n|\r|[^\x1b\r\n]+", text):
             self._take(piece)
 
@@ -267,29 +267,29 @@ class Page:
         self.most = max(self.most, sum(map(bool, self.lines)))
 
 
-def test_a_tree_of_what_runs_on_a_terminal() -> None:
+def test_a_terminal_shows_a_tree_while_the_run_goes_on() -> None:
     shown = in_a_terminal()
     for text in ("turn 2/30: running block 1", "llm_query_batched", "/40", "1 failed", "━", "tokens"):
         assert text in shown, text
     assert re.search(r"▶ scripted  .*\(?[0-9a-f]{4}", shown)
-    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is there again
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0  # the cursor is shown again
     page = Page(shown)
     text = "\n".join(page.lines)
-    assert "turn 2/30" not in text  # the tree is gone
+    assert "turn 2/30" not in text  # the tree has been removed
     assert text.count("▶ scripted  What?") == 1
     assert text.count("ZeroDivisionError: division by zero") == 1
     assert text.count("● answered: done") == 1
-    assert "\ndone" in text  # what the program printed
+    assert "\ndone" in text  # printed by the program
     assert list(filter(None, page.lines))[-1] == "the end"
 
 
-def test_a_dumb_terminal_gets_lines() -> None:
+def test_a_dumb_terminal_gets_lines_of_text() -> None:
     shown = in_a_terminal(TERM="dumb")
     assert "\x1b" not in shown
     assert "● answered: done" in shown
 
 
-def test_a_narrow_terminal_is_no_trouble() -> None:
+def test_a_narrow_terminal_shows_the_answer() -> None:
     text = "\n".join(Page(in_a_terminal(columns=30)).lines)
     assert "● answered: done" in text
 
@@ -310,7 +310,7 @@ def test_several_runs_share_the_terminal() -> None:
     assert not any("turn 1/3" in line for line in page.lines)
 
 
-# What goes wrong
+# Failures
 
 
 class Broken(io.StringIO):
@@ -319,7 +319,7 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_terminal_that_is_gone_is_said_once(terminal: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_closed_terminal_is_reported_once(terminal: bool, caplog: pytest.LogCaptureFixture) -> None:
     stream = Broken()
     to = Screen(Terminal(file=stream, force_terminal=True, width=100)) if terminal else stream
     console = Console(to)
@@ -340,6 +340,6 @@ def test_a_closed_pipe_does_not_end_the_run() -> None:
     assert done.stdout.splitlines() == ["done", "the end"]
 
 
-def test_events_of_an_unknown_run_are_no_trouble(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_of_an_unknown_run_raise_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert plain(events()[1:])[-1].startswith("abcd   5.0 s")
     assert caplog.records == []

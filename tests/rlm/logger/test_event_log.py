@@ -1,4 +1,4 @@
-"""What is written down of a run: the event log, what is kept out of it, and the trajectory."""
+"""The event log: its content, its failures, the secrets that stay out of it, and the trajectory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def policy(request: ChatRequest) -> str:
 
 
 def recursive(request: ChatRequest) -> str:
-    """A root that asks a child, which asks a model."""
+    """A root asks a child run, which asks a model."""
     if request.is_subcall:
         return "leaf"
     deeper = "Question: Top?" in request.messages[1]["content"]
@@ -61,10 +61,10 @@ def types(path: Path | None) -> list[str]:
     return [line["type"] for line in lines(path)]
 
 
-# What is written
+# The content of the log
 
 
-def test_the_log_holds_what_happened_and_neither_context_nor_key(tmp_path: Path) -> None:
+def test_the_log_holds_all_events_but_neither_the_context_nor_a_key(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path / "new" / "folder", file_name="run")
     with serve(policy, api_key=SECRET) as server:
         options = {"model_name": "scripted", "base_url": server.base_url, "api_key": SECRET}
@@ -101,7 +101,7 @@ def test_the_log_holds_what_happened_and_neither_context_nor_key(tmp_path: Path)
     assert logger.path.name.startswith("run_")
     text = logger.path.read_text(encoding="ascii")
     assert SECRET not in text
-    # The context's beginning is in the sub-call's own excerpt; the whole of it is nowhere.
+    # The excerpt of the sub-call's prompt holds the beginning of the context. Nothing holds the whole context.
     assert len(text) < len(CONTEXT) + 12_000
     assert CONTEXT[:400] not in text
 
@@ -125,7 +125,7 @@ async def test_a_megabyte_of_context_over_six_turns_makes_a_small_log(tmp_path: 
     assert logger.path.stat().st_size <= 100_000
 
 
-async def test_runs_at_once_share_a_file_line_by_line(tmp_path: Path) -> None:
+async def test_concurrent_runs_share_a_file_line_by_line(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     async with RLM(client=ScriptedClient(policy), logger=logger) as rlm:
         await asyncio.gather(*(rlm.acompletion(CONTEXT, f"What {n}?") for n in range(8)))
@@ -136,7 +136,7 @@ async def test_runs_at_once_share_a_file_line_by_line(tmp_path: Path) -> None:
     assert {event["question"] for event in starts} == {f"What {n}?" for n in range(8)}
 
 
-async def test_child_runs_name_their_parent_and_their_call(tmp_path: Path) -> None:
+async def test_a_child_run_names_its_parent_and_its_sub_call(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     async with RLM(client=ScriptedClient(recursive), logger=logger, max_depth=2) as rlm:
         assert (await rlm.acompletion("outer", "Top?")).response == "leaf"
@@ -148,7 +148,7 @@ async def test_child_runs_name_their_parent_and_their_call(tmp_path: Path) -> No
     assert [call["call"] for call in calls] == [child["call"]]
 
 
-async def test_a_run_that_fails_has_its_limit_and_its_end_in_the_log(tmp_path: Path) -> None:
+async def test_a_run_that_reaches_a_limit_has_the_limit_and_its_end_in_the_log(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     client = ScriptedClient(lambda request: repl_block("while True: pass"))
     async with RLM(client=client, logger=logger, max_timeout=0.5) as rlm:
@@ -189,7 +189,7 @@ def test_processes_and_threads_append_to_one_log(tmp_path: Path) -> None:
     }
 
 
-def test_a_logger_survives_pickle_and_closes_its_file(tmp_path: Path) -> None:
+def test_a_pickled_logger_appends_to_the_same_file_and_closes_it(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     logger.trajectory().record(turn_start(1))
     other = pickle.loads(pickle.dumps(logger))
@@ -203,10 +203,10 @@ def test_a_logger_survives_pickle_and_closes_its_file(tmp_path: Path) -> None:
     assert Path(path) not in links
 
 
-# What cannot be written, and what cannot be read
+# Logs that cannot be written or read
 
 
-async def test_a_log_that_cannot_be_written_does_not_end_the_run_and_is_said_once(
+async def test_a_log_that_cannot_be_written_is_reported_once_and_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger = RLMLogger(log_dir=tmp_path / "logs")
@@ -219,10 +219,10 @@ async def test_a_log_that_cannot_be_written_does_not_end_the_run_and_is_said_onc
     assert "events are lost" in records[0].getMessage()
 
 
-def test_a_full_disk_is_said_once_and_leaves_a_readable_file(
+def test_a_full_disk_is_reported_once_and_leaves_a_readable_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The size limit of files stands for the disk: a write stops in the middle of a line, the next ones fail."""
+    """A limit of the file size plays the full disk: a write stops in the middle of a line, and the next writes fail."""
     import resource
 
     logger = RLMLogger(log_dir=tmp_path)
@@ -271,7 +271,7 @@ def test_a_killed_process_leaves_a_readable_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [1, 5, 7, 40, -2])
-def test_half_a_last_line_is_left_out(tmp_path: Path, kept: int) -> None:
+def test_a_half_last_line_is_left_out(tmp_path: Path, kept: int) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     for number in (1, 2):
         logger.trajectory().record(turn_start(number))
@@ -281,7 +281,7 @@ def test_half_a_last_line_is_left_out(tmp_path: Path, kept: int) -> None:
     assert [event.to_dict() for event in read_log(logger.path)] == [turn_start(1).to_dict()]
 
 
-def test_a_line_that_another_process_went_on_in_is_found(tmp_path: Path) -> None:
+def test_a_whole_line_after_a_half_line_is_read(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     for number in (1, 2, 3):
         logger.trajectory().record(turn_start(number))
@@ -305,9 +305,7 @@ def test_a_line_that_another_process_went_on_in_is_found(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_file_that_is_no_log_is_an_error_with_the_number_of_the_line(
-    tmp_path: Path, line: str, problem: str
-) -> None:
+def test_a_line_that_is_no_event_is_an_error_with_its_number(tmp_path: Path, line: str, problem: str) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     logger.trajectory().record(turn_start(1))
     assert logger.path is not None
@@ -333,7 +331,7 @@ def test_fields_and_types_of_a_later_version_are_left_out(tmp_path: Path) -> Non
 
 
 class Owner:
-    """Stands for a client."""
+    """Plays a client."""
 
 
 NAMED: list[tuple[Any, Any]] = [
@@ -348,11 +346,11 @@ NAMED: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("given", "kept"), NAMED)
-def test_what_stands_under_a_secret_name_is_taken_out_at_any_nesting(given: Any, kept: Any) -> None:
+def test_a_value_under_the_name_of_a_secret_is_taken_out_at_any_nesting(given: Any, kept: Any) -> None:
     assert Redactor().data(given) == kept
 
 
-def test_names_are_known_in_any_spelling() -> None:
+def test_names_of_secrets_are_known_in_any_spelling() -> None:
     secret = "apikey API_KEY apiKey x-portkey-api-key hf_token Proxy-Authorization Set-Cookie AWS_SECRET_ACCESS_KEY passwd"
     assert [name for name in secret.split() if not is_secret_name(name)] == []
     plain = "key keys monkey tokens input_tokens token_count secretary authors pad_token keyboard top_k"
@@ -392,10 +390,10 @@ def test_bearer_tokens_are_taken_out_of_texts() -> None:
     )
 
 
-async def test_secrets_are_nowhere_in_log_and_trajectory(
+async def test_neither_log_nor_trajectory_holds_a_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = 'a "quoted"/key'  # which looks otherwise in JSON
+    key = 'a "quoted"/key'  # JSON escapes it
     monkeypatch.setenv("OTHER_API_KEY", key)
 
     def leaky(request: ChatRequest) -> str:
@@ -420,10 +418,10 @@ async def test_secrets_are_nowhere_in_log_and_trajectory(
     assert start.sampling == {"extra_headers": {"x-api-key": REDACTED}, "temperature": 0.5}
 
 
-# What is kept with a completion
+# The trajectory
 
 
-async def test_the_trajectory_is_kept_with_the_completion() -> None:
+async def test_a_completion_keeps_its_trajectory() -> None:
     async with RLM(client=ScriptedClient(policy), logger=RLMLogger()) as rlm:
         completion = await rlm.acompletion(CONTEXT, "What?")
     metadata = completion.metadata
@@ -443,7 +441,7 @@ async def test_the_trajectory_is_kept_with_the_completion() -> None:
     json.dumps(completion.to_dict())
 
 
-async def test_a_trajectory_can_be_had_from_a_log_and_holds_child_runs(tmp_path: Path) -> None:
+async def test_a_trajectory_that_is_read_from_a_log_is_equal_and_holds_child_runs(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     async with RLM(client=ScriptedClient(recursive), logger=logger, max_depth=2) as rlm:
         completions = [await rlm.acompletion("outer", "Top?") for _ in range(2)]
@@ -460,7 +458,7 @@ async def test_a_trajectory_can_be_had_from_a_log_and_holds_child_runs(tmp_path:
         assert call["metadata"]["iterations"][0]["code_blocks"][0]["rlm_calls"][0]["response"] == "leaf"
 
 
-def test_a_log_without_its_beginning_is_no_trajectory() -> None:
+def test_a_log_without_the_start_of_its_run_has_no_trajectory() -> None:
     assert Trajectory.of([turn_start(2)]) == []
 
 
@@ -469,7 +467,7 @@ async def test_without_a_logger_there_is_no_metadata() -> None:
         assert (await rlm.acompletion("x", "What?")).metadata is None
 
 
-def test_events_come_back_as_they_were(tmp_path: Path) -> None:
+def test_events_that_are_read_back_are_equal(tmp_path: Path) -> None:
     head: dict[str, Any] = {"time": 1.5, "run": "r", "parent": "p", "depth": 1}
     usage = Usage(3, 4, 0.5, 1)
     reply: dict[str, Any] = {"turn": 1, "model": "m", "request": "k", "usage": usage, "seconds": 0.1}

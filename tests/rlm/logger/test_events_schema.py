@@ -1,4 +1,4 @@
-"""The schema of the event log, and what real runs write."""
+"""The schema of the event log: it fits the classes, the document and the logs of real runs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def validator() -> Draft202012Validator:
     return Draft202012Validator(schema)
 
 
-def test_the_schema_that_is_shipped_is_that_of_the_classes() -> None:
-    """If not: python -m rlm.logger.schema, and a new version if it is not a new field with a default."""
+def test_the_shipped_schema_is_made_from_the_classes() -> None:
+    """If this fails, run `python -m rlm.logger.schema`. A change other than a new event or a new field with a default needs a
+    new version of the format."""
     assert json.loads(SCHEMA_FILE.read_text(encoding="utf-8")) == log_schema()
     assert SCHEMA_FILE.name == f"events.v{FORMAT_VERSION}.schema.json"
 
 
-def test_fields_have_their_docstrings() -> None:
+def test_the_schema_describes_fields_by_their_docstrings() -> None:
     assert field_docs(EVENTS["cell_start"])["number"] == "Position of the block in its reply, counted from 1."
     batch = log_schema()["$defs"]["batch_start"]["properties"]
     assert batch["size"] == {"type": "integer", "description": "Number of prompts."}
@@ -51,7 +52,9 @@ def test_fields_have_their_docstrings() -> None:
         {"v": 2, "type": "completed", "time": 1, "run": "r", "parent": None, "depth": 0},
     ],
 )
-def test_the_schema_refuses_what_is_no_event(validator: Draft202012Validator, line: dict[str, Any]) -> None:
+def test_the_schema_refuses_a_line_that_is_no_event(
+    validator: Draft202012Validator, line: dict[str, Any]
+) -> None:
     with pytest.raises(ValidationError):
         validator.validate(line)
 
@@ -72,7 +75,7 @@ def policy(request: ChatRequest) -> str | Reply | Fault:
     return Reply(repl_block(codes[min(request.turn, 3)]), reasoning="well", usage=None)
 
 
-async def test_real_runs_are_valid(validator: Draft202012Validator, tmp_path: Path) -> None:
+async def test_the_logs_of_real_runs_fit_the_schema(validator: Draft202012Validator, tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path)
     client = ScriptedClient(policy, model="root", max_model_len=4000)
     async with RLM(
@@ -103,7 +106,7 @@ async def test_real_runs_are_valid(validator: Draft202012Validator, tmp_path: Pa
     assert seen == set(EVENTS)
 
 
-def test_the_document_has_each_event_with_its_fields() -> None:
+def test_the_document_lists_each_event_with_its_fields() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
     documented = {name: re.findall(r"`(\w+)`", fields) for name, fields in rows}

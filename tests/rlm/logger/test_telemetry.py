@@ -1,4 +1,4 @@
-"""Spans of runs: their tree, their attributes after the conventions, and when there are none."""
+"""Spans of runs: their tree, their attributes by the conventions, and when there are no spans."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ EXPORTER = InMemorySpanExporter()
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[TracerProvider]:
-    """Set for the process, as programs do; which they can do once."""
+    """The tracer provider of the process. A process can set it only once."""
     made = TracerProvider()
     made.add_span_processor(SimpleSpanProcessor(EXPORTER))
     trace.set_tracer_provider(made)
     yield made
     made.shutdown()
-    os.environ["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "rlm"  # for the tests that come after these
+    os.environ["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "rlm"  # no spans in later tests
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def spans() -> list[ReadableSpan]:
 
 
 def tree() -> Any:
-    """Names with those below, in the order in which they began."""
+    """The names of spans, each with the names of the spans below it, in the order in which they began."""
     found = spans()
 
     def below(parent: int | None) -> list[Any]:
@@ -93,7 +93,7 @@ async def run(**options: Any) -> None:
         await rlm.acompletion("a secret text", "Top?")
 
 
-async def test_spans_are_a_tree() -> None:
+async def test_spans_nest_like_runs_cells_and_calls() -> None:
     with trace.get_tracer("test").start_as_current_span("the caller"):
         await run()
     [[caller, run_tree]] = tree()
@@ -107,7 +107,7 @@ async def test_spans_are_a_tree() -> None:
     assert turns[2:] == ["chat big", ["execute_tool repl", child], "chat big", "execute_tool repl"]
 
 
-async def test_attributes_follow_the_conventions() -> None:
+async def test_the_attributes_of_spans_follow_the_conventions() -> None:
     await run(
         sampling_args={"temperature": 0.5, "top_p": 0.9, "stop": ["###"], "max_tokens": 4000, "seed": 3}
     )
@@ -158,7 +158,7 @@ async def test_attributes_follow_the_conventions() -> None:
     assert about["gen_ai.usage.input_tokens"] == total
 
 
-async def test_a_span_lies_within_that_above() -> None:
+async def test_a_span_lies_within_the_span_above_it() -> None:
     await run()
     by_id = {span.context.span_id: span for span in spans() if span.context is not None}
     for span in by_id.values():
@@ -169,12 +169,12 @@ async def test_a_span_lies_within_that_above() -> None:
             above = by_id[span.parent.span_id]
             assert above.start_time is not None
             assert above.end_time is not None
-            # A duration and the time at its end are taken by two clocks, one after the other.
+            # The duration and the end time come from two clocks, which are read one after the other.
             assert above.start_time - 5_000_000 <= span.start_time
             assert span.end_time <= above.end_time + 5_000_000
 
 
-async def test_failures_are_marked() -> None:
+async def test_failed_calls_and_cells_are_marked_in_their_spans() -> None:
     await run()
     failed = {span.name: span for span in spans() if span.status.status_code is StatusCode.ERROR}
     kinds = {name: attributes(span)["error.type"] for name, span in failed.items()}
@@ -188,7 +188,7 @@ async def test_failures_are_marked() -> None:
     assert "no such thing" in (failed["chat small"].status.description or "")
 
 
-async def test_a_run_that_fails_is_marked() -> None:
+async def test_a_failed_run_is_marked_in_its_span() -> None:
     with pytest.raises(ModelUnavailableError):
         await run(client=Client(lambda request: Fault(503, "gone"), model="big"))
     run_span = next(span for span in spans() if span.parent is None)
@@ -197,7 +197,7 @@ async def test_a_run_that_fails_is_marked() -> None:
     assert attributes(run_span)["rlm.stop"] == "error"
 
 
-async def test_a_limit_and_a_cell_that_it_cut() -> None:
+async def test_a_limit_ends_the_span_of_the_cell_that_it_stopped() -> None:
     client = Client(lambda request: repl_block("while True: pass"))
     async with RLM(client=client, max_timeout=0.4) as rlm:
         with pytest.raises(Exception, match="max_timeout"):
@@ -209,7 +209,7 @@ async def test_a_limit_and_a_cell_that_it_cut() -> None:
     assert attributes(cell)["error.type"] == "interrupted"
 
 
-async def test_texts_are_not_recorded_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_texts_are_recorded_only_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     await run()
     plain = json.dumps([attributes(span) for span in spans()])
     for text in ("I look", "sub reply", "look_up('x')", "Top?", "one"):
@@ -236,20 +236,20 @@ async def test_texts_are_not_recorded_unless_asked_for(monkeypatch: pytest.Monke
     assert "KeyError" in json.loads(cell["gen_ai.tool.call.result"])["stderr"]
 
 
-async def test_runs_at_once_have_traces_of_their_own() -> None:
+async def test_concurrent_runs_have_separate_traces() -> None:
     await asyncio.gather(run(), run(), run())
     assert len(tree()) == 3
     assert len({span.context.trace_id for span in spans() if span.context is not None}) == 3
 
 
-def test_the_span_of_a_thread_that_waits_is_the_parent() -> None:
+def test_the_current_span_of_the_calling_thread_is_the_parent() -> None:
     client = Client(lambda request: finish("'x'"), model="m")
     with trace.get_tracer("test").start_as_current_span("the caller"), RLM(client=client) as rlm:
         rlm.completion("x", "Top?")
     assert tree() == [["the caller", ["invoke_agent rlm", "chat m", "execute_tool repl"]]]
 
 
-async def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_spans_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "flask, rlm")
     await run()
     assert spans() == []
@@ -270,7 +270,7 @@ print("opentelemetry" in sys.modules)
 
 
 @pytest.mark.parametrize(("imports", "loaded"), [("", "False"), ("import opentelemetry.trace", "True")])
-def test_without_a_provider_there_are_no_spans_and_no_import(imports: str, loaded: str) -> None:
+def test_without_a_tracer_provider_there_are_no_spans_and_no_import(imports: str, loaded: str) -> None:
     program = _WITHOUT.format(imports=imports)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == loaded
