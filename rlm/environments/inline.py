@@ -287,6 +287,7 @@ class _ThreadSupervisor:
             self._say(FromSupervisor.PRINTED, {"printed": ["", ""]})
         else:
             self._grace = decode(payload)["grace"]
+            self._strikes = 0
             self._step()
 
     def _step(self) -> None:

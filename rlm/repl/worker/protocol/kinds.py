@@ -22,8 +22,10 @@ If the cell ends in between, the rest does not happen, and no SIGINT is left ove
     <------------------------ PRINTED
 
 SIGINT goes to the worker's process group. The worker ignores it between cells, and from the third one on in a cell. A frame is
-never cut: a SIGINT that comes while the worker reads or writes one raises KeyboardInterrupt afterwards. With
-`isolation="none"` a thread takes the supervisor's part (`rlm.environments.inline`).
+never cut: a SIGINT that comes while the worker reads or writes one raises KeyboardInterrupt afterwards. A second INTERRUPT
+begins at strike 1 again, with a grace period of its own: a caller may stop a cell that has reached its time limit. If nothing
+comes back in time, the host goes on without the worker (`rlm.repl.remote`). With `isolation="none"` a thread takes the part of
+the supervisor (`rlm.environments.inline`).
 """
 
 from __future__ import annotations
