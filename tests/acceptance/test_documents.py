@@ -81,7 +81,7 @@ def clerk(request: ChatRequest) -> str:
 def test_the_environment_of_the_training_guide(
     start: Callable[..., Any], verifiers_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    assert "](../examples/tickets.py)" in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert "`examples/tickets.py`" in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     assert len(TICKETS.read_text(encoding="utf-8").splitlines()) < 60
     [[path, *command]] = commands("docs/training.md", "PYTHONPATH=examples vf-eval tickets")
     assert path == "PYTHONPATH=examples"

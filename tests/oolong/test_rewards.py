@@ -263,7 +263,8 @@ def test_the_document_names_every_entry_and_gate() -> None:
 
 def test_the_document_says_what_a_constant_gets() -> None:
     """Of the NUMERIC questions, by the size of the context."""
-    said = re.findall(r"([\d.]+) (?:of the NUMERIC questions )?at ([\d,]+)", DOCUMENT.split("## Attacks")[1])
+    text = " ".join(DOCUMENT.split("## Attacks")[1].split())
+    said = re.findall(r"([\d.]+) (?:of the NUMERIC questions )?at ([\d,]+)", text)
     assert len(said) == 3
     for best, size in said:
         questions = generate(
