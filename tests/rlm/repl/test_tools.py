@@ -20,6 +20,7 @@ from rlm.environments import REPL
 from rlm.repl.calls import MOST_CALLS
 from rlm.repl.tools import Toolbox, ToolReport
 from rlm.repl.worker.protocol import messages, tool_values
+from rlm.repl.worker.protocol.kinds import FromWorker
 from rlm.repl.worker.protocol.tool_values import MOST_BYTES, MOST_LEVELS
 
 OpenREPL = Callable[..., Awaitable[REPL]]
@@ -546,13 +547,13 @@ async def test_large_values_and_many_calls(open_repl: OpenREPL) -> None:
     assert (await repl.execute("sum(echo(n) for n in range(500))")).stdout == f"{sum(range(500))}\n"
 
 
-FORGE = """
+FORGE = f"""
 import os, struct
 def send(payload):
     for fd in map(int, os.listdir('/proc/self/fd')):
         try:
-            if fd >= 600 and 'socket' in os.readlink(f'/proc/self/fd/{fd}'):
-                os.write(fd, struct.pack('>cI', b'C', len(payload)) + payload)
+            if fd >= 600 and 'socket' in os.readlink(f'/proc/self/fd/{{fd}}'):
+                os.write(fd, struct.pack('>cI', {FromWorker.CALL!r}, len(payload)) + payload)
         except OSError: pass
 """
 
