@@ -1,5 +1,5 @@
-"""Defects that people live with elsewhere, over a real server: none of them here. Those of the REPL and of answers are
-tested where these are."""
+"""Defects known from other engines, tried over a real server. Those of the REPL and of answers are tested with the REPL and
+the answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_batch_over_one_client_is_answered() -> None:
             assert completion.stats.subcall_failures == 0
 
 
-def test_the_batch_that_the_prompt_recommends_goes_through() -> None:
+def test_a_batch_of_the_size_that_the_prompt_recommends_is_answered() -> None:
     code = "r = llm_query_batched(['x' * 100_000] * 20)\nprint(r == ['100000'] * 20)"
 
     def policy(request: ChatRequest) -> str:
@@ -50,7 +50,7 @@ def test_the_batch_that_the_prompt_recommends_goes_through() -> None:
     assert completion.iterations[0].observation.startswith("Output:\nTrue\n")
 
 
-def test_a_reply_without_content_is_told_so() -> None:
+def test_a_reply_without_content_gets_an_instruction() -> None:
     replies: list[str | Reply] = [
         Reply(None, refusal="I will not."),
         Reply(None, finish_reason="length"),
@@ -89,7 +89,7 @@ def test_the_last_call_does_not_end_with_the_assistant() -> None:
         assert roles[-1] == "user"
 
 
-def test_what_a_child_process_prints_is_seen() -> None:
+def test_the_output_of_a_child_process_is_shown() -> None:
     code = "import os\nos.system('echo from a child')\nprint(input.__name__)"
     with warnings.catch_warnings():
         warnings.simplefilter("error")

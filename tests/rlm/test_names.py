@@ -1,4 +1,4 @@
-"""What `rlm` exports."""
+"""The names that `rlm` exports."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 import rlm
 
 
-def test_every_exported_name_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     for name in rlm.__all__:
         assert getattr(rlm, name).__name__ == name
     assert set(rlm.__all__) <= set(dir(rlm))
 
 
 def test_the_exported_names_are_these() -> None:
-    """A name that goes away breaks programs: it takes a change here to do that."""
+    """Removing a name breaks programs, so it takes a change here."""
     assert set(rlm.__all__) == {
         "AnswerFormatError",
         "AuthenticationError",
@@ -67,12 +67,12 @@ def test_all_errors_are_exported() -> None:
     assert kinds <= set(rlm.__all__)
 
 
-def test_another_name_is_an_error() -> None:
+def test_an_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'RML'"):
         rlm.RML  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_the_package_alone_imports_nothing_of_it() -> None:
+def test_importing_the_package_imports_none_of_its_modules() -> None:
     code = "import sys, rlm; print([name for name in sys.modules if name.startswith(('rlm.', 'aiohttp', 'asyncio'))])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30

@@ -1,4 +1,4 @@
-"""The engine in programs of its own: what it leaves behind, and what it loads."""
+"""Whole programs that use the engine: the processes that they leave, and the modules that they load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ code = "print(1)" if sys.argv[1] == "answer" else sleep
 def policy(request):
     if request.text == "runs":
         print("cell runs", flush=True)
-        return "so be it"
+        return "ok"
     if request.turn:
         return "```repl\\nanswer.update(content='done', ready=True)\\n```"
     return f"```repl\\n{code}\\n```"
@@ -39,7 +39,7 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def test_a_script_ends_by_itself_and_leaves_nothing() -> None:
+def test_a_script_ends_without_leaving_processes_or_warnings() -> None:
     with start("answer", "some text") as process:
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "done\n", "")
@@ -82,8 +82,8 @@ loop.close()
 """
 
 
-def test_a_cell_of_a_notebook_that_awaits_can_be_interrupted() -> None:
-    """As ipykernel does it: a signal handler cancels the task, and nothing wakes the loop."""
+def test_a_notebook_cell_that_awaits_can_be_interrupted() -> None:
+    """As in ipykernel: a signal handler cancels the task, and nothing wakes the event loop."""
     command = [sys.executable, "-W", "error", "-c", NOTEBOOK]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

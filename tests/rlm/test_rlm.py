@@ -31,7 +31,7 @@ Turns = list[str | Reply | Fault]
 
 
 class Model:
-    """A root that plays its turns, and a sub-model that a function answers."""
+    """A root model that replies with `turns`, and a sub-model that replies with `sub(prompt)`."""
 
     def __init__(
         self, turns: Turns, sub: Callable[[str], str | Reply | Fault] = lambda text: f"<{text}>"
@@ -117,7 +117,7 @@ async def test_several_blocks_run_in_order_until_the_answer() -> None:
     assert completion.stats.cells == 3
 
 
-async def test_nothing_to_run_is_said() -> None:
+async def test_a_reply_without_code_is_told_so() -> None:
     completion = await run(Model(["The answer is 4.", "```python\nprint(1)\n```", Reply(""), FINISH]))
     assert "no ```repl block" in observation(completion, 1)
     assert "only ```repl blocks are run" in observation(completion, 2)
@@ -148,7 +148,7 @@ async def test_a_truncated_reply_is_counted_and_its_open_block_not_run() -> None
         ('def f():\n    answer["content"] = "x"\n    answer["ready"] = True\nf()', "x"),
     ],
 )
-async def test_every_way_to_set_the_answer(code: str, expected: str) -> None:
+async def test_the_answer_can_be_set_in_many_ways(code: str, expected: str) -> None:
     completion = await run(Model([repl_block(code)]), max_iterations=1)
     assert completion.stop is StopReason.ANSWERED
     assert completion.response == expected
@@ -162,13 +162,13 @@ async def test_ready_without_content_is_not_the_end() -> None:
     assert completion.stats.turns == 2
 
 
-async def test_an_answer_variable_that_was_rebound_says_so_and_counts_as_content() -> None:
+async def test_an_answer_that_was_rebound_to_a_str_is_noted_and_counts_as_content() -> None:
     completion = await run(Model([repl_block('answer = "42"'), repl_block('answer["ready"] = True')]))
     assert "answer" in observation(completion)
     assert completion.response == "42"
 
 
-async def test_out_of_turns_the_model_is_asked_once_more() -> None:
+async def test_the_model_is_asked_once_more_after_its_last_turn() -> None:
     model = Model([repl_block("print(1)"), repl_block("print(2)"), "<think>hm</think>\nlabel: spam "])
     completion = await run(model, max_iterations=2)
     assert completion.response == "label: spam"
@@ -184,12 +184,12 @@ async def test_out_of_turns_the_model_is_asked_once_more() -> None:
     assert "the last one" in model.root_requests[1][-1]["content"]
 
 
-async def test_an_empty_last_word_falls_back_on_what_the_code_had() -> None:
+async def test_an_empty_last_reply_falls_back_on_the_answer_of_the_code() -> None:
     completion = await run(Model([repl_block('answer["content"] = "draft"'), Reply("")]), max_iterations=1)
     assert completion.response == "draft"
 
 
-async def test_queries_come_back_in_order_and_are_booked() -> None:
+async def test_a_batch_is_answered_in_order_and_booked() -> None:
     code = "r = llm_query_batched([f'p{i}' for i in range(50)])\nprint(r == [f'<p{i}>' for i in range(50)])"
     completion = await run(Model([repl_block(code), FINISH]), max_concurrent_subcalls=7)
     assert observation(completion).startswith("Output:\nTrue\n")
@@ -200,7 +200,7 @@ async def test_queries_come_back_in_order_and_are_booked() -> None:
     assert len(completion.iterations[0].code_blocks[0].rlm_calls) == 50
 
 
-async def test_one_item_fails_alone_and_says_so() -> None:
+async def test_a_failed_item_does_not_affect_its_batch() -> None:
     def sub(text: str) -> str | Fault:
         return (
             Fault(status=400, body={"error": {"message": "no such thing"}}) if text == "bad" else text.upper()
@@ -256,7 +256,7 @@ async def test_sub_models_answer_by_default_and_by_name() -> None:
     }
 
 
-async def test_concurrency_is_bounded() -> None:
+async def test_plain_sub_calls_are_bounded_by_max_concurrent_queries() -> None:
     running = peak = 0
 
     async def policy(request: ChatRequest) -> str:
@@ -274,7 +274,7 @@ async def test_concurrency_is_bounded() -> None:
     assert peak == 5
 
 
-async def test_the_concurrency_of_child_runs_has_a_bound_of_its_own() -> None:
+async def test_child_runs_are_bounded_by_max_concurrent_subcalls() -> None:
     running = peak = 0
 
     async def policy(request: ChatRequest) -> str:
@@ -294,7 +294,7 @@ async def test_the_concurrency_of_child_runs_has_a_bound_of_its_own() -> None:
     assert peak == 2
 
 
-async def test_threads_of_the_code_may_ask_at_once() -> None:
+async def test_threads_of_the_code_can_query_at_once() -> None:
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"
         "with ThreadPoolExecutor(8) as pool:\n"
@@ -361,7 +361,7 @@ async def test_depth_zero_is_one_plain_call() -> None:
             await rlm.acompletion(["a"], "What?")
 
 
-async def test_the_clock_interrupts_a_cell() -> None:
+async def test_max_timeout_interrupts_a_cell() -> None:
     model = Model([repl_block("answer['content'] = 'so far'\nwhile True: pass")])
     with pytest.raises(TimeoutExceededError) as caught:
         await run(model, max_timeout=0.7)
@@ -371,7 +371,7 @@ async def test_the_clock_interrupts_a_cell() -> None:
     assert caught.value.completion.stats.turns == 1
 
 
-async def test_the_clock_interrupts_a_model_call() -> None:
+async def test_max_timeout_interrupts_a_model_call() -> None:
     async def policy(request: ChatRequest) -> str:
         await asyncio.Event().wait()
         return "never"
@@ -382,7 +382,7 @@ async def test_the_clock_interrupts_a_model_call() -> None:
     assert caught.value.partial_answer is None
 
 
-async def test_the_clock_interrupts_sub_calls_at_any_depth() -> None:
+async def test_max_timeout_interrupts_sub_calls_at_any_depth() -> None:
     async def policy(request: ChatRequest) -> str:
         if request.is_subcall:
             await asyncio.Event().wait()
@@ -393,7 +393,7 @@ async def test_the_clock_interrupts_sub_calls_at_any_depth() -> None:
             await rlm.acompletion("text", "What?")
 
 
-async def test_an_answer_that_was_found_survives_the_limit() -> None:
+async def test_an_answer_is_returned_although_a_limit_was_reached() -> None:
     found = repl_block('answer.update(content="found", ready=True)\nwhile True: pass')
     completion = await run(Model([found]), max_timeout=0.7)
     assert completion.response == "found"
@@ -403,13 +403,13 @@ async def test_an_answer_that_was_found_survives_the_limit() -> None:
 
 
 async def test_a_reply_that_crosses_the_token_limit_still_runs() -> None:
-    reply = Reply(FINISH, usage=Usage(9_000, 2_000))  # more than anybody could have guessed
+    reply = Reply(FINISH, usage=Usage(9_000, 2_000))  # more than any estimate
     completion = await run(Model([reply]), max_tokens=10_000)
     assert completion.response == "done"
     assert "max_tokens" in (completion.error or "")
 
 
-async def test_a_prompt_for_which_too_little_is_left_is_not_sent() -> None:
+async def test_a_prompt_that_exceeds_the_rest_of_the_limit_is_not_sent() -> None:
     model = Model([FINISH])
     with pytest.raises(TokenLimitExceededError, match="the next prompt has about"):
         await run(model, max_tokens=10)
@@ -436,7 +436,7 @@ async def test_max_errors_counts_cells_in_a_row() -> None:
     assert caught.value.completion.stats.turns == 4
 
 
-async def test_a_model_that_fails_for_good_ends_the_run_with_what_there_is() -> None:
+async def test_a_model_that_fails_for_good_ends_the_run_with_the_best_answer() -> None:
     model = Model([repl_block("answer['content'] = 'half'"), Fault(status=503)])
     with pytest.raises(ModelUnavailableError) as caught:
         await run(model)
@@ -543,7 +543,7 @@ async def test_cancelling_a_run_stops_its_cell() -> None:
             await task
 
 
-async def test_what_a_limit_cuts_short_counts_as_failed_once() -> None:
+async def test_a_sub_call_that_a_limit_stops_counts_as_failed_once() -> None:
     async def policy(request: ChatRequest) -> str:
         if not request.is_subcall:
             return repl_block("llm_query_batched(['quick'] * 3 + ['slow'] * 7)")
@@ -560,8 +560,8 @@ async def test_what_a_limit_cuts_short_counts_as_failed_once() -> None:
 
 
 @pytest.mark.parametrize("by", ["limit", "task"])
-async def test_what_stops_a_run_does_not_wait_for_c_code(by: str) -> None:
-    """A cell whose own time is up may go on for that long; nothing comes after a run."""
+async def test_a_run_can_be_stopped_while_its_cell_runs_c_code(by: str) -> None:
+    """`interrupt_grace` holds for a cell at its time limit. A run that ends needs no grace period."""
     reached = asyncio.Event()
 
     def sub(text: str) -> str:
@@ -600,7 +600,7 @@ def test_completion_works_from_any_thread() -> None:
 
 
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_an_rlm_is_made_in_each_process(copied: Callable[[Any], Any]) -> None:
+def test_an_rlm_can_be_neither_pickled_nor_copied(copied: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match="make one in each process"):
         copied(RLM(client=ScriptedClient(Model([]))))
 
@@ -710,7 +710,7 @@ def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], word: st
         ("xyzzy", "there are"),
     ],
 )
-def test_an_option_that_there_is_not_names_what_may_be_meant(option: str, word: str) -> None:
+def test_an_unknown_option_is_refused_with_the_nearest_name(option: str, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         RLM(client=ScriptedClient(Model([])), **{option: 1})  # type: ignore[arg-type]
 
@@ -743,7 +743,7 @@ def test_a_model_must_be_named(options: dict[str, Any], word: str) -> None:
 
 
 @pytest.mark.parametrize("cancel", ["x", threading.Event()])
-async def test_what_is_no_token_cannot_cancel(cancel: Any) -> None:
+async def test_cancel_must_be_a_cancel_token(cancel: Any) -> None:
     model = Model([FINISH])
     async with RLM(client=ScriptedClient(model)) as rlm:
         with pytest.raises(ConfigError, match="cancel must be a CancelToken or None"):
@@ -751,7 +751,7 @@ async def test_what_is_no_token_cannot_cancel(cancel: Any) -> None:
     assert model.root_requests == []
 
 
-def test_a_place_may_refuse_what_it_cannot_have() -> None:
+def test_a_place_can_refuse_settings_when_the_rlm_is_made() -> None:
     class Narrow(LocalEnvironment):
         def check(self, settings: REPLSettings) -> None:
             if settings.seed is not None:

@@ -1,4 +1,4 @@
-"""The event loop of callers that have none: what disturbs it, and what it must survive."""
+"""The background loop of callers without an event loop: interrupts, exits and callbacks that raise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def done(**options: Any) -> RLM:
 
 
 class Calls(Client):
-    """A client that calls something before it replies."""
+    """A client that calls a function before it replies."""
 
     model = "m"
 
@@ -38,7 +38,7 @@ class Calls(Client):
         return ModelReply(FINISH, "m")
 
 
-def test_a_completion_on_the_loop_itself_is_refused() -> None:
+def test_a_completion_on_the_background_loop_itself_is_refused() -> None:
     refusals: list[ConfigError] = []
 
     def ask(*_: Any) -> None:
@@ -61,7 +61,7 @@ def test_a_completion_on_the_loop_itself_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
-def test_what_a_callback_raises_changes_nothing(kind: type[BaseException]) -> None:
+def test_an_exception_of_a_callback_changes_nothing(kind: type[BaseException]) -> None:
     def leave(*_: Any) -> None:
         raise kind
 
@@ -69,7 +69,7 @@ def test_what_a_callback_raises_changes_nothing(kind: type[BaseException]) -> No
     assert done().completion("x").response == "done"
 
 
-async def test_an_interrupt_in_the_main_thread_goes_through_a_callback() -> None:
+async def test_a_keyboard_interrupt_in_the_main_thread_passes_a_callback() -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -84,7 +84,7 @@ async def test_an_interrupt_in_the_main_thread_goes_through_a_callback() -> None
     assert await run() == "interrupted"
 
 
-def test_an_exit_in_a_client_ends_its_completion_and_no_other() -> None:
+def test_a_system_exit_of_a_client_ends_its_completion_and_no_other() -> None:
     rlm = RLM(client=Calls(lambda: sys.exit(3)))
     with pytest.raises(SystemExit):
         rlm.completion("x")
@@ -92,7 +92,7 @@ def test_an_exit_in_a_client_ends_its_completion_and_no_other() -> None:
 
 
 class _SoftLimitError(Exception):
-    """As task queues raise it in a signal handler."""
+    """The exception that task queues raise in a signal handler at a time limit."""
 
 
 @pytest.fixture
@@ -105,7 +105,9 @@ def soft_limit() -> Iterator[signal.Signals]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_what_a_signal_handler_raises_ends_the_run_first(soft_limit: signal.Signals) -> None:
+def test_an_exception_of_a_signal_handler_is_raised_after_the_run_has_ended(
+    soft_limit: signal.Signals,
+) -> None:
     caller = threading.get_ident()
     ended = False
 
@@ -123,6 +125,6 @@ def test_what_a_signal_handler_raises_ends_the_run_first(soft_limit: signal.Sign
     assert ended
 
 
-def test_a_call_that_cannot_begin_says_why() -> None:
+def test_a_call_that_cannot_start_raises_its_error() -> None:
     with pytest.raises(ConfigError, match=r"no option .unknown."):
         done().map(["x"], unknown=1)  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""One question over many inputs: order, failures, progress, laziness, cancellation, and going on where it stopped."""
+"""One question over many inputs: order, failures, progress, reading ahead, cancellation, and `resume`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rlm.types import MapInput, MapItem, MapProgress, Usage
 
 
 class Counter:
-    """A root that answers with its context in capitals, and counts."""
+    """A root that answers with its context in capitals, and records its requests."""
 
     def __init__(self, *, price: float | None = None) -> None:
         self.asked: list[str] = []
@@ -67,7 +67,7 @@ async def test_results_come_in_the_order_of_the_inputs() -> None:
     assert peak <= 3
 
 
-async def test_an_input_that_fails_fails_alone() -> None:
+async def test_a_failed_input_does_not_affect_the_others() -> None:
     seen: list[MapProgress] = []
     inputs = ["a", MapInput("b", "fail"), object(), "d"]
     async with RLM(client=ScriptedClient(Counter(price=0.5))) as rlm:
@@ -83,7 +83,7 @@ async def test_an_input_that_fails_fails_alone() -> None:
     assert [progress.done + progress.failed for progress in seen] == [0, 1, 2, 3, 4]
 
 
-async def test_inputs_are_read_no_further_ahead_than_they_run() -> None:
+async def test_at_most_as_many_inputs_are_read_ahead_as_run() -> None:
     read: list[int] = []
     ahead = 0
     done = 0
@@ -106,7 +106,7 @@ async def test_inputs_are_read_no_further_ahead_than_they_run() -> None:
     assert ahead <= 4
 
 
-async def test_async_inputs() -> None:
+async def test_inputs_may_be_an_async_iterable() -> None:
     closed = False
 
     async def lazy() -> AsyncIterator[str]:
@@ -124,7 +124,7 @@ async def test_async_inputs() -> None:
     assert closed
 
 
-async def test_inputs_that_break_stop_the_map() -> None:
+async def test_an_exception_of_the_source_stops_the_map() -> None:
     def broken() -> Iterator[str]:
         yield "a"
         raise OSError("the file is gone")
@@ -144,13 +144,13 @@ async def test_prompts_of_any_kind_are_described_in_the_results() -> None:
 
 
 @pytest.mark.parametrize("given", ["a text", b"bytes", bytearray(b"bytes"), {"a": 1}, 5, None])
-async def test_what_is_no_list_of_inputs_is_refused(given: Any) -> None:
+async def test_inputs_that_are_no_iterable_of_inputs_are_refused(given: Any) -> None:
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         with pytest.raises(ConfigError, match="map needs a list"):
             await rlm.amap(given, "What?")
 
 
-async def test_a_table_is_refused_and_its_rows_and_columns_are_taken() -> None:
+async def test_a_table_is_refused_but_its_rows_or_a_column_are_accepted() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"text": ["a", "b"], "size": [1, 2]})
     async with RLM(client=ScriptedClient(Counter())) as rlm:
@@ -179,7 +179,7 @@ async def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> N
             await rlm.amap(["a"], **options)
 
 
-def test_an_option_that_there_is_not_names_what_may_be_meant() -> None:
+def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
     with (
         RLM(client=ScriptedClient(Counter())) as rlm,
         pytest.raises(ConfigError, match="map has no option 'resum'; did you mean 'resume'"),
@@ -201,7 +201,7 @@ def test_map_is_amap_for_callers_without_a_loop() -> None:
     assert seen[-1].done == 2
 
 
-async def test_an_rlm_that_cannot_run_at_all_is_an_error_at_once() -> None:
+async def test_an_rlm_that_cannot_run_at_all_stops_the_map_at_once() -> None:
     rlm = RLM(client=ScriptedClient(Counter()))
     rlm.close()
     with pytest.raises(ConfigError, match="closed"):
@@ -217,10 +217,10 @@ async def test_a_progress_callback_that_fails_changes_nothing(caplog: pytest.Log
     assert "the progress callback failed" in caplog.text
 
 
-# Stopping
+# Cancellation
 
 
-async def test_a_cancelled_map_stops_what_runs(tmp_path: Path) -> None:
+async def test_a_cancelled_map_stops_its_runs(tmp_path: Path) -> None:
     saved, waiting, stopped = asyncio.Event(), asyncio.Event(), list[str]()
 
     async def policy(request: ChatRequest) -> str:
@@ -250,7 +250,7 @@ async def test_a_cancelled_map_stops_what_runs(tmp_path: Path) -> None:
     assert json.loads(line)["completion"]["response"] == "fine"
 
 
-async def test_a_token_stops_the_map_and_keeps_what_is_done() -> None:
+async def test_a_token_stops_the_map_and_keeps_finished_results() -> None:
     token = CancelToken()
     read: list[int] = []
 
@@ -288,10 +288,10 @@ async def test_a_token_stops_a_map_that_waits_for_an_input() -> None:
         items = await rlm.amap(slow(), "What?", progress=stop, cancel=token)
         assert responses(items) == ["A"]
         assert ended == ["cleaned up"]
-        assert await rlm.amap(slow(), "What?", cancel=token) == []  # it has been cancelled already
+        assert await rlm.amap(slow(), "What?", cancel=token) == []  # the token is cancelled already
 
 
-async def test_inputs_that_wait_hold_up_neither_runs_nor_the_end() -> None:
+async def test_a_source_that_blocks_holds_up_neither_the_runs_nor_the_end() -> None:
     token = CancelToken()
     first, never = threading.Event(), threading.Event()
     threads: set[int] = set()
@@ -299,7 +299,7 @@ async def test_inputs_that_wait_hold_up_neither_runs_nor_the_end() -> None:
     def slow() -> Iterator[str]:
         threads.add(threading.get_ident())
         yield "a"
-        first.wait()  # which the first run has to come to an end for
+        first.wait()  # until the first run has ended
         threads.add(threading.get_ident())
         yield "b"
         never.wait()
@@ -320,7 +320,7 @@ async def test_inputs_that_wait_hold_up_neither_runs_nor_the_end() -> None:
         never.set()
 
 
-async def test_a_source_that_was_cancelled_is_not_at_its_end() -> None:
+async def test_a_source_that_was_cancelled_is_an_error_and_not_the_end() -> None:
     async def broken() -> AsyncIterator[str]:
         yield "a"
         raise asyncio.CancelledError
@@ -330,10 +330,10 @@ async def test_a_source_that_was_cancelled_is_not_at_its_end() -> None:
             await rlm.amap(broken(), "What?")
 
 
-# Going on
+# Resume
 
 
-async def test_what_is_done_is_not_run_again_and_what_failed_is(tmp_path: Path) -> None:
+async def test_resume_runs_failed_inputs_again_and_no_others(tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.jsonl"
     inputs = ["a", MapInput("b", "fail"), "c"]
     first = Counter(price=1.0)
@@ -352,7 +352,7 @@ async def test_what_is_done_is_not_run_again_and_what_failed_is(tmp_path: Path) 
     assert again.to_dict() == kept.to_dict()
 
 
-async def test_other_questions_inputs_and_configurations_are_run(tmp_path: Path) -> None:
+async def test_resume_runs_other_questions_inputs_and_configurations(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
 
     async def asked(inputs: list[Any], question: str, **options: Any) -> int:
@@ -373,7 +373,7 @@ async def test_other_questions_inputs_and_configurations_are_run(tmp_path: Path)
     assert await asked(["a"], "What?", max_tokens=10**6, max_concurrent_subcalls=9) == 0
 
 
-async def test_tools_and_models_of_the_same_shape_are_told_apart(tmp_path: Path) -> None:
+async def test_tools_and_models_of_the_same_shape_are_distinguished(tmp_path: Path) -> None:
     names = "answer.update(content=f'{NAMES} {llm_query(context)} {rlm_query(context)}', ready=True)"
 
     def root(request: ChatRequest) -> str:
@@ -399,7 +399,7 @@ async def test_tools_and_models_of_the_same_shape_are_told_apart(tmp_path: Path)
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 4
 
 
-async def test_what_a_function_among_the_tools_looks_like_counts(tmp_path: Path) -> None:
+async def test_the_signature_of_a_tool_is_part_of_the_configuration(tmp_path: Path) -> None:
     def shout(text: str, times: int = 1) -> str:
         return text * times
 
@@ -413,7 +413,7 @@ async def test_what_a_function_among_the_tools_looks_like_counts(tmp_path: Path)
         assert len(counter.asked) == asked
 
 
-async def test_equal_inputs_have_results_of_their_own(tmp_path: Path) -> None:
+async def test_equal_inputs_have_a_result_each(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     first, second = Counter(), Counter()
     async with RLM(client=ScriptedClient(first)) as rlm:
@@ -437,7 +437,7 @@ async def test_structured_answers_come_back_as_objects(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 1
 
 
-async def test_half_a_line_is_run_again(tmp_path: Path) -> None:
+async def test_the_input_of_an_incomplete_line_is_run_again(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     async with RLM(client=ScriptedClient(Counter())) as rlm:
         await rlm.amap(["a", "b"], "What?", concurrency=1, resume=path)
@@ -462,7 +462,7 @@ async def test_half_a_line_is_run_again(tmp_path: Path) -> None:
         '{"v": 1, "key": "x", "completion": "done"}\n',
     ],
 )
-async def test_another_file_is_not_written_to(tmp_path: Path, text: str) -> None:
+async def test_a_file_without_results_is_refused_and_not_changed(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other"
     path.write_text(text)
     async with RLM(client=ScriptedClient(Counter())) as rlm:
@@ -471,8 +471,8 @@ async def test_another_file_is_not_written_to(tmp_path: Path, text: str) -> None
     assert path.read_text() == text
 
 
-async def test_answers_are_taken_up_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a log would say `[redacted]`: of keys, bearer tokens, and whatever stands under the name of a secret."""
+async def test_answers_are_read_back_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log would have `[redacted]` in place of keys, bearer tokens and the values of secret names."""
     monkeypatch.setenv("THEIR_API_KEY", "ABCDEFGH-1234")
     text = '{"header": "Bearer ABCDEFGHIJKLMNOP1234 of ABCDEFGH-1234"}'
     schema = {"properties": {"header": {"type": "string", "pattern": "^Bearer [A-Z0-9]+ of [A-Z0-9-]+$"}}}
@@ -501,7 +501,7 @@ async def test_errors_are_saved_without_keys(tmp_path: Path, monkeypatch: pytest
     assert path.read_text().count("[redacted]") == 2
 
 
-async def test_what_no_longer_has_its_form_is_run_again(tmp_path: Path) -> None:
+async def test_an_input_whose_answer_no_longer_has_the_form_is_run_again(tmp_path: Path) -> None:
     taken: set[int] = set()
 
     class Count(BaseModel):
@@ -540,7 +540,7 @@ async def test_a_result_of_a_later_version_is_read(tmp_path: Path) -> None:
     assert counter.asked == []
 
 
-async def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_written_is_refused_before_any_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     counter = Counter()
     async with RLM(client=ScriptedClient(counter)) as rlm:
@@ -576,19 +576,19 @@ asyncio.run(main())
 """
 
 
-def test_a_map_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_a_killed_map_continues_where_it_stopped(tmp_path: Path) -> None:
     paths = [str(tmp_path / "results.jsonl"), str(tmp_path / "asked")]
     command = [sys.executable, "-c", _SLOW, *paths]
     killed = subprocess.run([*command, "5"], capture_output=True, text=True, check=False)
     assert killed.returncode == -9
     done = subprocess.run([*command, "-1"], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == repr([f"text {n}" for n in range(12)]), done.stderr
-    # 12 inputs, and the one or two that ran when it was killed.
+    # 12 inputs, and the one or two that ran when the process was killed.
     assert 12 <= len(Path(paths[1]).read_text().splitlines()) <= 14
     assert len(Path(paths[0]).read_text().splitlines()) == 12
 
 
-# The bar
+# The progress bar
 
 
 _BAR = """
@@ -607,7 +607,7 @@ asyncio.run(main())
 """
 
 
-def test_the_bar_is_drawn_on_a_terminal_and_is_a_line_elsewhere() -> None:
+def test_the_progress_bar_is_drawn_on_a_terminal_and_is_a_line_elsewhere() -> None:
     piped = subprocess.run([sys.executable, "-c", _BAR], capture_output=True, text=True, check=True)
     assert piped.stdout == ""
     [line] = piped.stderr.splitlines()
@@ -620,7 +620,7 @@ def test_the_bar_is_drawn_on_a_terminal_and_is_a_line_elsewhere() -> None:
         try:
             while piece := os.read(main, 65536):
                 shown += piece
-        except OSError:  # so a terminal ends on Linux
+        except OSError:  # the end of a terminal's output on Linux
             pass
     os.close(main)
     assert process.returncode == 0

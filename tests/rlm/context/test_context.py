@@ -1,4 +1,4 @@
-"""What can be a context, and that it keeps its identity."""
+"""The values that can be a context, and how they are encoded."""
 
 from __future__ import annotations
 
@@ -193,14 +193,14 @@ def test_other_types_are_refused_with_what_to_do(value: Any, advice: str) -> Non
         ([np.arange(3)], "context[0] is a ndarray"),
     ],
 )
-def test_parts_that_cannot_be_sent_are_named(value: Any, where: str) -> None:
+def test_the_error_names_the_part_that_cannot_be_sent(value: Any, where: str) -> None:
     with pytest.raises(ContextError) as error:
         Context.of(value)
     assert str(error.value).startswith(where)
     assert len(str(error.value)) < 400
 
 
-def test_a_context_that_contains_itself_or_is_nested_too_deep() -> None:
+def test_a_value_that_contains_itself_or_is_nested_too_deep_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)
     deep: list[Any] = []
@@ -209,18 +209,18 @@ def test_a_context_that_contains_itself_or_is_nested_too_deep() -> None:
     for value in (loop, deep):
         with pytest.raises(ContextError, match="nested too deep, or contains itself"):
             Context(value)
-    while deep:  # taken apart by hand: the interpreter would do it recursively
+    while deep:  # taken apart here: the interpreter would recurse too deep
         deep = deep.pop()
 
 
-def test_of_keeps_a_context() -> None:
+def test_of_returns_a_context_itself() -> None:
     context = Context("x")
     assert Context.of(context) is context
     assert context.value == "x"
     assert repr(context) == "<Context: str of 1>"
 
 
-def test_the_text_of_a_file(tmp_path: Path) -> None:
+def test_a_text_file_becomes_a_str(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     text = "é\r\n\0 \U0001f600\n" * 300_000
     file.write_bytes(text.encode())
@@ -235,7 +235,7 @@ def test_the_text_of_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"\x89PNG" + bytes(3_000_000), b"cut \xc3"])
-def test_a_file_that_is_no_text(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_utf8_becomes_bytes(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "image.png"
     file.write_bytes(data)
     context = Context(file)
@@ -244,7 +244,7 @@ def test_a_file_that_is_no_text(tmp_path: Path, data: bytes) -> None:
     assert context.summary == f"the file image.png: a bytes of {len(data):,} bytes"
 
 
-def test_characters_across_the_pieces_of_a_file(tmp_path: Path) -> None:
+def test_characters_across_the_chunks_of_a_file_are_counted_once(tmp_path: Path) -> None:
     file = tmp_path / "long.txt"
     text = "x" + "é中\U0001f600" * 500_000
     file.write_text(text)
@@ -252,7 +252,7 @@ def test_characters_across_the_pieces_of_a_file(tmp_path: Path) -> None:
     assert (context.kind, context.size) == ("str", len(text))
 
 
-def test_an_empty_file(tmp_path: Path) -> None:
+def test_an_empty_file_becomes_an_empty_str(tmp_path: Path) -> None:
     file = tmp_path / "empty"
     file.touch()
     context = Context(file)
@@ -260,7 +260,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
     assert read_context("str", context.file()) == ""
 
 
-def test_lists_and_dicts_of_files(tmp_path: Path) -> None:
+def test_lists_and_dicts_of_files_are_read(tmp_path: Path) -> None:
     one, two = tmp_path / "one.txt", tmp_path / "two.bin"
     one.write_text("é")
     two.write_bytes(b"\xff")
@@ -272,7 +272,7 @@ def test_lists_and_dicts_of_files(tmp_path: Path) -> None:
     assert Context({"a": one, 2: two}).value == {"a": "é", 2: b"\xff"}
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     missing = tmp_path / "missing.txt"
@@ -308,7 +308,7 @@ class HaystackDocument:
     meta: dict[str, Any]
 
 
-def test_documents_of_libraries() -> None:
+def test_documents_of_libraries_become_dicts() -> None:
     documents = [LangChainDocument("a", source="x"), LlamaNode("b", {"page": 1}), HaystackDocument("c", {})]
     expected = [
         {"text": "a", "metadata": {"source": "x"}},
@@ -349,7 +349,7 @@ def frames() -> list[Any]:
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_tables_of_pandas(number: int) -> None:
+def test_tables_of_pandas_are_encoded(number: int) -> None:
     value = frames()[number]
     context = Context(value)
     back = read_context(context.kind, context.file())
@@ -366,7 +366,7 @@ def test_tables_of_pandas(number: int) -> None:
     assert context.describe() == {"kind": context.kind, "size": context.size, "sha256": context.sha256}
 
 
-def test_digests_of_tables_tell_them_apart() -> None:
+def test_different_tables_have_different_digests() -> None:
     frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
     others = [
         frame,
@@ -387,7 +387,7 @@ def test_digests_of_tables_tell_them_apart() -> None:
     assert len({Context(other).sha256 for other in others}) == len(others)
 
 
-def test_tables_of_arrow() -> None:
+def test_tables_of_arrow_are_encoded() -> None:
     table = pa.table(
         {
             "a": pa.chunked_array([[1, None], [3]]),
@@ -413,7 +413,7 @@ def test_later_changes_of_a_table_do_not_show() -> None:
     assert read_context("dataframe", context.file())["a"].tolist() == [1, 2]
 
 
-def test_a_table_that_cannot_be_sent() -> None:
+def test_a_table_that_cannot_be_sent_is_refused() -> None:
     with pytest.raises(
         ContextError, match=r"the pandas DataFrame holds something that cannot be sent: .*lambda"
     ):
@@ -439,17 +439,17 @@ def test_a_table_that_cannot_be_sent() -> None:
         (pa.table({"a": [1], "b": ["x"]}), "a pyarrow Table of 1 row x 2 columns: a (int64), b (string)"),
     ],
 )
-def test_what_a_context_is_in_a_line(value: Any, summary: str) -> None:
+def test_a_context_is_summarised_in_one_line(value: Any, summary: str) -> None:
     assert Context(value).summary == summary
 
 
-def test_a_wide_table_in_a_line() -> None:
+def test_the_summary_of_a_wide_table_is_cut() -> None:
     summary = Context(pd.DataFrame([[0] * 500], columns=["c" * 500 + str(n) for n in range(500)])).summary
     assert len(summary) < 3_000
     assert summary.endswith(", ...")
 
 
-def test_tables_are_not_imported_for_other_values() -> None:
+def test_libraries_of_tables_are_not_imported_for_other_values() -> None:
     code = (
         "import sys; from rlm.context import Context; Context([{'a': 1}]); Context('x'); "
         "print([name for name in ('pandas', 'pyarrow', 'numpy') if name in sys.modules])"

@@ -1,4 +1,4 @@
-"""Answers of a form: `response_format`."""
+"""The form of an answer: `response_format`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_plain_values_count_as_json() -> None:
     assert completion.parsed == Count(label="spam", count=3)
 
 
-async def test_the_last_word_is_checked_too_and_may_be_said_twice() -> None:
+async def test_an_answer_without_code_is_checked_and_may_be_corrected_once() -> None:
     turns = [repl_block("1"), "I think three", '```json\n{"label": "spam", "count": 3}\n```']
     completion, requests = await run(turns, Count, max_iterations=1)
     assert completion.parsed == Count(label="spam", count=3)
@@ -82,7 +82,7 @@ async def test_the_last_word_is_checked_too_and_may_be_said_twice() -> None:
     assert "Reply once more" in requests[2].text
 
 
-async def test_an_answer_that_never_fits_is_an_error_with_all_there_is() -> None:
+async def test_an_answer_that_never_fits_raises_an_error_with_the_completion() -> None:
     with pytest.raises(AnswerFormatError, match="not JSON") as caught:
         await run([BAD, "about three"], Count, max_iterations=1)
     assert caught.value.partial_answer == "about three"
@@ -90,13 +90,13 @@ async def test_an_answer_that_never_fits_is_an_error_with_all_there_is() -> None
     assert caught.value.completion.parsed is None
 
 
-async def test_a_plain_call_has_a_form_too() -> None:
+async def test_a_plain_call_is_checked_too() -> None:
     completion, requests = await run(['{"label": "spam", "count": 3}'], SCHEMA, max_depth=0)
     assert completion.parsed == {"label": "spam", "count": 3}
     assert "JSON schema" in requests[0].text
 
 
-def test_what_json_has_no_type_for_is_read_as_pydantic_reads_it() -> None:
+def test_dates_tuples_and_enums_are_read_as_pydantic_reads_them() -> None:
     parsed, problem = AnswerFormat(Event).parse('{"day": "2026-11-23", "tags": ["a", "b"]}')
     assert problem is None
     assert parsed == Event(day=datetime.date(2026, 11, 23), tags=("a", "b"))
@@ -117,13 +117,13 @@ def test_what_json_has_no_type_for_is_read_as_pydantic_reads_it() -> None:
         ("{'label': 'spam', 'count': 3, 'share': 1e999}", "not JSON"),
     ],
 )
-def test_what_is_wrong_is_said(answer: str, problem: str) -> None:
+def test_each_mismatch_is_described(answer: str, problem: str) -> None:
     value, said = AnswerFormat(SCHEMA).parse(answer)
     assert value is None
     assert problem in (said or "")
 
 
-def test_openais_form_is_taken() -> None:
+def test_a_schema_may_be_wrapped_as_in_openais_api() -> None:
     form = AnswerFormat({"type": "json_schema", "json_schema": {"name": "count", "schema": SCHEMA}})
     assert form.parse('{"label": "spam", "count": 3}') == ({"label": "spam", "count": 3}, None)
 
@@ -150,9 +150,7 @@ def test_openais_form_is_taken() -> None:
         ({"properties": {"a": {"$ref": "#/properties/a"}}}, "refers to itself without end"),
     ],
 )
-async def test_a_format_that_is_none_is_refused_before_a_model_is_asked(
-    response_format: Any, word: str
-) -> None:
+async def test_an_invalid_format_is_refused_before_a_model_is_called(response_format: Any, word: str) -> None:
     client = ScriptedClient(lambda _: GOOD)
     async with RLM(client=client) as rlm:
         with pytest.raises(ConfigError, match=word):
@@ -177,7 +175,7 @@ async def test_a_format_that_is_none_is_refused_before_a_model_is_asked(
         },
     ],
 )
-def test_references_that_lead_somewhere_are_followed(schema: dict[str, Any]) -> None:
+def test_references_within_a_schema_are_followed(schema: dict[str, Any]) -> None:
     value: dict[str, Any] = {"next": {"next": {}}}
     assert AnswerFormat(schema).parse(json.dumps(value)) == (value, None)
 
@@ -191,7 +189,7 @@ class Known(BaseModel):
         return {"spam": "SPAM"}[label]
 
 
-async def test_what_a_validator_raises_goes_back_to_the_model() -> None:
+async def test_an_exception_of_a_validator_goes_back_to_the_model() -> None:
     wrong = finish('\'{"label": "ham"}\'')
     right = finish('\'{"label": "spam"}\'')
     completion, requests = await run([wrong, right], Known)

@@ -1,4 +1,4 @@
-"""Random trees of calls: what they spend is counted once, and held by the limits."""
+"""Random trees of calls: every call is counted once, and the limits hold."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PRICE = {"input": 2.0, "output": 8.0}
 
 @dataclass(frozen=True)
 class Node:
-    """A run: the batches of plain calls that each turn makes, and the runs below it."""
+    """A run: its batches of plain calls, and its child runs."""
 
     batches: list[list[int]]
-    """Words that each prompt of a batch has."""
+    """The number of words of each prompt, by batch."""
     children: list[Node]
     words: int
-    """Of the reply, besides code."""
+    """The number of words of the reply, without its code."""
 
 
 def nodes(depth: int) -> st.SearchStrategy[Node]:
@@ -39,20 +39,20 @@ def nodes(depth: int) -> st.SearchStrategy[Node]:
 
 @dataclass
 class Server:
-    """A model whose calls are counted where they are served."""
+    """Counts the calls of a model on the server's side."""
 
     limit: float = float("inf")
     spent: Usage = field(default_factory=Usage)
     calls: int = 0
     uncapped: int = 0
     in_flight: dict[int, int] = field(default_factory=dict)
-    """Tokens that each call may take."""
+    """The most tokens of each call in flight."""
     allowance: int = 0
-    """Tokens that the calls may take together that are in flight when the limit is crossed."""
+    """The most tokens of all calls in flight at the moment when the limit is crossed."""
 
 
 class Counting(ScriptedClient):
-    """Counts what is served."""
+    """Counts its calls in a `Server`."""
 
     def __init__(self, server: Server) -> None:
         super().__init__(self._policy, model="m")
@@ -130,7 +130,7 @@ def test_usage_adds_up_to_what_the_server_counted(tree: Node) -> None:
 
 @RANDOM
 @given(nodes(2), st.integers(500, 12_000))
-def test_no_tree_spends_more_tokens_than_its_limit_and_what_is_in_flight(tree: Node, limit: int) -> None:
+def test_a_tree_exceeds_its_token_limit_at_most_by_the_calls_in_flight(tree: Node, limit: int) -> None:
     server = Server(limit)
     ended = asyncio.run(play(tree, server, max_tokens=limit))
     assert server.uncapped == 0
@@ -141,11 +141,9 @@ def test_no_tree_spends_more_tokens_than_its_limit_and_what_is_in_flight(tree: N
 
 @RANDOM
 @given(nodes(2), st.integers(500, 12_000), st.integers(1, 200))
-def test_no_tree_whose_calls_are_capped_spends_more_tokens_than_its_limit(
-    tree: Node, limit: int, cap: int
-) -> None:
-    """The scripted model counts fewer tokens than are claimed for a prompt (a token is four characters to it, and "ab " one
-    token to a claim), so that nothing is overshot at all."""
+def test_a_tree_whose_calls_are_capped_stays_within_its_token_limit(tree: Node, limit: int, cap: int) -> None:
+    """Nothing is overshot, because the scripted model counts fewer tokens for a prompt than the ledger claims: four characters
+    are a token to the model, "ab " is a token to the ledger."""
     server = Server(limit)
     options = {"sampling_args": {"max_tokens": 300}, "sub_sampling_args": {"max_tokens": cap}}
     ended = asyncio.run(play(tree, server, max_tokens=limit, **options))
@@ -156,7 +154,7 @@ def test_no_tree_whose_calls_are_capped_spends_more_tokens_than_its_limit(
 
 @RANDOM
 @given(nodes(2), st.floats(0.002, 0.05))
-def test_no_tree_costs_more_than_its_budget(tree: Node, budget: float) -> None:
+def test_a_tree_stays_within_its_budget(tree: Node, budget: float) -> None:
     server = Server()
     options = {"sampling_args": {"max_tokens": 300}, "prices": {"m": PRICE}}
     ended = asyncio.run(play(tree, server, max_budget=budget, **options))
@@ -170,7 +168,7 @@ def test_no_tree_costs_more_than_its_budget(tree: Node, budget: float) -> None:
 
 @RANDOM
 @given(nodes(2), st.integers(0, 20))
-def test_no_tree_makes_more_sub_calls_than_it_may(tree: Node, most: int) -> None:
+def test_a_tree_stays_within_its_number_of_sub_calls(tree: Node, most: int) -> None:
     server = Server()
     ended = asyncio.run(play(tree, server, max_subcalls=most))
     assert isinstance(ended, RLMChatCompletion)

@@ -1,4 +1,4 @@
-"""Histories that grow towards the end of a window."""
+"""Compaction of histories that near the end of the window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_request(request: ChatRequest) -> bool:
 
 
 class Plays:
-    """Prints much in every turn until `ends(turn)`; writes notes when it is asked to."""
+    """Prints a long text in every turn before the last one, and writes notes when it is asked for them."""
 
     def __init__(self, last: int, notes: str | Fault = "seen: nothing yet; `notes` holds 'kept'") -> None:
         self.last = last
@@ -45,7 +45,7 @@ async def run(model: Any, **options: Any) -> tuple[RLMChatCompletion, list[event
     return event.completion, seen
 
 
-async def test_notes_take_the_place_of_turns_and_the_question_stays() -> None:
+async def test_notes_replace_the_turns_and_the_question_stays() -> None:
     model = Plays(last=12)
     completion, seen = await run(model, user_prologue="A prologue.")
     assert completion.response == "done"
@@ -64,7 +64,7 @@ async def test_notes_take_the_place_of_turns_and_the_question_stays() -> None:
 
 
 async def test_the_request_for_notes_extends_the_history() -> None:
-    """So that the prefix cache of the server hits."""
+    """So the prefix cache of the server hits."""
     model = Plays(last=6)
     await run(model)
     place = [is_request(r) for r in model.requests].index(True)
@@ -73,7 +73,7 @@ async def test_the_request_for_notes_extends_the_history() -> None:
     assert [message["role"] for message in request[len(before) :]] == ["assistant", "user"]
 
 
-async def test_the_code_finds_the_whole_history() -> None:
+async def test_the_code_finds_the_full_history() -> None:
     seen: list[str] = []
 
     def model(request: ChatRequest) -> str:
@@ -89,14 +89,14 @@ async def test_the_code_finds_the_whole_history() -> None:
     assert completion.response == "[1, 'Question']"
 
 
-async def test_without_notes_it_goes_on() -> None:
+async def test_the_run_goes_on_if_the_notes_fail() -> None:
     completion, seen = await run(Plays(last=8, notes=Fault(400, "this model has a bad day")))
     assert completion.response == "done"
     summaries = [event.summary for event in seen if isinstance(event, events.Compaction)]
     assert set(summaries) == {""}
 
 
-async def test_what_cannot_become_short_enough_is_not_compacted_again_and_again() -> None:
+async def test_a_history_whose_notes_are_too_long_is_compacted_once() -> None:
     model = Plays(last=50, notes="word " * 5_500)
     client = ScriptedClient(model, model="m", max_model_len=8_000)
     async with RLM(client=client, compaction=True, compaction_threshold_pct=0.3) as rlm:
@@ -108,7 +108,7 @@ async def test_what_cannot_become_short_enough_is_not_compacted_again_and_again(
     assert completion.stop is StopReason.CONTEXT_LENGTH
 
 
-async def test_child_runs_compact_too() -> None:
+async def test_the_history_of_a_child_run_is_compacted_too() -> None:
     def model(request: ChatRequest) -> str:
         if is_request(request):
             return "notes"

@@ -1,4 +1,4 @@
-"""The message list, and what the model is shown."""
+"""The messages of a run, and its observations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_output_stands_before_the_error() -> None:
     assert text == "Output:\nbefore\nTraceback ...\nValueError: no\n\nTurn 2/3"
 
 
-def test_an_error_that_no_traceback_shows_is_said() -> None:
+def test_an_error_without_a_traceback_is_shown() -> None:
     text = observation([cell("", "", "interrupted after 5 s")], [])
     assert text == "Output:\n[interrupted after 5 s]"
 
@@ -43,7 +43,7 @@ def test_several_blocks_are_numbered() -> None:
     assert text == "Output of block 1:\na\n\nOutput of block 2:\nb"
 
 
-def test_a_silent_cell_says_what_there_is() -> None:
+def test_a_cell_without_output_shows_the_variables() -> None:
     text = observation([cell(names={"rows": "list of 3", "n": "int"})], [])
     assert text == "Output:\n(no output)\nVariables: rows (list of 3), n (int)"
     many = observation([cell(names={f"v{i}": "int" for i in range(100)})], [])

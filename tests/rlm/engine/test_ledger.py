@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from rlm.clients.prices import Price
 from rlm.engine.ledger import Ledger
 from rlm.errors import RLMError, TimeoutExceededError, TokenLimitExceededError
 from rlm.types import Usage
@@ -34,7 +35,7 @@ def test_the_token_limit_trips_when_a_reply_crosses_it() -> None:
     assert (caught.value.tokens_used, caught.value.token_limit) == (100, 100)
 
 
-async def test_the_clock_stops_what_waits_in_a_guard() -> None:
+async def test_max_timeout_cancels_a_guarded_block() -> None:
     ledger = Ledger(max_timeout=0.01)
     ledger.start()
     with pytest.raises(TimeoutExceededError) as caught:
@@ -44,7 +45,7 @@ async def test_the_clock_stops_what_waits_in_a_guard() -> None:
     ledger.stop()
 
 
-async def test_what_may_be_interrupted_is_told_the_limit_once() -> None:
+async def test_an_interruptible_block_is_stopped_once() -> None:
     ledger = Ledger(max_tokens=1)
     told: list[RLMError] = []
     with ledger.interruptible(told.append):
@@ -74,3 +75,44 @@ async def test_a_reply_that_crosses_the_limit_is_kept() -> None:
     with pytest.raises(TokenLimitExceededError):
         async with ledger.guard():
             pytest.fail("nothing new begins after a limit")
+
+
+async def test_a_call_gets_what_is_left() -> None:
+    ledger = Ledger(max_tokens=1_000)
+    async with ledger.claim(300, None, None) as cap:
+        assert cap == 700
+    async with ledger.claim(300, None, 100) as cap:
+        assert cap == 100
+    ledger.book("m", Usage(600, 50), root=True)
+    async with ledger.claim(300, None, 100) as cap:
+        assert cap == 50
+
+
+async def test_a_call_waits_for_calls_in_flight() -> None:
+    ledger = Ledger(max_tokens=1_000)
+    order: list[str] = []
+    release = asyncio.Event()
+
+    async def call(name: str, size: int) -> None:
+        async with ledger.claim(size, None, 100):
+            order.append(name)
+            if name == "first":
+                await release.wait()
+            ledger.book("m", Usage(size, 10), root=False)
+
+    tasks = [asyncio.create_task(call("first", 500)), asyncio.create_task(call("second", 450))]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert order == ["first"]
+    release.set()
+    await asyncio.gather(*tasks)
+    assert order == ["first", "second"]
+    assert ledger.total_tokens == 970
+
+
+async def test_the_cap_of_a_call_is_the_rest_of_the_budget_at_its_price() -> None:
+    ledger = Ledger(max_budget=1.0)
+    async with ledger.claim(100_000, Price(5.0, 10.0), None) as cap:
+        assert cap in (49_999, 50_000)
+    async with ledger.claim(10, Price(0.0, 0.0), None) as cap:
+        assert cap is None

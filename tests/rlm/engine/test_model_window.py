@@ -1,4 +1,4 @@
-"""How long a prompt is for a model."""
+"""Estimates of a prompt's tokens, and the refusal of prompts that do not fit."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_a_text_over_the_sample_size_is_estimated_like_its_parts() -> None:
     assert long == pytest.approx(100 * short, rel=0.1)
 
 
-def test_what_a_server_counted_is_not_guessed_again() -> None:
+def test_messages_that_a_server_counted_are_not_estimated() -> None:
     window = _window(None)
     messages = _chat(_PROSE, "yes", _PROSE)
     assert window.guess(messages, Counted(2, 7)) == 7 + estimate_tokens(messages[2:])
     assert window.guess(messages) == estimate_tokens(messages)
 
 
-def test_a_guess_learns_from_counts_within_reason() -> None:
+def test_an_estimate_is_corrected_by_counts_within_bounds() -> None:
     window, messages = _window(None), _chat(_PROSE)
     plain = estimate_tokens(messages)
     window.observe(messages, round(plain * 0.8))
@@ -66,12 +66,12 @@ def test_a_guess_learns_from_counts_within_reason() -> None:
     ],
     ids=["English", "Chinese", "Thai", "Russian", "base64", "hexadecimal"],
 )
-def test_other_scripts_and_codes_cost_more(text: str, least: float, most: float) -> None:
-    """Between what current tokenizers make of them, about, and what would refuse too much."""
+def test_estimates_lie_near_the_counts_of_tokenizers(text: str, least: float, most: float) -> None:
+    """The least is about the count of current tokenizers; more than the most would refuse prompts that fit."""
     assert least <= estimate_tokens(_chat(text)) - estimate_tokens(_chat("")) <= most
 
 
-def test_a_guess_learns_from_sub_calls_too() -> None:
+def test_estimates_are_corrected_by_sub_calls_too() -> None:
     served: list[int] = []
     code = "r = llm_query('x' * 3000); s = llm_query('x' * 12_000); answer.update(content=[r, s], ready=True)"
 
@@ -84,7 +84,7 @@ def test_a_guess_learns_from_sub_calls_too() -> None:
     sub = ScriptedClient(policy, max_model_len=6000)
     with RLM(client=ScriptedClient(policy), other_clients={"sub": sub}) as rlm:
         response = rlm.completion("text", "What?").response
-    # A letter is a token there, so the second prompt would be refused by the server.
+    # The server counts each letter as a token, so it would refuse the second prompt.
     assert served == [3000]
     assert "12,000 characters" in response
 
@@ -101,7 +101,7 @@ async def test_a_prompt_that_a_server_counted_is_refused_by_its_count() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"logger": RLMLogger()}, {"compaction": True}])
-async def test_a_client_that_cannot_tell_its_window_is_asked_all_the_same(options: dict[str, Any]) -> None:
+async def test_a_client_whose_window_is_unknown_can_be_used(options: dict[str, Any]) -> None:
     class Client(ScriptedClient):
         async def context_length(self, model: str | None = None) -> int | None:
             raise OSError("no route")
@@ -111,8 +111,8 @@ async def test_a_client_that_cannot_tell_its_window_is_asked_all_the_same(option
         assert (await rlm.acompletion("text", "What?")).response == "ok"
 
 
-async def test_a_text_of_ascii_that_fits_byte_for_byte_is_never_refused() -> None:
-    # Worse for a tokenizer than any prose, and still at most a token each.
+async def test_ascii_text_with_no_more_bytes_than_the_window_has_tokens_is_never_refused() -> None:
+    # Each character is a token here, which is the most that is possible.
     messages = _chat("~" * 990)
     window = _window(1000)
     window.observe(_chat("~" * 10), 500)

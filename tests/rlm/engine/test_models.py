@@ -1,8 +1,7 @@
-"""Which model answers what, and what it costs."""
+"""Which model answers a call, and what the call costs."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +10,13 @@ import pytest
 from rlm import RLM
 from rlm.clients.base import Client, ModelReply
 from rlm.clients.prices import Price
-from rlm.engine.ledger import Ledger
 from rlm.errors import BudgetExceededError, ConfigError, ModelError
 from rlm.testing import ChatRequest, Reply, ScriptedClient, finish, repl_block
 from rlm.types import Message, SamplingArgs, StopReason, Usage
 
 
 class Named(ScriptedClient):
-    """Says its name to a plain call; as a run, asks below itself and answers with its name and what it heard."""
+    """Answers a plain call with its name. In a run it queries a sub-model, and answers with its name and the reply."""
 
     def __init__(self, name: str, model: str = "", **options: Any) -> None:
         self.name = name
@@ -36,7 +34,7 @@ async def ask(code: str, root: Any = None, **options: Any) -> Any:
         return await rlm.acompletion("text", "Which?")
 
 
-async def test_depths_have_models_of_their_own() -> None:
+async def test_each_depth_has_its_own_model() -> None:
     others = [Named("a"), Named("b"), Named("c")]
     completion = await ask("rlm_query('x')", other_clients=others, depth_models=["b", "c"], max_depth=4)
     assert completion.response == "b(c(c(c)))"
@@ -44,12 +42,12 @@ async def test_depths_have_models_of_their_own() -> None:
     assert flat.response == "['b', 'a']"
 
 
-async def test_without_depths_the_first_of_the_others_answers_below() -> None:
+async def test_without_depth_models_the_first_sub_model_answers_at_every_depth() -> None:
     completion = await ask("rlm_query('x')", other_clients=[Named("a"), Named("b")], max_depth=3)
     assert completion.response == "a(a(a))"
 
 
-async def test_a_mapping_names_models_also_where_two_servers_have_the_same() -> None:
+async def test_a_mapping_names_two_models_of_the_same_name() -> None:
     others = {"near": Named("near", "llama"), "far": Named("far", "llama")}
     code = "[llm_query('x'), llm_query('x', model='far'), llm_query('x', model='llama')]"
     completion = await ask(code, other_clients=others)
@@ -62,7 +60,7 @@ async def test_a_mapping_names_models_also_where_two_servers_have_the_same() -> 
         RLM(client=Named("root"), other_clients=list(others.values()))
 
 
-async def test_the_price_table_or_the_provider_says_what_a_call_costs() -> None:
+async def test_a_call_costs_what_the_provider_or_the_price_table_says() -> None:
     def sub(request: ChatRequest) -> Reply:
         cost = 0.5 if request.text == "dear" else None
         return Reply("ok", usage=Usage(1_000, 1_000, cost))
@@ -83,7 +81,7 @@ async def test_the_price_table_or_the_provider_says_what_a_call_costs() -> None:
     assert sorted(record.cost for record in records) == pytest.approx([0.01, 0.5])
 
 
-async def test_a_budget_ends_the_run_and_keeps_what_it_has() -> None:
+async def test_a_budget_ends_the_run_with_its_best_answer() -> None:
     code = repl_block("answer['content'] = 'so far'\nfor i in range(100): llm_query('x' * 400)")
     client = ScriptedClient(lambda r: Reply("ok", usage=Usage(100, 100)) if r.is_subcall else code, model="m")
     async with RLM(client=client, max_budget=0.1, prices={"m": Price(10, 50)}) as rlm:
@@ -93,12 +91,12 @@ async def test_a_budget_ends_the_run_and_keeps_what_it_has() -> None:
     completion = caught.value.completion
     assert completion is not None
     assert completion.stop is StopReason.BUDGET
-    assert (completion.usage_summary.total_cost or 0) <= 0.1 + 0.006  # and one call
+    assert (completion.usage_summary.total_cost or 0) <= 0.1 + 0.006  # the limit, and one call
     assert 5 <= completion.stats.subcalls <= 20
 
 
 class Reporting(ScriptedClient):
-    """Says that its replies have a cost."""
+    """A client whose replies report their cost."""
 
     reports_cost = True
 
@@ -122,7 +120,7 @@ async def test_a_budget_that_cannot_be_kept_ends_the_run() -> None:
             await rlm.acompletion("text", "Which?")
 
 
-async def test_sub_calls_over_their_number_fail_and_the_run_goes_on() -> None:
+async def test_sub_calls_beyond_max_subcalls_fail_and_the_run_goes_on() -> None:
     completion = await ask("[str(r)[:5] for r in llm_query_batched(['x'] * 4)]", max_subcalls=3)
     assert completion.response.count("Error") == 1
     assert completion.stats.subcalls == 3
@@ -130,7 +128,7 @@ async def test_sub_calls_over_their_number_fail_and_the_run_goes_on() -> None:
 
 
 class Broken(Client):
-    """A client that does what it is told by the plain prompt, and is told by the root's code."""
+    """A client that fails in the way that the prompt names. The root's code writes the prompts."""
 
     model = "m"
 
@@ -162,7 +160,7 @@ class Broken(Client):
         raise ValueError("not today")
 
 
-async def test_what_a_client_raises_or_gives_ends_one_call() -> None:
+async def test_a_broken_client_fails_one_call_and_not_the_batch() -> None:
     prompts = ["fine", "raise", "str", "none", "many", "negative", "dear", "fine"]
     code = finish(f"'|'.join(llm_query_batched({prompts}))")
     completion = await ask("", Broken(code), prices={"m": Price(1, 1)})
@@ -177,7 +175,7 @@ async def test_what_a_client_raises_or_gives_ends_one_call() -> None:
     assert completion.stats.subcall_failures == 6
 
 
-async def test_what_the_roots_client_raises_leaves_what_there_is() -> None:
+async def test_an_exception_of_the_roots_client_keeps_the_best_answer() -> None:
     async with RLM(client=Broken(repl_block("answer['content'] = 'so far'"))) as rlm:
         with pytest.raises(ModelError, match="ValueError: not today") as caught:
             await rlm.acompletion("text", "Which?")
@@ -185,45 +183,3 @@ async def test_what_the_roots_client_raises_leaves_what_there_is() -> None:
     assert caught.value.partial_answer == "so far"
     assert caught.value.completion is not None
     assert caught.value.completion.usage_summary.total_calls == 1
-
-
-class TestClaims:
-    """Of a ledger."""
-
-    async def test_a_call_gets_what_is_left(self) -> None:
-        ledger = Ledger(max_tokens=1_000)
-        async with ledger.claim(300, None, None) as cap:
-            assert cap == 700
-        async with ledger.claim(300, None, 100) as cap:
-            assert cap == 100
-        ledger.book("m", Usage(600, 50), root=True)
-        async with ledger.claim(300, None, 100) as cap:
-            assert cap == 50
-
-    async def test_calls_wait_for_those_in_flight(self) -> None:
-        ledger = Ledger(max_tokens=1_000)
-        order: list[str] = []
-        release = asyncio.Event()
-
-        async def call(name: str, size: int) -> None:
-            async with ledger.claim(size, None, 100):
-                order.append(name)
-                if name == "first":
-                    await release.wait()
-                ledger.book("m", Usage(size, 10), root=False)
-
-        tasks = [asyncio.create_task(call("first", 500)), asyncio.create_task(call("second", 450))]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert order == ["first"]
-        release.set()
-        await asyncio.gather(*tasks)
-        assert order == ["first", "second"]
-        assert ledger.total_tokens == 970
-
-    async def test_money_is_divided_by_what_tokens_cost(self) -> None:
-        ledger = Ledger(max_budget=1.0)
-        async with ledger.claim(100_000, Price(5.0, 10.0), None) as cap:
-            assert cap in (49_999, 50_000)
-        async with ledger.claim(10, Price(0.0, 0.0), None) as cap:
-            assert cap is None

@@ -1,4 +1,4 @@
-"""What is read out of a reply."""
+"""Reading a model's reply."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rlm.engine.parsing import answer_text, parse_reply
 
 
-def test_blocks_run_in_their_order() -> None:
+def test_blocks_come_in_their_order() -> None:
     reply = "First.\n```repl\na = 1\n```\nThen.\n```repl\nprint(a)\n```\nDone."
     assert parse_reply(reply).blocks == ["a = 1\n", "print(a)\n"]
     assert parse_reply(reply).problem is None
@@ -31,24 +31,24 @@ def test_blocks_run_in_their_order() -> None:
         ("```repl\nx = 1\n  ```  \nbye", "x = 1\n"),
     ],
 )
-def test_forms_of_a_fence(reply: str, code: str) -> None:
+def test_every_form_of_a_fence_is_read(reply: str, code: str) -> None:
     assert parse_reply(reply).blocks == [code]
 
 
 @pytest.mark.parametrize("character", "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r\t\0")
-def test_characters_of_a_string_stay(character: str) -> None:
+def test_line_separators_in_a_string_are_kept(character: str) -> None:
     code = f"x = 'a{character}b'\n"
     assert parse_reply(f"```repl\n{code}```").blocks == [code]
 
 
-def test_blanks_in_a_string_stay() -> None:
+def test_blank_lines_in_a_string_are_kept() -> None:
     code = "x = '''a\n   \nb'''\nif x:\n    y = 1\n"
     assert parse_reply(f"```repl\n{code}```").blocks == [code]
     indented = "".join(f"  {line}\n" for line in code.splitlines())
     assert parse_reply(f"  ```repl\n{indented}  ```").blocks == [code]
 
 
-def test_a_mark_in_the_code_is_no_end_of_thinking() -> None:
+def test_a_think_tag_in_a_string_of_the_code_does_not_end_the_thinking() -> None:
     code = "x = reply.split('</think>')[-1]; y = re.sub(r\"<think>.*?</think>\", '', x)\n"
     for before in ("", "<think>I think.</think>", "So I think.\n</think>\n"):
         assert parse_reply(f"{before}\n```repl\n{code}```").blocks == [code]
@@ -59,13 +59,13 @@ def test_a_fence_inside_a_string_does_not_cut_the_code() -> None:
     assert parse_reply(f"```repl\n{code}```\nThat is it.").blocks == [code]
 
 
-def test_a_block_after_one_with_an_inner_fence_is_its_own() -> None:
+def test_a_block_after_one_with_an_inner_fence_is_separate() -> None:
     first = 'p = """\n```\nx\n```\n"""\n'
     reply = f"```repl\n{first}```\nand\n```repl\nprint(p)\n```"
     assert parse_reply(reply).blocks == [first, "print(p)\n"]
 
 
-def test_a_syntax_error_ends_at_the_first_closing_fence() -> None:
+def test_a_block_with_a_syntax_error_ends_at_the_first_closing_fence() -> None:
     reply = "```repl\nx = = 1\n```\ntext\n```repl\ny = 2\n```"
     assert parse_reply(reply).blocks == ["x = = 1\n", "y = 2\n"]
 
@@ -105,7 +105,7 @@ def test_an_unclosed_block_of_a_truncated_reply_is_not_run() -> None:
         ("```repl\n   \n```", "no ```repl block"),
     ],
 )
-def test_a_reply_without_code_says_what_to_do(reply: str, word: str) -> None:
+def test_a_reply_without_code_gets_an_instruction(reply: str, word: str) -> None:
     parsed = parse_reply(reply)
     assert parsed.blocks == []
     assert parsed.problem is not None
@@ -135,6 +135,6 @@ def test_complete_code_comes_back_as_it_was(lines: list[str]) -> None:
     assert [b.strip() for b in parse_reply(f"```repl\n{code}\n```").blocks] == [code.strip()]
 
 
-def test_the_text_of_a_final_answer() -> None:
+def test_the_text_of_an_answer_has_no_thinking() -> None:
     assert answer_text("<think>hm</think>\n Label: spam \n") == "Label: spam"
     assert answer_text("<think>never ended") == ""

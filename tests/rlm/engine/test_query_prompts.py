@@ -1,4 +1,4 @@
-"""Prompts of the code become chat messages, or errors that say what is allowed."""
+"""Prompts of the code become chat messages, or errors that list the allowed forms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}
         ),
     ],
 )
-def test_every_form_of_a_prompt(prompt: Any, messages: list[Any]) -> None:
+def test_every_form_of_a_prompt_becomes_messages(prompt: Any, messages: list[Any]) -> None:
     assert as_messages(prompt) == messages
 
 
@@ -88,7 +88,7 @@ def test_every_form_of_a_prompt(prompt: Any, messages: list[Any]) -> None:
         ([{"role": "user", "content": "x"}, "y"], "its item 1 is a str without a role, among messages"),
     ],
 )
-def test_what_is_no_prompt_is_named(prompt: Any, problem: str) -> None:
+def test_an_invalid_prompt_is_refused_with_the_place_of_the_error(prompt: Any, problem: str) -> None:
     with pytest.raises(ContextError) as error:
         as_messages(prompt)
     assert problem in str(error.value)

@@ -1,4 +1,4 @@
-"""What can be a tool, how the prompt describes it, and how it is called."""
+"""Custom tools: which are accepted, how the prompt describes them, and how they are called."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import functools
 import marshal
 import re
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from rlm.aio.threads import Threads
 from rlm.environments import Query, QueryReply, SessionSpec, make_environment
 from rlm.errors import ConfigError
 from rlm.repl.tools import RESERVED, Toolbox, ToolError
@@ -73,22 +71,22 @@ def quiet(options: Any = object(), text: str = "x" * 100) -> None: ...  # noqa: 
         (pd.DataFrame({"a": [1.5]}), "- `it`: a pandas DataFrame of 1 row x 1 column: a (float64)."),
     ],
 )  # fmt: skip
-def test_how_the_prompt_describes_them(tool: Any, line: str) -> None:
+def test_the_prompt_describes_each_kind_of_tool(tool: Any, line: str) -> None:
     assert Toolbox.of({"it": tool}).describe() == line
 
 
-def test_a_function_that_does_not_say_what_it_takes() -> None:
+def test_a_function_without_a_signature_is_described() -> None:
     assert Toolbox.of({"it": type}).describe().startswith("- `it(...)`: type(object)")
 
 
-def test_one_line_for_each_in_their_order() -> None:
+def test_each_tool_gets_one_bounded_line_in_order() -> None:
     box = Toolbox.of({"b": search, "a": 1, "c": lambda: "x" * 5_000})
     assert [line[:5] for line in box.describe().splitlines()] == ["- `b(", "- `a`", "- `c("]
     long = Toolbox.of({"a": {"tool": 1, "description": "x" * 5_000}})
     assert len(long.describe()) < 700
 
 
-def test_no_tools() -> None:
+def test_a_toolbox_may_be_empty() -> None:
     nothing: dict[str, Any] | None
     for nothing in (None, {}):
         box = Toolbox.of(nothing)
@@ -115,13 +113,13 @@ def test_no_tools() -> None:
         ("__builtins__", "the REPL has something of its own"),
     ],
 )
-def test_names_that_cannot_be(name: Any, problem: str) -> None:
+def test_an_invalid_name_is_refused(name: Any, problem: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(problem)):
         Toolbox.of({name: 1})
 
 
 @pytest.mark.parametrize("name", ["match", "context_of", "contexts", "größe", "_private", "print"])
-def test_names_that_can_be(name: str) -> None:
+def test_a_valid_name_is_accepted(name: str) -> None:
     assert f"`{name}`" in Toolbox.of({name: 1}).describe()
 
 
@@ -143,7 +141,7 @@ def test_names_that_can_be(name: str) -> None:
         ({"a": Path("/no/such/file")}, "nor can it be sent: there is no file /no/such/file"),
     ],
 )
-def test_tools_that_cannot_be(tools: Any, problem: str) -> None:
+def test_a_tool_that_cannot_be_sent_is_refused(tools: Any, problem: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(problem)):
         Toolbox.of(tools)
 
@@ -168,12 +166,12 @@ async def test_values_are_copies() -> None:
     assert marshal.loads(b"".join(context.chunks())) == {"rows": [[1]]}
 
 
-async def test_large_values_go_on_their_own() -> None:
+async def test_a_large_value_is_sent_separately() -> None:
     box = Toolbox.of({"a": 1, "big": "x" * 1_000_000, "b": [2]})
     assert [(name, context.kind) for name, context in box.values] == [("big", "str"), ("", "dict")]
 
 
-async def test_calls_without_a_repl() -> None:
+async def test_tools_can_be_called_without_a_repl() -> None:
     box = Toolbox.of({"search": search})
     assert await box.call("search", ["a"], {"limit": 2}) == ["a", "a"]
     with pytest.raises(ToolError, match="NameError: there is no tool 'find'"):
@@ -182,7 +180,7 @@ async def test_calls_without_a_repl() -> None:
         await box.call("search", [], {})
 
 
-async def test_results_do_not_wait_for_tools_that_block() -> None:
+async def test_a_quick_tool_does_not_wait_for_tools_that_block() -> None:
     leave = threading.Event()
 
     async def quick() -> list[int]:
@@ -196,7 +194,7 @@ async def test_results_do_not_wait_for_tools_that_block() -> None:
     assert await asyncio.gather(*blocked) == [True] * 100
 
 
-async def test_a_tool_that_is_cancelled_by_its_caller() -> None:
+async def test_a_tool_is_cancelled_with_its_caller() -> None:
     entered = asyncio.Event()
 
     async def wait() -> None:
@@ -208,85 +206,6 @@ async def test_a_tool_that_is_cancelled_by_its_caller() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-async def test_threads_are_used_again_and_bounded() -> None:
-    threads = Threads(2)
-    seen: set[str] = set()
-    lock, most, now = threading.Lock(), 0, 0
-
-    def work() -> None:
-        nonlocal most, now
-        with lock:
-            now += 1
-            most = max(most, now)
-            seen.add(str(threading.get_ident()))
-        for _ in range(1000):
-            pass
-        with lock:
-            now -= 1
-
-    for _ in range(20):
-        await threads.run(work)
-    await asyncio.gather(*(threads.run(work) for _ in range(200)))
-    assert most <= 2
-    assert len(seen) <= 2
-
-
-async def test_threads_hand_on_results_errors_and_context_variables() -> None:
-    import contextvars
-
-    variable = contextvars.ContextVar("variable", default=0)
-    variable.set(5)
-    threads = Threads(2)
-    assert await threads.run(variable.get) == 5
-    with pytest.raises(ZeroDivisionError):
-        await threads.run(lambda: 1 / 0)
-
-
-async def test_a_function_that_never_returns_gives_its_thread_up() -> None:
-    threads, leave = Threads(1), threading.Event()
-    loop = asyncio.get_running_loop()
-    for _ in range(3):
-        entered = asyncio.Event()
-
-        def stay(entered: asyncio.Event = entered) -> None:
-            loop.call_soon_threadsafe(entered.set)
-            leave.wait(30)
-
-        stuck = asyncio.create_task(threads.run(stay))
-        await entered.wait()
-        waiting = asyncio.create_task(threads.run(lambda: "done"))
-        skipped = asyncio.create_task(threads.run(lambda: "never"))
-        await asyncio.sleep(0)
-        skipped.cancel()
-        stuck.cancel()
-        assert await waiting == "done"
-    leave.set()
-
-
-def test_a_loop_that_is_gone() -> None:
-    entered, leave, left = threading.Event(), threading.Event(), threading.Event()
-    threads = Threads(1)
-
-    def stay() -> None:
-        entered.set()
-        leave.wait(30)
-        left.set()
-
-    async def main() -> None:
-        task = asyncio.create_task(threads.run(stay))
-        await asyncio.to_thread(entered.wait, 30)
-        task.cancel()
-
-    asyncio.run(main())
-    leave.set()
-    assert left.wait(30)
-    assert asyncio.run(_one(threads, lambda: 7)) == 7
-
-
-async def _one(threads: Threads, function: Callable[[], Any]) -> Any:
-    return await threads.run(function)
 
 
 def test_reserved_names_hide_no_builtin() -> None:
