@@ -136,7 +136,7 @@ class ForkServer:
         self._folder = folder = Path(tempfile.gettempdir(), f"rlm-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             self._process = subprocess.Popen(
-                worker_command("control.supervisor:main", str(theirs.fileno()), str(os.getpid())),
+                worker_command("control.local_supervisor:main", str(theirs.fileno()), str(os.getpid())),
                 env=variables(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -183,7 +183,7 @@ def worker_command(call: str, *arguments: str) -> list[str]:
     """The command line of a fresh interpreter that calls a function of `rlm.repl.worker`.
 
     Args:
-        call: module and function, such as "control.supervisor:main".
+        call: module and function, such as "control.local_supervisor:main".
         arguments: the arguments of the function, all text.
     """
     module, _, function = call.partition(":")

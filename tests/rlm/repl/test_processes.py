@@ -97,7 +97,7 @@ def start_host(
         assert len(named(host.stdout.readline())) == 3
     assert host.stdout.readline() == "ready\n"
     processes = psutil.Process(host.pid).children(recursive=True)
-    assert "control.supervisor" in " ".join(processes[0].cmdline())
+    assert "control.local_supervisor" in " ".join(processes[0].cmdline())
     assert len(processes) >= 9  # the parent of all, and one forked ahead
     folders = list(Path(tempfile.gettempdir()).glob(f"rlm-{host.pid}-*"))
     assert len(folders) == 1
@@ -313,7 +313,7 @@ async def supervisor_of(repl: REPL) -> tuple[psutil.Process, list[psutil.Process
     assert parent is not None
     supervisor = parent.parent()
     assert supervisor is not None
-    assert "control.supervisor" in " ".join(supervisor.cmdline())
+    assert "control.local_supervisor" in " ".join(supervisor.cmdline())
     used = {file for file in Path(tempfile.gettempdir()).glob(f"rlm-{os.getpid()}-*") if file.is_dir()}
     assert used
     return supervisor, [parent, worker, child], max(used, key=lambda folder: folder.stat().st_ctime)

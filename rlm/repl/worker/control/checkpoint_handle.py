@@ -189,10 +189,7 @@ class CheckpointHandle:
         for _, kind, content in ancillary:
             if kind == socket.SCM_CREDENTIALS:
                 pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
-            elif kind in (
-                socket.SCM_RIGHTS,
-                _SCM_PIDFD,
-            ):  # the code sent descriptors, or had the kernel add one
+            elif kind in (socket.SCM_RIGHTS, _SCM_PIDFD):  # the code had descriptors sent
                 for (fd,) in struct.iter_unpack("i", content[: len(content) // 4 * 4]):
                     os.close(fd)
         if data == Mailbox.REGISTER and not self.pid and pid > 1:
