@@ -24,7 +24,7 @@ from rlm import errors
 from rlm.clients.base import Client, ModelReply
 from rlm.engine.compaction import Compactor
 from rlm.engine.history import History
-from rlm.engine.request_keys import place, request_key
+from rlm.engine.request_keys import call_place, request_key
 from rlm.errors import LimitError, LogError, ReplayError, RLMError
 from rlm.events import Compaction, Event, Reply, RunStart, Subcall, Turn
 from rlm.logger import read_log
@@ -41,7 +41,7 @@ class _Recorded:
 
     event: Reply | Subcall
     place: tuple[int, ...]
-    """The request's place in its call tree: `rlm.engine.request_keys.place`."""
+    """The request's place in its call tree: `rlm.engine.request_keys.call_place`."""
     messages: list[Message] | None
     """The messages of the request; None if the log does not hold them, as for a sub-call."""
 
@@ -96,7 +96,7 @@ class _Tape:
                 self.waiting[recorded.event.request].append(recorded)
 
     def take(self, model: str, messages: Sequence[Message], sampling: Mapping[str, Any]) -> _Recorded:
-        key, here = request_key(model, messages, sampling), place.get()
+        key, here = request_key(model, messages, sampling), call_place.get()
         with self.lock:
             if self.end is not None:
                 raise self.end

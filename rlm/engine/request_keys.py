@@ -10,7 +10,7 @@ from typing import Any
 
 from rlm.types import Message
 
-place: ContextVar[tuple[int, ...]] = ContextVar("place", default=())
+call_place: ContextVar[tuple[int, ...]] = ContextVar("call_place", default=())
 """The place of the current task in the call tree: for each sub-call that it is part of, the number of the batch in its run and
 the number of the prompt in its batch, from 0. A replay tells equal requests apart by it."""
 

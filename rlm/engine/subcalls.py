@@ -16,8 +16,7 @@ from rlm.context import Context
 from rlm.engine.emitter import outcome_fields
 from rlm.engine.models import Model
 from rlm.engine.query_prompts import as_messages
-from rlm.engine.request_keys import place as place_of
-from rlm.engine.request_keys import request_key
+from rlm.engine.request_keys import call_place, request_key
 from rlm.errors import (
     LimitError,
     ModelError,
@@ -155,7 +154,7 @@ class Subcalls:
             ledger, callbacks = self._tree.ledger, self._tree.settings.callbacks
             item = _Item(_id() if batch.children else f"{batch.id}.{index}")
             started = time.perf_counter()
-            place = place_of.set((*place_of.get(), batch.number, index))
+            place = call_place.set((*call_place.get(), batch.number, index))
             try:
                 model = self._admit(batch)
                 ask = self._child_run if batch.children else self._plain_call
@@ -169,7 +168,7 @@ class Subcalls:
                     ledger.trip(error)
                 return _failure(str(error))
             finally:
-                place_of.reset(place)
+                call_place.reset(place)
                 seconds = time.perf_counter() - started
                 if not item.begun:
                     text = prompt if isinstance(prompt, str) else ""
