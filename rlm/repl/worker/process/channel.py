@@ -27,7 +27,7 @@ _SIZED = frozenset((str, list, dict))
 
 
 class _Ticket:
-    """A reply that a thread waits for. Number 0 is the next task, for which the main thread waits."""
+    """What a thread waits for: the reply to its query or call. Number 0 is the next task, for which the main thread waits."""
 
     __slots__ = ("done", "reply", "signal")
 
@@ -65,6 +65,7 @@ class Channel:
     def __init__(self, fd: int) -> None:
         self._numbers = itertools.count(1)
         self._cell = 0
+        """The number of the last cell."""
         self.join(fd)
 
     def join(self, fd: int) -> None:
@@ -81,9 +82,11 @@ class Channel:
         self._void = 0
         """The cell for which `ToWorker.VOID` came: its queries and calls get no reply."""
         self.guarded = True
+        """An interrupt raises nothing now."""
         self.waiting = False
         """The main thread waits for a reply. An interrupt ends the wait, and sets `guarded` in the same moment."""
         self.deferred = False
+        """An interrupt came in a guarded part."""
         self.raised = False
         """A query or call of the main thread has raised KeyboardInterrupt because of `ToWorker.VOID`."""
 
@@ -238,6 +241,7 @@ class Channel:
         self.waiting = False
 
     def _read(self, interruptible: bool) -> None:
+        """Waits for bytes, and handles the frames that have arrived in full."""
         if interruptible:
             self._block(self._poll.poll, True)
         try:
@@ -272,6 +276,7 @@ class Channel:
                 waiting.wake()
 
     def _settle(self, number: int, reply: Any) -> None:
+        """Gives a waiting thread its reply."""
         ticket = self._tickets.pop(number, None)
         if ticket is not None:
             ticket.reply = reply

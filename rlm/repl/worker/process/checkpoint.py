@@ -127,41 +127,41 @@ class Checkpoints:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            told, tell = os.pipe()  # the checkpoint tells the worker that it is registered
-            chance = _chance()
+            registered, confirm = os.pipe()  # by it the checkpoint confirms that it is registered
+            random_state = _random_state()
             handler = _signal.getsignal(_SIGCHLD)
             _signal.signal(_SIGCHLD, _signal.SIG_DFL)
             mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_SIGINT,))
             self._tree.pass_on_orphans(True)
             middle = -1
             try:
-                middle = fork_twice(lambda: _hold(tell))
+                middle = fork_twice(lambda: _hold(confirm))
                 if middle == 0:
                     try:
                         os.setsid()
                         _signal.signal(_SIGINT, _signal.SIG_IGN)
                         ours.close()
                         self._post.close()
-                        for fd in (told, *spare):
+                        for fd in (registered, *spare):
                             os.close(fd)
-                        if chance is not None:
-                            sys.modules["random"].setstate(chance)
-                        return self._sleep(theirs, tell)
+                        if random_state is not None:
+                            sys.modules["random"].setstate(random_state)
+                        return self._sleep(theirs, confirm)
                     except BaseException:
                         os._exit(70)
-                os.close(tell)
-                tell = -1
+                os.close(confirm)
+                confirm = -1
                 if _memory_and_threads()[1] > 1:  # the checkpoint lacks these threads
                     self._unforkable = True
                     return False
                 self._post.report(done, ours)
                 poll = select.poll()
-                poll.register(told, select.POLLIN)
+                poll.register(registered, select.POLLIN)
                 # An unregistered checkpoint would be killed as a leftover if the worker ended now.
-                return bool(poll.poll(_REGISTRATION)) and os.read(told, 1) == Mailbox.REGISTER
+                return bool(poll.poll(_REGISTRATION)) and os.read(registered, 1) == Mailbox.REGISTER
             finally:
                 if middle:
-                    for fd in (told, tell):
+                    for fd in (registered, confirm):
                         if fd >= 0:
                             os.close(fd)
                     if middle > 0:
@@ -172,12 +172,12 @@ class Checkpoints:
                 if handler is not None:
                     _signal.signal(_SIGCHLD, handler)
 
-    def _sleep(self, mailbox: socket.socket, tell: int) -> list[int]:
+    def _sleep(self, mailbox: socket.socket, confirm: int) -> list[int]:
         """In the checkpoint: sleeps until it becomes the worker, or ends the process.
 
         Args:
             mailbox: its mailbox.
-            tell: a descriptor of a pipe to the worker, which waits there until the checkpoint is registered.
+            confirm: a descriptor of a pipe to the worker, which waits there until the checkpoint is registered.
 
         Returns:
             See `take`.
@@ -190,8 +190,8 @@ class Checkpoints:
         mailbox.sendall(Mailbox.REGISTER)
         if not mailbox.recv(1):
             os._exit(0)
-        os.write(tell, Mailbox.REGISTER)
-        os.close(tell)
+        os.write(confirm, Mailbox.REGISTER)
+        os.close(confirm)
         _sever(mailbox.fileno())
         while True:
             said, fds = receive_fds(mailbox, 1, _DESCRIPTORS)
@@ -209,14 +209,14 @@ class Checkpoints:
                 os._exit(0)
 
 
-def _hold(tell: int) -> None:
+def _hold(confirm: int) -> None:
     """The middle process of the double fork. The worker kills it when the fork server has registered the checkpoint: an
     unregistered child of the fork server would be killed as a leftover."""
-    os.close(tell)
+    os.close(confirm)
     libc.pause()
 
 
-def _chance() -> Any:
+def _random_state() -> Any:
     """The state of `random`. Python seeds it anew in a forked child, so the checkpoint sets it again."""
     try:
         return sys.modules["random"].getstate()
