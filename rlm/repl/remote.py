@@ -132,15 +132,17 @@ class Remote:
 
     # the end
 
-    def condemn(self, patience: float = END_PATIENCE) -> None:
+    def condemn(self, patience: float | None = None) -> None:
         """The worker has to end. No cell runs in it any more.
 
         Args:
-            patience: seconds after which the host leaves it. By default it has time to leave its checkpoint.
+            patience: seconds after which the host leaves it. None: `END_PATIENCE`, so that it can leave a checkpoint.
         """
         self.condemned = True
         if self.ended.done():
             return
+        if patience is None:
+            patience = END_PATIENCE
         if self._give_up is not None:
             patience = min(patience, self._give_up.when() - self._loop.time())
             self._give_up.cancel()
