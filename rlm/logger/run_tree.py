@@ -232,6 +232,16 @@ class RunTree:
         """The first root's run; None before its start."""
         return self.roots[0] if self.roots else None
 
+    def split(self) -> list[RunTree]:
+        """Returns a tree for each root's run. The nodes are shared with this tree."""
+        trees = []
+        for root in self.roots:
+            tree = RunTree(whole=self._whole)
+            tree.roots.append(root)
+            tree.runs.update((run.start.run, run) for run in root.walk())
+            trees.append(tree)
+        return trees
+
     def take(self, event: Event) -> None:
         """Adds one event, in the order in which they happened."""
         if isinstance(event, RunStart):
@@ -240,7 +250,7 @@ class RunTree:
             self._go_on(run, event)
 
     def take_call(self, run: str, batch: str, call: SubcallRecord) -> None:
-        """Adds a sub-call for which there is no event: that of a run without listeners.
+        """Adds a sub-call of a run without listeners, which has no event.
 
         Args:
             run: id of the run.

@@ -127,7 +127,7 @@ class _Spans:
                 self._tool(event)
             case Compaction():
                 data = {"rlm.tokens_before": event.tokens_before, "rlm.tokens_after": event.tokens_after}
-                self._note(event, "rlm.engine.compaction", data)
+                self._note(event, "rlm.compaction", data)
             case LimitReached():
                 self._note(event, "rlm.limit", {"error.type": event.error_type})
             case RunEnd():
@@ -166,7 +166,7 @@ class _Spans:
                 {
                     "gen_ai.usage.input_tokens": stats.root_input_tokens + stats.sub_input_tokens,
                     "gen_ai.usage.output_tokens": stats.root_output_tokens + stats.sub_output_tokens,
-                    "rlm.engine.subcalls": stats.subcalls,
+                    "rlm.subcalls": stats.subcalls,
                 }
             )
         if self._capture:

@@ -39,9 +39,9 @@ class Trajectory:
             events: what `rlm.logger.read_log` returns. Events of a completion whose start is missing are left out.
         """
         trajectories = []
-        for root in RunTree.of(events).roots:
+        for tree in RunTree.of(events).split():
             trajectory = cls()
-            trajectory._tree.roots.append(root)
+            trajectory._tree = tree
             trajectories.append(trajectory)
         return trajectories
 

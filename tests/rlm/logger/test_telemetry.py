@@ -133,7 +133,7 @@ async def test_the_attributes_of_spans_follow_the_conventions() -> None:
         "gen_ai.usage.output_tokens": about["gen_ai.usage.output_tokens"],
         "rlm.depth": 0,
         "rlm.stop": "answered",
-        "rlm.engine.subcalls": about["rlm.engine.subcalls"],
+        "rlm.subcalls": about["rlm.subcalls"],
         "rlm.turns": 3,
     }
     chats = [
