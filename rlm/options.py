@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `RLM`, which takes them as keyword arguments: `RLM(max_depth=2)`.
+    """The options of `RLM`, which takes them as keyword arguments: `RLM(max_depth=2)`. A limit that is None does not apply.
 
     Raises:
-        ConfigError: an option does not fit. What goes to a provider, a place, a price or a tool is checked when the `RLM`
-            is made.
+        ConfigError: an option does not fit. Arguments of providers, settings of the environment, prices and tools are checked
+            later, when the `RLM` is made.
     """
 
     backend: str = "openai"
@@ -35,7 +35,7 @@ class Options:
     environment_kwargs: Mapping[str, Any] | None = None
     """Settings of the place and of its REPLs. The page docs/options.md lists them, with units and defaults."""
     depth: int = 0
-    """Always 0. Kept because the original has it."""
+    """Always 0. Kept because the original RLM has this option."""
     max_depth: int = 1
     """Levels of runs with a REPL. 1: `rlm_query` is a plain model call. 2: it is a child run, whose own `rlm_query` is a plain
     call; and so on. 0: the model gets the input as its prompt."""
