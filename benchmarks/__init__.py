@@ -1,1 +1,1 @@
-"""Measurements that a person can run again: `make bench`."""
+"""Measurements to be run again on any machine: `make bench`."""

@@ -1,5 +1,5 @@
-"""Prints every measurement beside the bare floor of the same run, and beside rlms 0.1.3 if RLMS_PYTHON names an
-interpreter that has it (`python -m venv peer && peer/bin/pip install rlms==0.1.3`)."""
+"""Prints every measurement beside the floor of the same run, and beside rlms 0.1.3 if RLMS_PYTHON names an interpreter with it
+(`python -m venv peer && peer/bin/pip install rlms==0.1.3`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import program, repl, rollouts
-from benchmarks.measure import Row
+from benchmarks.measure import TableRow
 
 
 def _peer() -> dict[str, float]:
@@ -37,7 +37,7 @@ def _peer() -> dict[str, float]:
 
 
 def main() -> None:
-    parts: list[Callable[[], Coroutine[None, None, list[Row]]]] = [
+    parts: list[Callable[[], Coroutine[None, None, list[TableRow]]]] = [
         repl.measure,
         rollouts.measure,
         program.measure,

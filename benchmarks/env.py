@@ -1,8 +1,8 @@
 """The environment under load: `make bench-env`.
 
-One environment worker of verifiers, in a process of its own, plays 512 rollouts at once, three times over: with its
-sub-calls traced, with `train_subcalls = "direct"`, and with a bare loop of the same model calls and no engine at all,
-which is what the worker's endpoint can do at best.
+One environment worker of verifiers, in its own process, runs 512 rollouts at once, in three modes: with traced sub-calls,
+with `train_subcalls = "direct"`, and as a bare loop of the same model calls without an engine. The bare loop is the best
+that the worker's endpoint can do.
 """
 
 from __future__ import annotations
@@ -28,27 +28,29 @@ from verifiers.v1.serve.client import EnvClient
 
 from benchmarks.env_tasks import data_of
 from benchmarks.measure import private_megabytes
-from benchmarks.policy import Shape, policy
 from benchmarks.rollouts import http_server
+from benchmarks.scripted_policy import Shape, policy
 from rlm.testing import ChatRequest, ModelServer
 
 SHAPE = Shape(turns=3, subcalls=4)
 MANY = Shape(turns=2, subcalls=300, at_once=100)
 MODES = ("traced", "direct", "bare", "unsettled")
 CONTEXT_LINES = 1000  # 56 KB of text
-EXAMPLES = 128  # four rollouts each, as a trainer asks for them
+EXAMPLES = 128  # four rollouts each, like the groups of a trainer
 
 
 @dataclass(slots=True)
 class Figures:
-    """What one mode came to, by the name of the row."""
+    """The figures of one mode."""
 
     rows: dict[str, float] = field(default_factory=dict)
+    """Values by the name of their row."""
     slow: list[str] = field(default_factory=list)
+    """Descriptions of slow steps of the event loop."""
 
 
-class Worker:
-    """The environment server's process, with its probes."""
+class EnvWorker:
+    """The process of the environment server, with its probes."""
 
     def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
         self._process = process
@@ -61,7 +63,7 @@ class Worker:
                 sys.exit("the environment worker did not start")
 
     async def probes(self) -> dict[str, Any]:
-        """What the probes saw since the last time."""
+        """The figures of the probes since the last call."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
@@ -69,7 +71,7 @@ class Worker:
         return figures
 
     async def rollout(self, url: str, number: int, shape: Shape) -> None:
-        """One rollout, which has to be right."""
+        """Runs one rollout, and exits if it is not right."""
         episode = await self._client.run(
             client=vf.EvalClientConfig.model_validate({"base_url": url, "api_key_var": "RLM_BENCH_KEY"}),
             model="scripted",
@@ -81,7 +83,7 @@ class Worker:
             sys.exit(f"a rollout failed: {trace.info}\n{trace.errors}")
 
     async def rollouts(self, url: str, count: int, shape: Shape) -> float:
-        """That many at once; the seconds they took."""
+        """Runs `count` rollouts at once, and returns their duration in seconds."""
         started = time.perf_counter()
         await asyncio.gather(*(self.rollout(url, number, shape) for number in range(count)))
         return time.perf_counter() - started
@@ -94,7 +96,7 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def _worker(mode: str) -> AsyncIterator[Worker]:
+async def _worker(mode: str) -> AsyncIterator[EnvWorker]:
     bare = mode == "bare"
     harness: dict[str, Any] = (
         {"id": "env-bare"} if bare else {"id": "rlm-train", "max_concurrent_subcalls": MANY.at_once}
@@ -118,7 +120,7 @@ async def _worker(mode: str) -> AsyncIterator[Worker]:
             cwd=here.parent,
             env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},
         )
-        worker = Worker(process, address)
+        worker = EnvWorker(process, address)
         try:
             await worker.ready()
             yield worker
@@ -127,7 +129,7 @@ async def _worker(mode: str) -> AsyncIterator[Worker]:
 
 
 class _Gate:
-    """A model that holds the second turn of every rollout until the gate is opened."""
+    """A model that holds back the second turn of every rollout until the gate is opened."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -140,8 +142,8 @@ class _Gate:
         return policy(request)
 
 
-async def _memory(worker: Worker, count: int) -> tuple[float, float]:
-    """MB for each of `count` open rollouts: of the worker itself, and of its REPLs (private memory)."""
+async def _memory(worker: EnvWorker, count: int) -> tuple[float, float]:
+    """MB per open rollout, of `count`: growth of the worker itself, and private memory of its REPLs."""
     process = psutil.Process(worker.pid)
     gate = _Gate()
     async with ModelServer(gate, record=False) as server:
@@ -157,16 +159,17 @@ async def _memory(worker: Worker, count: int) -> tuple[float, float]:
 
 
 def say(text: str) -> None:
-    """What is done so far, for whoever waits."""
+    """Prints progress."""
     print(text, file=sys.stderr, flush=True)
 
 
 async def measure(mode: str, urls: tuple[str, str], count: int) -> Figures:
-    """All rows of one mode.
+    """Measures all rows of one mode.
 
     Args:
-        urls: of model servers of 0 ms and of 2 s.
-        count: rollouts at once.
+        mode: one of `MODES`.
+        urls: URLs of the model servers with a latency of 0 ms and of 2 s.
+        count: number of rollouts at once.
     """
     figures = Figures()
     rows = figures.rows
@@ -200,9 +203,11 @@ async def measure(mode: str, urls: tuple[str, str], count: int) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.env", description=__doc__)
-    parser.add_argument("--rollouts", type=int, default=512, help="at once (default: 512)")
+    parser.add_argument("--rollouts", type=int, default=512, help="number of rollouts at once (default: 512)")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES[:3]))
-    parser.add_argument("--slow", action="store_true", help="list what blocked the event loop over 50 ms")
+    parser.add_argument(
+        "--slow", action="store_true", help="list the steps that blocked the event loop for over 50 ms"
+    )
     arguments = parser.parse_args()
     with http_server(0.0) as fast, http_server(2.0) as slow:
         results = {

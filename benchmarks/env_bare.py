@@ -1,4 +1,4 @@
-"""The calls of a rollout and nothing besides: what the endpoint of an environment worker does without an engine."""
+"""The floor of `make bench-env`: a harness that makes the model calls of a rollout and nothing else."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import verifiers.v1 as vf
 
-from benchmarks.policy import shape_of
+from benchmarks.scripted_policy import shape_of
 from rlm_train.garbage_collector import settle_collector
+from rlm_train.rollout_info import RolloutInfo
 
 if TYPE_CHECKING:
     from rlm_train.token_masks import AnyTrace
@@ -23,7 +24,7 @@ _session: aiohttp.ClientSession | None = None
 
 
 async def _session_of_this_loop() -> aiohttp.ClientSession:
-    """One for the process. The end of the event loop closes it."""
+    """The session of this process. The end of the event loop closes it."""
     global _session
     if _session is None:
 
@@ -54,7 +55,7 @@ class BareHarness(vf.Harness[vf.HarnessConfig]):
         mcp_urls: dict[str, str],
         data: vf.TaskData,
     ) -> vf.ProgramResult:
-        settle_collector()  # as the engine's harness does: the floor has the best conditions
+        settle_collector()  # as in the engine's harness, so that the floor has the same conditions
         session = await _session_of_this_loop()
         question = str(data.prompt)
         shape = shape_of(question)
@@ -84,5 +85,5 @@ class BareHarness(vf.Harness[vf.HarnessConfig]):
 
                 await asyncio.gather(*map(one, prompts))
             history.append({"role": "user", "content": "y" * 200})
-        trace.info["rlm"] = {"answer": f"task {data.model_dump()['number']}"}
+        RolloutInfo(answer=f"task {data.model_dump()['number']}").store(trace)
         return vf.ProgramResult(exit_code=0, stdout="", stderr="")

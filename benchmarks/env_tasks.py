@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import verifiers.v1 as vf
 
 from rlm_train import ContextTaskData, RLMHarness
+from rlm_train.rollout_info import answer_of
 
 if TYPE_CHECKING:
     from rlm_train.token_masks import AnyTrace
@@ -16,22 +17,19 @@ __all__ = ["BenchTaskset", "RLMHarness"]
 
 
 class BenchData(ContextTaskData):
-    """A context of `copies` lines. Its first line holds `number`, so that no two tasks share one."""
+    """A context of `copies` lines. Its first line holds `number`, so that no two tasks share a context."""
 
     number: int
     copies: int
 
     def materialise(self) -> str:
-        return (
-            f"task {self.number}\n"
-            + "The quick brown fox jumps over the lazy dog. 0123456789\n" * self.copies
-        )
+        return text_of(self.number, self.copies)
 
 
 class BenchTask(vf.Task[BenchData]):
     @vf.reward
     async def correct(self, task: BenchData, trace: AnyTrace) -> float:
-        return float((trace.info.get("rlm") or {}).get("answer") == f"task {task.number}")
+        return float(answer_of(trace) == f"task {task.number}")
 
 
 class BenchTaskset(vf.Taskset[BenchTask, vf.TasksetConfig]):

@@ -1,6 +1,6 @@
 """An environment server of verifiers with probes in its event loop. `python -m benchmarks.env_worker ADDRESS CONFIG`.
 
-A line on its stdin ends a phase; it then prints one JSON object about the event loop since the last one.
+Each line on stdin ends a phase. The server then prints one JSON object with the figures of that phase.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from typing import Any
 from verifiers.v1.serve.server import EnvServer
 from verifiers.v1.utils.loaders import resolve_env_config
 
+# Seconds between probes of the lag.
 _PERIOD = 0.01
+# Seconds from which on a step counts as slow.
 _SLOW = 0.05
 
 
 class Probes:
-    """How long the event loop keeps tasks waiting, and which single steps keep it."""
+    """Measures how long the event loop keeps tasks waiting, and which single steps block it."""
 
     def __init__(self) -> None:
         self.lags: list[float] = []
@@ -38,7 +40,7 @@ class Probes:
         self._loop_thread = threading.get_ident()
 
     def watch_steps(self) -> None:
-        """Measures every step of the loop: asyncio itself would do so in its debug mode only, which slows all down."""
+        """Starts to measure every step of the loop. asyncio does this only in its debug mode, which slows down everything."""
         run = asyncio.Handle._run
 
         def timed(handle: asyncio.Handle) -> None:
@@ -56,7 +58,7 @@ class Probes:
         threading.Thread(target=self._look_at_slow_steps, daemon=True).start()
 
     def _watch_collections(self, phase: str, info: dict[str, int]) -> None:
-        """The garbage collector stops everything, wherever it strikes."""
+        """Times garbage collections, which stop all threads."""
         now = time.perf_counter()
         if phase == "start":
             self._collecting = now
@@ -64,7 +66,7 @@ class Probes:
             self.collections.append(now - self._collecting)
 
     def _look_at_slow_steps(self) -> None:
-        """Notes where a step is that has been running for too long."""
+        """Records the stack of a step that runs for too long."""
         while True:
             time.sleep(_SLOW / 5)
             began = self._began
@@ -82,7 +84,7 @@ class Probes:
             self.lags.append(time.perf_counter() - started - _PERIOD)
 
     def take(self) -> dict[str, Any]:
-        """The figures since the last call, in milliseconds, seconds of CPU and megabytes."""
+        """The figures since the last call: `slow`, `collecting` and `cpu` in seconds, `peak` in MB, others in milliseconds."""
         lags, slow, longest = sorted(self.lags), self.slow, self.longest
         collections, self.collections = self.collections, []
         self.lags, self.slow, self.longest = [], [], 0.0

@@ -1,9 +1,9 @@
-"""The floor: the least that a REPL in a process of its own can cost on this machine.
+"""The floor: the least that a REPL in its own process can cost on this machine.
 
-A warm parent forks a child for each REPL; the child is handed one end of a socket pair, and runs what comes over it with
-`exec`. No supervisor, no captured output, no limits, no namespace that survives an error: what is left is the fork, the
-pipe and the copy. The sandboxed floor puts the child into namespaces of users, mounts, processes, the network and IPC, with
-a /proc and a scratch directory of its own, and has nothing else of a sandbox.
+A fork server forks a child for each REPL. The child gets one end of a socket pair, and runs the code that it receives with
+`exec`. There is no supervisor, no captured output and no limit, and no namespace survives an error: the costs are those of
+the fork, the socket and the copy. The sandboxed floor puts the child into its own user, mount, pid, network and IPC
+namespaces, with its own /proc and scratch directory; it has no other part of a sandbox.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Self
 
 _LENGTH = struct.Struct("<Q")
 
-# Runs in the warm parent and, after the fork, in the REPL. Kept as text so that it imports nothing of ours.
+# Runs in the fork server and, after the fork, in the REPL. It is text, so that it imports nothing of this project.
 _PARENT = r"""
 import array, json, mmap, os, signal, socket, struct, sys
 LENGTH = struct.Struct("<Q")
@@ -68,7 +68,7 @@ if sandboxed:
     check(libc.prctl(36, ctypes.c_ulong(1), 0, 0, 0))  # its grandchildren become its children
 
 def enter():
-    # into namespaces of its own, as the first process of one
+    # into its own namespaces, as the first process of its pid namespace
     check(libc.unshare(MOUNTS | PROCESSES))
     if os.fork():
         os._exit(0)
@@ -127,10 +127,10 @@ class FloorREPL:
 
 
 class Floor:
-    """The warm parent.
+    """The fork server.
 
     Args:
-        sandboxed: whether its children live in namespaces of their own.
+        sandboxed: whether each child has its own namespaces.
     """
 
     def __init__(self, *, sandboxed: bool = False) -> None:
@@ -161,7 +161,7 @@ class Floor:
         return self._parent.pid
 
     async def open(self, model: Model, context: int | None = None) -> FloorREPL:
-        """A fresh REPL. `context` is the descriptor of a memfd that holds UTF-8."""
+        """Starts a REPL. `context` is the descriptor of a memfd that holds UTF-8."""
         ours, theirs = socket.socketpair()
         socket.send_fds(self._control, [b"f"], [theirs.fileno(), *([] if context is None else [context])])
         theirs.close()
@@ -170,7 +170,7 @@ class Floor:
 
 
 def memfd(text: str) -> int:
-    """A memfd that holds the text as UTF-8; the caller closes it."""
+    """The descriptor of a new memfd with the text as UTF-8. The caller closes it."""
     descriptor = os.memfd_create("floor")
     view = memoryview(text.encode())
     while view:

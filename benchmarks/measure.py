@@ -1,4 +1,4 @@
-"""Timing and memory, for every benchmark the same way."""
+"""Timing and memory measurements, shared by all benchmarks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Samples:
-    """Repeated measurements of one thing, in milliseconds or megabytes."""
+    """Repeated measurements of one figure, in milliseconds or megabytes."""
 
     values: list[float] = field(default_factory=list)
 
@@ -36,28 +36,32 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One line of the table."""
 
     name: str
     unit: str
     ours: float
+    """The figure of this project."""
     floor: float | None = None
+    """The figure of the bare floor; None if there is none."""
 
 
 async def repeat(times: int, *actions: Callable[[], Awaitable[None]]) -> None:
-    """Runs the actions in turn, so that what disturbs the machine disturbs all of them alike."""
+    """Runs the actions in turn, so that other load on the machine affects all of them equally."""
     for _ in range(times):
         for action in actions:
             await action()
 
 
 def private_megabytes(pid: int, *, shared: bool = False) -> float:
-    """Private memory of all descendants of a process, in MB (USS: what its end would free). Processes that share theirs count
-    as one.
+    """Private memory of all descendants of a process in MB (USS: the memory that its end would free). Processes with a shared
+    address space count as one.
 
     Args:
-        shared: add what several share, once in all (PSS): what a process and its fork have both not changed.
+        pid: id of the process.
+        shared: add the pages that several processes share, each page once (PSS), such as those that neither a process nor
+            its fork has changed.
     """
     known: dict[int, list[int]] = {}
     for process in psutil.Process(pid).children(recursive=True):

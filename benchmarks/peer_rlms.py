@@ -1,9 +1,9 @@
-"""Measures rlms 0.1.3 through its public interface. Run by the interpreter that has it, never imported by us: the
-package has the same import name as ours.
+"""Measures rlms 0.1.3 through its public interface. Runs in an interpreter that has it, and is never imported here, because
+the package has the same import name as this project.
 
     python peer_rlms.py URL_OF_0_MS URL_OF_50_MS
 
-Prints one JSON object, name of the measurement -> milliseconds, as its last line.
+Its last line is one JSON object: milliseconds by the name of the measurement.
 """
 
 from __future__ import annotations

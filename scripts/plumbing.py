@@ -1,7 +1,7 @@
-"""Checks of the engine's dealings with a real vLLM: what a scripted server cannot prove.
+"""Checks of the engine against a real vLLM that a scripted server cannot replace.
 
-The root is scripted where a check needs certain code to run; every call that is checked goes to vLLM. Counts are
-compared with vLLM's own (`/metrics`, `/tokenize`), so nobody else may use the server meanwhile.
+Where a check needs certain code to run, the root is scripted. Every checked call goes to vLLM. Counts are compared with
+vLLM's own (`/metrics`, `/tokenize`), so the server must have no other clients meanwhile.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rlm.types import Message, RLMChatCompletion
 
 SUBCALLS = 16
 BLOCK = 256
-"""Tokens; at least vLLM's block of the prefix cache, which keeps whole blocks only."""
+"""Tokens: at least the size of a block in vLLM's prefix cache, which keeps only whole blocks."""
 PATIENCE = 120.0
-"""Seconds until the server must have noticed something."""
+"""Seconds within which the server must reach an expected state."""
 
 
 class CheckFailedError(Exception):
-    """The server or the engine did other than it should."""
+    """The server or the engine did not behave as expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class VLLM:
     """The server under test."""
 
     base_url: str
-    """Ends in /v1."""
+    """URL of the API, with /v1 at its end."""
     model: str
     api_key: str | None = None
 
@@ -49,7 +49,7 @@ class VLLM:
         )
 
     async def metrics(self) -> dict[str, float]:
-        """Values of `/metrics`, summed over labels but `finished_reason`, without the prefix `vllm:`."""
+        """Values of `/metrics`, summed over all labels except `finished_reason`. Names are without the prefix `vllm:`."""
         values: dict[str, float] = {}
         for line in (await self._get("/metrics")).decode().splitlines():
             match = re.match(r"vllm:(\w+)(?:\{(.*)\})? (\S+)$", line)
@@ -62,7 +62,7 @@ class VLLM:
         return values
 
     async def tokens(self, messages: Sequence[Message], *, for_reply: bool = True) -> list[int]:
-        """The chat as the model's template and tokenizer make it."""
+        """The token ids of a chat, by the model's template and tokenizer."""
         body = {"model": self.model, "messages": list(messages), "add_generation_prompt": for_reply}
         reply = json.loads(await self._get("/tokenize", json.dumps(body).encode()))
         return [int(token) for token in reply["tokens"]]
@@ -81,19 +81,23 @@ class VLLM:
         return await asyncio.to_thread(fetch)
 
     async def wait_until(self, what: str, holds: Callable[[dict[str, float]], bool]) -> None:
-        """Waits until `holds` of the metrics.
+        """Waits until the metrics meet a condition.
+
+        Args:
+            what: description of the condition.
+            holds: the condition.
 
         Raises:
-            CheckFailedError: it did not within `PATIENCE` seconds.
+            CheckFailedError: they did not meet it within `PATIENCE` seconds.
         """
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while not holds(await self.metrics()):
             if asyncio.get_running_loop().time() > deadline:
-                raise CheckFailedError(f"after {PATIENCE:.0f} s still not: {what}")
+                raise CheckFailedError(f"after {PATIENCE:.0f} s this did not hold: {what}")
             await asyncio.sleep(0.1)
 
     async def run_code(self, *cells: str, concurrency: int = SUBCALLS, **sampling: Any) -> RLMChatCompletion:
-        """A run whose root writes these cells, one a turn, and whose sub-calls go to the server."""
+        """Runs an RLM whose root writes these cells, one per turn, and whose sub-calls go to the server."""
         script = Script([f"```repl\n{cell}\n```" for cell in cells])
         rlm = RLM(
             client=ScriptedClient(script),
@@ -112,7 +116,7 @@ def expect(condition: bool, problem: str) -> None:
 
 
 def chat(turns: int) -> list[Message]:
-    """A history as the engine makes them: system, then user and assistant in turn, a user message at the end."""
+    """A history in the engine's form: system, then user and assistant in turn, with a user message at the end."""
     messages: list[Message] = [{"role": "system", "content": "You are a careful worker. " * 40}]
     for turn in range(turns):
         messages.append({"role": "user", "content": f"It printed:\n{turn} " + "line of output\n" * 60})
@@ -122,14 +126,17 @@ def chat(turns: int) -> list[Message]:
 
 
 async def chat_template(server: VLLM) -> str:
-    """The model's template takes our alternation, renders earlier turns the same way each time, and the usage that
-    comes back is what the tokenizer counts."""
+    """The model's template accepts alternating messages and always renders earlier turns in the same way, and the reported
+    usage is the tokenizer's count."""
     history = chat(2)
     tokens = await server.tokens(history)
     for end in range(2, len(history), 2):
         earlier = await server.tokens(history[:end])
         later = await server.tokens([*history[:end], history[end]], for_reply=False)
-        expect(later[: len(earlier)] == earlier, f"the template changes the first {end} messages afterwards")
+        expect(
+            later[: len(earlier)] == earlier,
+            f"a later message changes how the template renders the first {end}",
+        )
     reply = await server.client(max_tokens=4).complete(history)
     counted = reply.usage.input_tokens
     expect(counted == len(tokens), f"usage says {counted} prompt tokens, the tokenizer {len(tokens)}")
@@ -140,7 +147,7 @@ async def chat_template(server: VLLM) -> str:
 
 
 async def prefix_cache(server: VLLM) -> str:
-    """Each turn finds the turns before it in the prefix cache, and the reply says so."""
+    """Each turn finds the earlier turns in the prefix cache, and its reply reports them."""
     client = server.client(max_tokens=1)
     before = await server.metrics()
     shares = []
@@ -151,20 +158,20 @@ async def prefix_cache(server: VLLM) -> str:
             least = (previous - BLOCK) // BLOCK * BLOCK
             expect(
                 usage.cached_tokens >= max(least, 1),
-                f"{usage.cached_tokens} of {usage.input_tokens} tokens were cached, the turn before had {previous}",
+                f"{usage.cached_tokens} of {usage.input_tokens} tokens were cached; the previous turn had {previous}",
             )
             shares.append(f"{usage.cached_tokens}/{usage.input_tokens}")
         previous = usage.input_tokens
     hits = (await server.metrics())["prefix_cache_hits_total"] - before["prefix_cache_hits_total"]
-    expect(hits > 0, "/metrics counts no hit of the prefix cache")
+    expect(hits > 0, "/metrics counts no hits of the prefix cache")
     return f"cached tokens by turn: {', '.join(shares)}"
 
 
 async def context_length(server: VLLM) -> str:
-    """What vLLM refuses as too long is a ContextLengthError, and the engine refuses it before it is sent."""
+    """A prompt that vLLM refuses as too long is a ContextLengthError, and the engine refuses it unsent."""
     client = server.client(max_tokens=4)
     window = await client.context_length()
-    expect(window is not None, "the server does not say how long its window is")
+    expect(window is not None, "the server does not report its window")
     assert window is not None
     try:
         await client.complete([{"role": "user", "content": "word " * (window + 100)}])
@@ -179,22 +186,22 @@ async def context_length(server: VLLM) -> str:
         max_tokens=4,
     )
     expect(done.response == "True" and done.stats.subcall_failures == 1, f"the code got {done.response!r}")
-    expect(await server.metrics() == before, "the sub-call was sent to the server all the same")
+    expect(await server.metrics() == before, "the sub-call was sent to the server")
     return f"window {window:,}: 400 from vLLM is a ContextLengthError; refused unsent by the engine"
 
 
 async def unknown_model(server: VLLM) -> str:
-    """A model that is not there is said to be that, with the models that are."""
+    """A call of an unknown model is a ModelNotFoundError that names the known models."""
     try:
         await server.client().complete([{"role": "user", "content": "hello"}], model="no-such-model")
     except ModelNotFoundError as error:
-        expect(server.model in str(error), f"the error does not name the models there are: {error}")
+        expect(server.model in str(error), f"the error does not name the known models: {error}")
         return "404 is a ModelNotFoundError that names the models"
     raise CheckFailedError("an unknown model answered")
 
 
 async def subcalls(server: VLLM) -> str:
-    """Sub-calls run at once, come back in order, and are booked once: the engine's sums are the server's."""
+    """Sub-calls run at once, return in order, and are counted once: the engine's sums are the server's."""
     before = await server.metrics()
     running: list[float] = []
 
@@ -221,18 +228,18 @@ async def subcalls(server: VLLM) -> str:
     expect(right > SUBCALLS // 2, f"only {right} of {SUBCALLS} replies fit their prompts: out of order?")
     expect(max(running) > SUBCALLS // 2, f"at most {max(running):.0f} of {SUBCALLS} ran at once")
     after = await server.metrics()
-    booked = done.usage_summary.model_usage_summaries[server.model]
+    counted = done.usage_summary.model_usage_summaries[server.model]
     for name, ours in (
-        ("prompt_tokens_total", booked.total_input_tokens),
-        ("generation_tokens_total", booked.total_output_tokens),
+        ("prompt_tokens_total", counted.total_input_tokens),
+        ("generation_tokens_total", counted.total_output_tokens),
     ):
         theirs = after[name] - before[name]
-        expect(ours == theirs, f"the engine booked {ours} of {name}, the server counted {theirs:.0f}")
-    expect(booked.total_calls == SUBCALLS, f"{booked.total_calls} calls were booked")
-    sent, got = booked.total_input_tokens, booked.total_output_tokens
+        expect(ours == theirs, f"the engine counted {ours} of {name}, the server counted {theirs:.0f}")
+    expect(counted.total_calls == SUBCALLS, f"{counted.total_calls} calls were counted")
+    sent, got = counted.total_input_tokens, counted.total_output_tokens
     return (
         f"{SUBCALLS} at once (server saw {max(running):.0f}), {right} echoed their number; "
-        f"{sent} + {got} tokens booked, as the server counted"
+        f"{sent} + {got} tokens, by the engine's and the server's count"
     )
 
 
@@ -251,7 +258,7 @@ async def cancelled(server: VLLM) -> str:
     await server.wait_until("the server is idle", lambda now: now["num_requests_running"] == 0)
     after = await server.metrics()
     wasted = after["generation_tokens_total"] - before["generation_tokens_total"]
-    expect(wasted < 4 * 1000, "the server wrote all replies to the end")
+    expect(wasted < 4 * 1000, "the server generated all replies in full")
     return f"4 requests gone from the server, after {wasted:.0f} of 4,000 tokens"
 
 

@@ -1,9 +1,9 @@
-"""The JSON schema of prime-rl's launch files, for tests that have no prime-rl. Run it with the Python of one.
+"""Prints the JSON schema of prime-rl's launch files, for tests without prime-rl. Run it in an environment with prime-rl:
 
     PYTHON_OF_PRIME_RL scripts/prime_rl_schema.py > tests/configs/prime_rl.schema.json
 
-Descriptions and titles are left out. The `env` blocks of the schema are those of verifiers' base class: which package's classes
-they are is known only when the id in them is looked up.
+The schema has no descriptions and titles. Its `env` blocks are those of verifiers' base class: the class of a block depends on
+the id in it, which is looked up later.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ COMMANDS = {
     "env-server": ("prime_rl.configs.env_server", "EnvServerConfig"),
     "inference": ("prime_rl.configs.inference", "InferenceConfig"),
 }
-"""prime-rl's commands, and where the class of each one's file is."""
+"""prime-rl's commands, with module and class of their launch files."""
 
 
 def bare(schema: Any) -> Any:
-    """A schema without the words that are there for people."""
+    """The schema without descriptions and titles."""
     if isinstance(schema, dict):
         words = ("description", "title")
         return {

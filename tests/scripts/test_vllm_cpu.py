@@ -32,7 +32,7 @@ def test_a_port_in_use_is_said_before_anything_is_installed(tmp_path: Path) -> N
         port = server.getsockname()[1]
         done = launch("--port", str(port), cache=tmp_path)
     assert done.returncode == 1
-    assert f"port {port} of 127.0.0.1 cannot be had" in done.stderr
+    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

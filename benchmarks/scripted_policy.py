@@ -1,4 +1,4 @@
-"""The scripted model of the benchmarks: what it does is written in the question."""
+"""The scripted model of the benchmarks. The question says what it does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIVE_TURNS = "five turns"
 BATCH = "1000 sub-calls"
 SEQUENCE = "sub-calls one by one"
 CALLS = 200
-"""Of a sequence."""
+"""Number of sub-calls in a sequence."""
 
 _STEP = repl_block("x = len(context)")
 _ASK = finish(
@@ -30,10 +30,10 @@ class Shape:
     """The model calls of a rollout of the environment."""
 
     turns: int
-    """Of the root. In the first it asks its sub-calls; in the last it answers with the first line of its context."""
+    """Turns of the root. The first one makes the sub-calls; the last one answers with the first line of the context."""
     subcalls: int
     at_once: int = 16
-    """Sub-calls in flight at once: the default of the harness."""
+    """Sub-calls in flight at once; 16 is the default of the harness."""
 
     @property
     def question(self) -> str:
@@ -51,12 +51,12 @@ def shape_of(text: str) -> Shape:
     """The shape that a question asks for."""
     found = _SHAPE.search(text)
     if found is None:
-        raise ValueError(f"there is no shape in {text[:100]!r}")
+        raise ValueError(f"the text names no shape: {text[:100]!r}")
     return Shape(int(found[1]), int(found[2]))
 
 
 def policy(request: ChatRequest) -> str:
-    """Plays the root for a question that names the benchmark; anything else is a sub-call."""
+    """Replies as the root to a question that names a benchmark, and as a sub-model to all other prompts."""
     chat = "\n".join(str(message["content"]) for message in request.messages[:4])
     if len(request.messages) > 1 and _SHAPE.search(chat):
         return _root_of(shape_of(chat), request.turn)
