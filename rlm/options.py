@@ -183,7 +183,7 @@ class Options:
     def _check_depth(self) -> None:
         if self.depth != 0:
             raise ConfigError(
-                "depth is the engine's own; leave it at 0, and say with max_depth how deep a run may go"
+                "depth must be 0, as the engine counts it itself; max_depth sets how deep a run may go"
             )
         if self.max_depth == 0:
             for name in ("persistent", "compaction", "custom_tools", "custom_sub_tools"):

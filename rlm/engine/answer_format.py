@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 _FENCE = re.compile(r"\A\s*```[A-Za-z0-9_-]*[ \t]*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _MOST_PROBLEMS = 5
-"""Problems of an answer that the model is told at once."""
+"""Problems of an answer that one note to the model lists."""
 
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 

@@ -56,7 +56,7 @@ class Outcome:
     """The answer, or the best one so far; empty if there is none."""
     stop: StopReason
     error: RLMError | None
-    """The error that ended the run, or that was noted besides its answer; None if there was none."""
+    """The error that ended the run, or that was noted beside its answer; None if there was none."""
     stats: RunStats
     messages: list[Message]
     parsed: Any = None

@@ -85,7 +85,7 @@ class Dialogue:
             reply = await self._call(Compactor.request(history), "compaction")
         except ModelError:
             self._ledger.check()
-            reply = None  # the request for notes may not fit either: the run goes on without notes
+            reply = None  # the request for notes may not fit either: the run continues without notes
         await repl.extend([], [*earlier, history.full])
         history.compact(Compactor.notes(history, reply))
         self._counted = UNCOUNTED
