@@ -56,12 +56,4 @@ async def list_models(base_url: str, api_key: str | None = None) -> list[ServedM
     entries = chat_format.decode_models(response.body)
     if entries is None:
         raise BadReplyError(f"{base}/models is no list of models", status=response.status)
-    return [ServedModel(str(entry.get("id")), _window(entry)) for entry in entries]
-
-
-def _window(entry: dict[str, object]) -> int | None:
-    for name in ("max_model_len", "context_length", "context_window"):
-        size = entry.get(name)
-        if type(size) is int and size > 0:
-            return size
-    return None
+    return [ServedModel(str(entry.get("id")), chat_format.window_of(entry)) for entry in entries]

@@ -1,7 +1,7 @@
 """Clients of model providers.
 
-`make_client` turns `backend` and `backend_kwargs` into a `Client`; `register_backend` adds a provider of one's own.
-docs/providers.md has the table of those that come with the package.
+`make_client` turns `backend` and `backend_kwargs` into a `Client`. `register_backend` adds a provider of your own.
+docs/providers.md lists the built-in providers.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 ANTHROPIC_URL = "https://api.anthropic.com"
 
 _PROVIDER = "anthropic"
-_LEAST_BUDGET = 1024  # tokens; the API takes no smaller budget for thinking
+_LEAST_BUDGET = 1024  # tokens; the API refuses a smaller budget for thinking
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-_EMPTY = "(empty)"  # the API takes no message without text
+_EMPTY = "(empty)"  # the API refuses a message without text
 _FINISH = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -44,7 +44,7 @@ _STATUS = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""By the type of an error, the status that it has when it is not wrapped."""
+"""The HTTP status of an error by its type. An error inside a 200 has the type only."""
 _OURS = ("system", "cache_control")
 
 
@@ -60,8 +60,11 @@ def anthropic(
     """Anthropic's API.
 
     Args:
-        api_key: else ANTHROPIC_API_KEY.
-        base_url: else ANTHROPIC_BASE_URL, else Anthropic's own.
+        model_name: the model's name.
+        api_key: the key. None: ANTHROPIC_API_KEY.
+        base_url: the API's URL. None: ANTHROPIC_BASE_URL, or else Anthropic's own URL.
+        max_tokens: see `AnthropicClient`.
+        prompt_caching: see `AnthropicClient`.
 
     Raises:
         ConfigError: there is no key, the SDK is not installed, or an argument does not fit.
@@ -79,8 +82,8 @@ def anthropic(
 class AnthropicClient(SDKClient[dict[str, Any], "AnthropicMessage"]):
     """A model behind Anthropic's Messages API.
 
-    System messages become `system`. Thinking (sampling argument `thinking`) is `ModelReply.reasoning`; its signed blocks
-    go back unchanged by way of `ModelReply.echo`. A reply that was refused has no content, so that it does not go back.
+    System messages become `system`. Thinking (sampling argument `thinking`) is `ModelReply.reasoning`. Its signed blocks are
+    in `ModelReply.echo`, by which they are sent back unchanged. A refused reply has no content, so it is not sent back.
     """
 
     provider = _PROVIDER
@@ -97,11 +100,11 @@ class AnthropicClient(SDKClient[dict[str, Any], "AnthropicMessage"]):
     ) -> None:
         """
         Args:
-            max_tokens: the token limit of a reply, thinking included, for calls that give none: the API wants one. Where a
-                call gives a limit that leaves no room for its budget for thinking, the budget gives way.
-            prompt_caching: asks the API to cache the system prompt and, in chats that go on, all up to the last user
-                message, for five minutes. Reading is cheap, writing costs a quarter more than plain input: so a single
-                user message, as sub-calls are, is not cached.
+            max_tokens: token limit of a reply, thinking included, for calls that give none: the API needs one. If the limit of
+                a call leaves no room for the budget for thinking, the budget is made smaller.
+            prompt_caching: ask the API to cache the system prompt, and in a chat with several messages everything up to the
+                last user message, for five minutes. Reading the cache is cheap; writing costs a quarter more than plain
+                input. So a chat of one user message, such as a sub-call, is not cached.
             options: see `SDKClient`.
 
         Raises:
@@ -138,7 +141,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "AnthropicMessage"]):
         fields.pop("n", None)
         for ours in _OURS:
             if ours in fields:
-                raise ConfigError(f"{ours!r} is no sampling argument: the client writes it")
+                raise ConfigError(f"{ours!r} is no sampling argument: the client sets it")
         limit, stop, thinking = token_limit(fields), stop_sequences(fields), fields.pop("thinking", None)
         if stop is not None:
             fields["stop_sequences"] = stop
@@ -149,7 +152,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "AnthropicMessage"]):
             _mark(system, chat)
         if system:
             fields["system"] = system
-        # The SDK knows the sampling arguments of the newest models only: all travel as they are, and the API judges.
+        # `extra_body`, because the SDK knows the sampling arguments of the newest models only. The API checks them.
         return {
             "model": name,
             "messages": chat,
@@ -164,13 +167,13 @@ class AnthropicClient(SDKClient[dict[str, Any], "AnthropicMessage"]):
     def _read(
         self, name: str, response: AnthropicMessage, request_bytes: int, retries: int
     ) -> ModelReply | Failure:
-        if str(getattr(response, "type", "")) == "error":  # from a gateway, with a 200 above it
+        if str(getattr(response, "type", "")) == "error":  # a gateway's error inside a 200
             body = response.to_dict()
             error = body.get("error")
             kind = error.get("type") if isinstance(error, dict) else None
             return failure_of(_STATUS.get(str(kind), 502), {}, json.dumps(body).encode())
         if not isinstance(getattr(response, "content", None), list):
-            raise BadReplyError("there is no content in it")
+            raise BadReplyError("it has no content")
         blocks = [_kept(block.to_dict()) for block in response.content if block.type in _KEPT]
         content = "".join(block["text"] for block in blocks if block["type"] == "text")
         reasoning = "\n\n".join(block["thinking"] for block in blocks if block["type"] == "thinking")
@@ -179,7 +182,7 @@ class AnthropicClient(SDKClient[dict[str, Any], "AnthropicMessage"]):
         if response.stop_reason == "refusal":
             details = response.stop_details
             content, refusal = "", (details and details.explanation) or "the provider ended the reply"
-        # A message may not end in thinking: a reply that has nothing else goes back as no message at all.
+        # The API refuses a message that ends in thinking. A reply of thinking alone is not sent back.
         signed = any(block["type"] != "text" for block in blocks) and blocks[-1]["type"] == "text"
         echo: Message | None = None
         if signed and content:
@@ -207,7 +210,7 @@ _KEPT = {"text": ("text",), "thinking": ("thinking", "signature"), "redacted_thi
 
 
 def _kept(block: dict[str, Any]) -> dict[str, Any]:
-    """The block with what has to go back."""
+    """The fields of a block that must be sent back."""
     return {"type": block["type"], **{name: block[name] for name in _KEPT[block["type"]] if name in block}}
 
 
@@ -225,7 +228,7 @@ def _chat(messages: Sequence[Message], model: str) -> tuple[list[dict[str, Any]]
         else:
             content = _blocks(message["content"], None)
         if not content and message["role"] == "assistant":
-            continue  # the API joins what stands beside it
+            continue  # the API joins the user messages around it
         chat.append({"role": message["role"], "content": content or [{"type": "text", "text": _EMPTY}]})
     if not chat:
         raise ConfigError("Anthropic's API needs a message besides the system prompt")
@@ -253,7 +256,7 @@ def _blocks(content: Content, only_text: str | None) -> list[dict[str, Any]]:
 
 
 def _mark(system: list[dict[str, Any]], chat: list[dict[str, Any]]) -> None:
-    """Marks where the API should cache. An append-only chat then finds all but its last turn again."""
+    """Marks what the API should cache. The next call of an append-only chat then reads all but its last turn from the cache."""
     if system:
         system[-1]["cache_control"] = {"type": "ephemeral"}
     if (system or len(chat) > 1) and chat[-1]["role"] == "user":
@@ -261,15 +264,19 @@ def _mark(system: list[dict[str, Any]], chat: list[dict[str, Any]]) -> None:
 
 
 def _fit_budget(thinking: Any, limit: Any, default: int) -> Any:
-    """Thinking such that a reply finds room beside it.
+    """The argument `thinking`, with a budget that leaves room for a reply.
 
     Args:
-        limit: of the call: a limit of the run may have made it small. None: the default holds, and a budget over it is a
-            mistake.
+        thinking: the argument as it was given.
+        limit: token limit of the call, which may be small because of a limit of the run. None: the call gives none.
+        default: token limit of calls that give none.
+
+    Raises:
+        ConfigError: the budget exceeds the default limit.
     """
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     if type(budget) is not int or type(limit) not in (int, type(None)):
-        return thinking  # for the API to judge
+        return thinking  # the API will check it
     if limit is None:
         if budget >= default:
             raise ConfigError(
@@ -285,8 +292,8 @@ def _fit_budget(thinking: Any, limit: Any, default: int) -> Any:
 
 
 def _usage(response: AnthropicMessage, request_bytes: int, text: str) -> Usage:
-    """What the API counts, and what was read from and written to its cache apart from the other input; estimated where it
-    does not."""
+    """The usage that the API reports, and an estimate for what it does not report. The API counts tokens that were read from
+    the cache or written to it apart from the other input."""
     numbers = (
         chat_format.count(getattr(response.usage, name, None))
         for name in (

@@ -1,4 +1,4 @@
-"""Arguments that clients have in common, checked."""
+"""Checks of the arguments that clients share."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TypeGuard
 
 from rlm.errors import ConfigError
 
-_SECRET_LENGTH = 8  # header values below it are words, not secrets
+_SECRET_LENGTH = 8  # characters; shorter header values are not taken for secrets
 _HEADER_CHARACTERS = set(string.ascii_letters + string.digits + string.punctuation + " ")
 _NAME_CHARACTERS = set(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
 
 
 def is_str(value: object) -> TypeGuard[str]:
-    """A str that is not empty."""
+    """Whether the value is a str that is not empty."""
     return isinstance(value, str) and bool(value)
 
 
 def checked_url(base_url: str) -> str:
-    """The base URL without what people leave at its end.
+    """The base URL without a final slash or `/chat/completions`.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: the URL cannot be used.
     """
     from yarl import URL
 
@@ -39,16 +39,16 @@ def checked_url(base_url: str) -> str:
             raise ValueError("it must not have a query or a fragment")
         url.origin()
     except ValueError as exc:
-        # The URL itself is not shown: it may hold a password.
+        # The message does not show the URL: it may hold a password.
         raise ConfigError(f"base_url is not a usable URL: {exc}") from None
     return str(url).rstrip("/").removesuffix("/chat/completions")
 
 
 def checked_key(api_key: object) -> str:
-    """The key without the white space that people copy with it.
+    """The key without white space around it.
 
     Raises:
-        ConfigError: it cannot be sent in a header.
+        ConfigError: the key cannot be sent in a header.
     """
     key = api_key.strip() if isinstance(api_key, str) else ""
     if not key or not set(key) <= _HEADER_CHARACTERS:
@@ -57,10 +57,15 @@ def checked_key(api_key: object) -> str:
 
 
 def key_or_environment(api_key: str | None, variable: str, backend: str, hint: str = "") -> str:
-    """The key that was given, else that of the environment.
+    """The key that was given, else the key in the environment.
+
+    Args:
+        variable: the environment variable.
+        backend: the backend's name, for the message.
+        hint: more advice for the message.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: neither exists.
     """
     key = api_key or os.environ.get(variable)
     if not key:
@@ -73,10 +78,12 @@ def key_or_environment(api_key: str | None, variable: str, backend: str, hint: s
 def headers_of(
     api_key: str | None, extra: Mapping[str, str] | None, key_header: str = "Authorization"
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The headers of every request, and the values among them that no text may show.
+    """The headers of every request, and the secrets among their values, longest first.
 
     Args:
-        key_header: carries the key; "Authorization" as a bearer token.
+        api_key: the key; None: no key is sent.
+        extra: headers of the caller. They take precedence over ours.
+        key_header: name of the header for the key. In "Authorization" the key is a bearer token.
 
     Raises:
         ConfigError: a header cannot be sent.

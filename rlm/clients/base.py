@@ -1,4 +1,4 @@
-"""What the engine asks of a model provider."""
+"""The interface between the engine and a model provider."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ class ModelReply:
     """One reply of a model."""
 
     content: str
-    """The text; empty when there was none (a refusal, thinking that used up the token limit)."""
+    """The text. Empty if there is none: after a refusal, or if thinking used up the token limit."""
     model: str
     """The name under which the usage is booked."""
     usage: Usage = field(default_factory=Usage)
     finish_reason: str | None = None
-    """As the server says it: "stop", "length", "content_filter", ..."""
+    """The server's word for why the reply ended: "stop", "length", "content_filter", ..."""
     reasoning: str | None = None
-    """Thinking that the server sent apart from the text."""
+    """Thinking that the server sent separately from the text."""
     echo: Message | None = None
-    """The message that goes back into the chat, where that is more than the text: a server whose chat template puts the
-    thinking back needs it to find its prefix again."""
+    """The message that continues the chat, if it holds more than the text. Some chat templates render earlier thinking: the
+    server's prefix cache then hits only if the thinking is sent back."""
     refusal: str | None = None
+    """Why the model or the provider's filter refused to answer; None: neither did."""
     retries: int = 0
     """Attempts that failed before this one."""
 
     @property
     def message(self) -> Message:
-        """The reply as the chat's next message."""
+        """The reply as the next message of the chat."""
         return self.echo or {"role": "assistant", "content": self.content}
 
 

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible chat format: requests out, replies in. No input, no output."""
+"""The OpenAI-compatible chat format: writes requests and reads replies, and does no I/O itself."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlm.errors import BadReplyError, ConfigError
 from rlm.types import Message, SamplingArgs, Usage
 
 BYTES_PER_TOKEN = 4
-"""For servers that report no usage."""
+"""Estimate for servers that report no usage."""
 
-_MOST_DOLLARS = 1e9  # more than any call costs
+_MOST_DOLLARS = 1e9  # a higher cost of one call is a mistake of the server
 
 TokensField = Literal["max_tokens", "max_completion_tokens"]
-"""The names under which servers take the token limit of a reply."""
+"""The field for the token limit of a reply. Servers know one of the two names, or both."""
 
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -33,28 +33,29 @@ _OWN_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Where an OpenAI-compatible server differs from the others."""
+    """How an OpenAI-compatible server differs from others."""
 
     provider: str = "openai"
     tokens_field: TokensField = "max_tokens"
-    """The field for the token limit of a reply. OpenAI's newer models and Azure refuse the old name, others do not know
-    the new one; a server that refuses the one gets the other."""
+    """The field for the token limit of a reply. OpenAI's newer models and Azure refuse "max_tokens"; other servers do not know
+    "max_completion_tokens". A server that refuses one name gets the other."""
     key_header: str = "Authorization"
-    """Carries the key; "Authorization" as a bearer token."""
+    """Name of the header for the key. In "Authorization" the key is a bearer token."""
     chat_path: str = "/chat/completions"
-    """After the base URL. `{model}` in it is replaced by the model's name at the server."""
+    """Path after the base URL. `{model}` in it stands for the model's name at the server."""
     deployments: Mapping[str, str] = field(default_factory=dict)
-    """Names of models under which the server has them, where they differ."""
+    """Names of models at the server, by the names that the caller uses, if they differ."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of every request."""
+    """Fields that every request gets."""
     lists_models: bool = True
-    """`GET /models` names the models that one can ask for."""
+    """Whether `GET /models` lists the models that a request can name."""
     reasoning_details: bool = False
-    """Thinking comes, and goes back, as `reasoning_details`, with its signatures."""
+    """Whether thinking is received and sent back as `reasoning_details`, with its signatures."""
     reports_cost: bool = False
-    """Usage has the cost of a call in USD."""
+    """Whether usage has the cost of a call in USD."""
 
     def name_of(self, model: str) -> str:
+        """The model's name at the server."""
         return self.deployments.get(model, model)
 
 
@@ -66,10 +67,13 @@ def encode_request(
 ) -> bytes:
     """The body of a chat completion request.
 
-    Strings travel as UTF-8; see `rlm.clients.message_parts.sendable` for those that cannot.
+    Strings are sent as UTF-8; see `rlm.clients.message_parts.sendable` for strings that UTF-8 cannot hold.
 
     Args:
+        model: the model's name, as the caller knows it.
+        messages: the chat.
         sampling: the other fields of the body, from `merge_sampling`.
+        dialect: the server's dialect.
 
     Raises:
         ConfigError: a value cannot be sent.
@@ -86,7 +90,7 @@ def encode_request(
 
 
 def _outgoing(message: Message, model: str, dialect: Dialect) -> Any:
-    """The message without what only its own provider understands."""
+    """The message as it is sent. Content in the form of another provider is left out."""
     sent: dict[str, Any] = {**message}
     native = sent.pop("native", None)
     if native and (native["provider"], native["model"]) == (dialect.provider, model):
@@ -97,14 +101,18 @@ def _outgoing(message: Message, model: str, dialect: Dialect) -> Any:
 def merge_sampling(
     defaults: Mapping[str, Any], sampling: SamplingArgs | None, tokens_field: TokensField | None = None
 ) -> SamplingArgs:
-    """The sampling arguments of one call: its own win over the defaults. None means "the server's default" and is left
-    out; `extra_body` is merged in, as in OpenAI's SDK.
+    """The sampling arguments of one call.
+
+    An argument with the value None is left out: the server's default then holds. `extra_body` is merged in, as in OpenAI's
+    SDK.
 
     Args:
-        tokens_field: the name under which `max_tokens` is sent. Where both names were given, the smaller limit holds.
+        defaults: arguments of every call.
+        sampling: arguments of this call. They take precedence over `defaults`.
+        tokens_field: the name under which `max_tokens` is sent. If both names were given, the smaller limit is sent.
 
     Raises:
-        ConfigError: an argument is not for the caller to set.
+        ConfigError: the caller cannot set an argument, because the client sets it.
     """
     merged = {name: value for name, value in {**defaults, **(sampling or {})}.items() if value is not None}
     extra = merged.pop("extra_body", {})
@@ -119,7 +127,11 @@ def merge_sampling(
 
 
 def check_sampling(fields: Mapping[str, Any]) -> None:
-    """Raises ConfigError if the sampling arguments hold something that is not theirs."""
+    """Checks sampling arguments.
+
+    Raises:
+        ConfigError: one of them is a field that the client sets itself, or asks for more than one reply.
+    """
     for name in fields:
         if name in _OWN_FIELDS:
             raise ConfigError(f"{name!r} is no sampling argument: {_OWN_FIELDS[name]}")
@@ -136,31 +148,37 @@ def decode_reply(
     echo_reasoning: bool = False,
     dialect: Dialect = PLAIN,
 ) -> ModelReply | Failure:
-    """Reads the body of a 200. A gateway's error inside it (`{"error": {"code": 429, ...}}`) is a Failure.
+    """Reads the body of a 200.
 
-    Usage that the server does not report is estimated at `BYTES_PER_TOKEN`, so that token limits hold.
+    If the server reports no usage, it is estimated from `BYTES_PER_TOKEN`, so that token limits hold.
 
     Args:
-        model: the name that was asked for, under which the usage is booked: what a server reports is often a path or
+        body: the body of the answer.
+        model: the name in the request, under which the usage is counted. The name that a server reports is often a path or
             an alias.
-        request_bytes: the size of the request, for the estimate.
-        echo_reasoning: makes `echo` hold the reasoning, if there is any.
+        request_bytes: size of the request in bytes, for the estimate.
+        retries: attempts that failed before.
+        echo_reasoning: put the reasoning into `ModelReply.echo`, if there is any.
+        dialect: the server's dialect.
+
+    Returns:
+        The reply. A Failure if the body holds a gateway's error: `{"error": {"code": 429, ...}}`.
 
     Raises:
-        BadReplyError: the body is no chat completion.
+        BadReplyError: the body is not a chat completion.
     """
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        raise BadReplyError(f"the server sent no JSON: {excerpt(body)}", status=200) from None
+        raise BadReplyError(f"the server's reply is not JSON: {excerpt(body)}", status=200) from None
     if not isinstance(data, dict):
-        raise BadReplyError(f"the server sent no chat completion: {excerpt(body)}", status=200)
+        raise BadReplyError(f"the server's reply is not a chat completion: {excerpt(body)}", status=200)
     choices = data.get("choices")
     if not choices and isinstance(data.get("error"), Mapping):
         return _error_inside(data["error"], body)
     try:
         choice = choices[0]  # type: ignore[index]
-        if isinstance(choice.get("error"), Mapping):  # OpenRouter, when the provider failed on the way
+        if isinstance(choice.get("error"), Mapping):  # from OpenRouter, when the provider behind it failed
             return _error_inside(choice["error"], json.dumps({"error": choice["error"]}).encode())
         message = choice["message"]
         content, refusal = _text_of(message.get("content"))
@@ -183,7 +201,7 @@ def decode_reply(
 def refused(
     failure: Failure, *, model: str, request_bytes: int, retries: int, dialect: Dialect = PLAIN
 ) -> ModelReply:
-    """The reply that a refused prompt amounts to. Where the server says what calls cost, this one was free."""
+    """The reply for a prompt that the provider's filter refused. Its cost is 0 if the server reports costs."""
     usage = estimated(request_bytes, "")
     return ModelReply(
         content="",
@@ -196,13 +214,23 @@ def refused(
 
 
 def decode_models(body: bytes) -> list[dict[str, Any]] | None:
-    """The entries of a `/models` answer, None if it is none."""
+    """The entries of an answer of `GET /models`; None if the body is something else."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
         return None
     entries = data.get("data") if isinstance(data, Mapping) else None
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else None
+
+
+def window_of(entry: Mapping[str, Any]) -> int | None:
+    """The window in tokens that an entry of `GET /models` gives: `max_model_len` (vLLM), `context_length` or `context_window`;
+    None if it gives none."""
+    for name in ("max_model_len", "context_length", "context_window"):
+        size = entry.get(name)
+        if type(size) is int and size > 0:
+            return size
+    return None
 
 
 def _error_inside(error: Mapping[str, Any], body: bytes) -> Failure:
@@ -259,10 +287,11 @@ def _str_or_none(value: Any) -> str | None:
 
 
 def estimated(request_bytes: int, text: str) -> Usage:
-    """What a call took about, where nobody counted.
+    """An estimate of a call's usage.
 
     Args:
-        text: of the reply, thinking included.
+        request_bytes: size of the request in bytes.
+        text: text of the reply, thinking included.
     """
     written = len(text.encode(errors="replace"))
     return Usage(-(-request_bytes // BYTES_PER_TOKEN), -(-written // BYTES_PER_TOKEN))
@@ -288,7 +317,7 @@ def _cost_of(usage: Mapping[str, Any]) -> float | None:
     cost = _dollars(usage.get("cost"))
     details = usage.get("cost_details")
     if cost is not None and usage.get("is_byok") is True and isinstance(details, Mapping):
-        # With a key of one's own OpenRouter charges its fee only, and the provider the rest.
+        # With the user's own key, `cost` is OpenRouter's fee alone, and the provider charges the rest.
         cost += _dollars(details.get("upstream_inference_cost")) or 0.0
     return cost
 
@@ -299,5 +328,5 @@ def _dollars(value: Any) -> float | None:
 
 
 def count(value: Any) -> int | None:
-    """A number of tokens; None if it cannot be one."""
+    """The value as a number of tokens; None if it cannot be one."""
     return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

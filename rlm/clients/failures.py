@@ -1,4 +1,4 @@
-"""What an answer that is no reply means: the error, and whether another attempt makes sense."""
+"""What a failed attempt means: the error to raise, and whether to try again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _STOPPED = re.compile(r"\s*rollout (stopped|concluded)\b", re.IGNORECASE)
 _UNKNOWN_MODEL = re.compile(r"model_not_found|is not a valid model id|DeploymentNotFound", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"insufficient_quota", re.IGNORECASE)
 _BAD_KEY = re.compile(r"api[ _]key (not valid|not found|expired|invalid)|API_KEY_INVALID", re.IGNORECASE)
-# Codes by which OpenAI and Azure say that the prompt itself was refused.
+# OpenAI's and Azure's codes for a prompt that their filter refused.
 _REFUSED = re.compile(r"\b(content_filter|content_policy_violation|invalid_prompt|moderation_blocked)\b")
 _GUARDRAIL = 446  # Portkey: a guardrail denied the request
 _RETRY_DELAY = re.compile(r"(\d+(?:\.\d+)?)s")
@@ -51,20 +51,22 @@ class Failure:
     """An attempt that failed."""
 
     error: ModelError
-    """What to raise if it was the last one."""
+    """The error to raise if this was the last attempt."""
     retry: bool
-    """Whether another attempt makes sense."""
+    """Whether another attempt can succeed."""
     wait: float | None = None
     """Seconds that the server asks to wait."""
     refusal: str | None = None
-    """The provider's filter refused the prompt, in these words: the model itself was not asked."""
+    """The words in which the provider's filter refused the prompt; None: it did not. The model was not called."""
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """What an HTTP answer other than a 2xx means.
+    """The meaning of an HTTP answer other than a 2xx.
 
     Args:
-        headers: names in any case must find their value, or be in lower case.
+        status: the HTTP status.
+        headers: a mapping that ignores the case of names, or whose names are in lower case.
+        body: the body of the answer.
     """
     message, code, data = _error_of(body)
     if status in (400, 409) and _STOPPED.match(message):
@@ -89,14 +91,14 @@ def failure_of(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         text = f"the server redirects ({status}) to {target}: give the URL behind it as base_url"
         return Failure(ModelNotFoundError(text, status=status), retry=False)
     if status in (408, 409, 429) or status >= 500:
-        # The second is OpenAI's own word on the matter.
+        # x-should-retry is OpenAI's header.
         retry = not _NO_CREDIT.search(head) and headers.get("x-should-retry", "").lower() != "false"
         return Failure(ModelUnavailableError(said, status=status), retry, _wait_of(headers, data))
     return Failure(ModelError(f"the server refused the request ({said})", status=status), retry=False)
 
 
 def failure_without_answer(exc: TransportError) -> Failure:
-    """What it means that there was no HTTP answer."""
+    """The meaning of a request that got no HTTP answer."""
     if exc.kind == "timeout":
         return Failure(ModelTimeoutError(str(exc)), retry=True)
     if exc.kind == "garbage":
@@ -105,7 +107,7 @@ def failure_without_answer(exc: TransportError) -> Failure:
 
 
 def excerpt(text: str | bytes) -> str:
-    """The beginning of a text, on one line."""
+    """The beginning of a text as one line of printable characters."""
     if isinstance(text, bytes):
         text = text[: 4 * _EXCERPT].decode(errors="replace")
     line = " ".join(text[: 4 * _EXCERPT].split())
@@ -114,14 +116,15 @@ def excerpt(text: str | bytes) -> str:
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """The text without the secrets, which some servers quote in their errors."""
+    """The text without the secrets. Some servers quote the key in their errors."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
 
 
 def _error_of(body: bytes) -> tuple[str, str, Mapping[str, Any]]:
-    """Message, code (or type) and fields of an error body, in the shapes that servers use; else the body itself."""
+    """Message, code (or type) and fields of an error body, in the shapes that servers use. The message of any other body is the
+    body itself."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
@@ -129,7 +132,7 @@ def _error_of(body: bytes) -> tuple[str, str, Mapping[str, Any]]:
     if isinstance(data, list) and len(data) == 1:  # Google's OpenAI-compatible endpoint
         data = data[0]
     if isinstance(data, Mapping):
-        error = data.get("error", data)  # vLLM before 0.10: the fields are those of the body itself
+        error = data.get("error", data)  # vLLM before 0.10 has the fields at the top of the body
         if isinstance(error, str):
             return error, "", {}
         if isinstance(error, Mapping):
@@ -143,7 +146,7 @@ def _error_of(body: bytes) -> tuple[str, str, Mapping[str, Any]]:
 def _is_refusal(status: int, code: str, error: Mapping[str, Any]) -> bool:
     if status == 400:
         return _REFUSED.search(code) is not None
-    # OpenRouter says with a 403 both that a key is wrong and that a prompt was flagged.
+    # OpenRouter uses 403 both for a wrong key and for a flagged prompt.
     flagged = error.get("metadata")
     return status == _GUARDRAIL or (
         status == 403 and isinstance(flagged, Mapping) and "flagged_input" in flagged
@@ -168,7 +171,7 @@ def _wait_of(headers: Mapping[str, str], error: Mapping[str, Any]) -> float | No
 
 
 def _google_wait(details: Any) -> float | None:
-    """Google says it in the body: `{"@type": ".../google.rpc.RetryInfo", "retryDelay": "34s"}`."""
+    """The wait in the body of Google's errors: `{"@type": ".../google.rpc.RetryInfo", "retryDelay": "34s"}`."""
     for detail in details if isinstance(details, list) else []:
         if isinstance(detail, Mapping) and str(detail.get("@type")).endswith("google.rpc.RetryInfo"):
             found = _RETRY_DELAY.fullmatch(str(detail.get("retryDelay")))

@@ -1,4 +1,4 @@
-"""Backends that speak the OpenAI-compatible format: where they are, how they take the key, and how they differ."""
+"""Backends that speak the OpenAI-compatible format: their URLs, their keys and their dialects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VLLM = chat_format.Dialect("vllm")
 
 
 class GatewayOptions(TypedDict, total=False):
-    """What all of these backends take; see `OpenAIClient`."""
+    """Arguments that all of these backends take; see `OpenAIClient`."""
 
     timeout: float
     max_retries: int
@@ -40,12 +40,12 @@ def openai(
     base_url: str | None = None,
     **options: Unpack[GatewayOptions],
 ) -> OpenAIClient:
-    """OpenAI, or any server that speaks like it and wants a key.
+    """OpenAI, or any OpenAI-compatible server that wants a key.
 
     Args:
         model_name: the model's name at the server.
-        api_key: else OPENAI_API_KEY.
-        base_url: else OPENAI_BASE_URL, else OpenAI's own.
+        api_key: the key. None: OPENAI_API_KEY.
+        base_url: the server's URL. None: OPENAI_BASE_URL, or else OpenAI's own URL.
 
     Raises:
         ConfigError: there is no key, or an argument does not fit.
@@ -65,8 +65,8 @@ def vllm(
     api_key: str | None = None,
     **options: Unpack[GatewayOptions],
 ) -> OpenAIClient:
-    """Any OpenAI-compatible server: vLLM, SGLang, llama.cpp, ... Reads no environment variable, so that no key goes to a
-    server that it is not for.
+    """Any OpenAI-compatible server: vLLM, SGLang, llama.cpp, ... It reads no environment variable, so that no server gets
+    another server's key.
 
     Raises:
         ConfigError: there is no URL, or an argument does not fit.
@@ -89,9 +89,9 @@ def openrouter(
 
     Args:
         model_name: "vendor/model".
-        api_key: else OPENROUTER_API_KEY.
-        app_url: the page of your program, by which OpenRouter counts it.
-        app_title: its name there.
+        api_key: the key. None: OPENROUTER_API_KEY.
+        app_url: URL of your program, under which OpenRouter ranks its use.
+        app_title: name of your program there.
 
     Raises:
         ConfigError: there is no key, or an argument does not fit.
@@ -120,7 +120,7 @@ def vercel(
 
     Args:
         model_name: "vendor/model".
-        api_key: else AI_GATEWAY_API_KEY.
+        api_key: the key. None: AI_GATEWAY_API_KEY.
 
     Raises:
         ConfigError: there is no key, or an argument does not fit.
@@ -144,12 +144,12 @@ def portkey(
     """Portkey's gateway.
 
     Args:
-        model_name: the model's name at the provider, or "@provider/model" for one of Portkey's model catalogue.
-        api_key: Portkey's own; else PORTKEY_API_KEY.
-        provider: where the call goes: "openai", "anthropic", ..., or "@name" of a stored integration.
-        virtual_key: a stored key of a provider.
-        config: a stored configuration's id, or a configuration.
-        provider_api_key: the provider's key, where Portkey does not hold it.
+        model_name: the model's name at the provider, or "@provider/model" for a model in Portkey's catalogue.
+        api_key: Portkey's key. None: PORTKEY_API_KEY.
+        provider: the provider that gets the call: "openai", "anthropic", ..., or "@name" for a stored integration.
+        virtual_key: name of a provider's key that Portkey stores.
+        config: id of a stored configuration, or a configuration.
+        provider_api_key: the provider's key, if Portkey does not store it.
 
     Raises:
         ConfigError: there is no key, or an argument does not fit.
@@ -180,12 +180,13 @@ def azure_openai(
     """Azure OpenAI: its v1 endpoint, or with `api_version` the dated API, whose URLs name the deployment.
 
     Args:
-        model_name: under which usage is booked and priced; the deployment's name if None.
-        api_key: else AZURE_OPENAI_API_KEY.
-        azure_endpoint: https://<resource>.openai.azure.com; else AZURE_OPENAI_ENDPOINT.
-        azure_deployment: else AZURE_OPENAI_DEPLOYMENT, else the model's name.
-        api_version: such as "2024-10-21"; else AZURE_OPENAI_API_VERSION. None: the v1 endpoint, which has no dates.
-        base_url: the whole URL before /chat/completions, in place of `azure_endpoint`; spoken to as the v1 endpoint.
+        model_name: name under which usage is counted and priced. None: the deployment's name.
+        api_key: the key. None: AZURE_OPENAI_API_KEY.
+        azure_endpoint: https://<resource>.openai.azure.com. None: AZURE_OPENAI_ENDPOINT.
+        azure_deployment: the deployment. None: AZURE_OPENAI_DEPLOYMENT, or else the model's name.
+        api_version: date of the API, such as "2024-10-21". None: AZURE_OPENAI_API_VERSION, or else the v1 endpoint, which
+            has no date.
+        base_url: the whole URL before /chat/completions, in place of `azure_endpoint`. It must be a v1 endpoint.
 
     Raises:
         ConfigError: the key, the endpoint or the deployment is missing, or an argument does not fit.
@@ -203,7 +204,7 @@ def azure_openai(
     if base_url:
         if api_version:
             raise ConfigError(
-                "api_version goes with azure_endpoint; base_url is spoken to as the v1 endpoint"
+                "api_version goes with azure_endpoint: base_url names a v1 endpoint, which has no version"
             )
         url, version = base_url, None
     else:
@@ -230,10 +231,10 @@ def azure_openai(
 
 
 def _with_headers(options: GatewayOptions, headers: Mapping[str, str | None]) -> GatewayOptions:
-    """The options with these headers, where they have a value; those of the caller win."""
+    """The options with the headers that have a value. Headers of the caller take precedence."""
     given = {name: value for name, value in headers.items() if value is not None}
     merged: GatewayOptions = {**options}
     own = options.get("default_headers")
-    if own is None or isinstance(own, Mapping):  # anything else is refused by the client
+    if own is None or isinstance(own, Mapping):  # the client refuses anything else
         merged["default_headers"] = {**given, **(own or {})}
     return merged

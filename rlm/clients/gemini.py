@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GEMINI_URL = "https://generativelanguage.googleapis.com"
 
 _PROVIDER = "gemini"
-_EMPTY = "(empty)"  # the API takes no turn without a part
+_EMPTY = "(empty)"  # the API refuses a turn without a part
 _FINISH = {"STOP": "stop", "MAX_TOKENS": "length"}
 _FILTERED = {
     *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "MODEL_ARMOR"),
@@ -38,8 +38,9 @@ def gemini(
     """Google's Gemini API.
 
     Args:
-        api_key: else GEMINI_API_KEY.
-        base_url: else GOOGLE_GEMINI_BASE_URL, else Google's own.
+        model_name: the model's name.
+        api_key: the key. None: GEMINI_API_KEY.
+        base_url: the API's URL. None: GOOGLE_GEMINI_BASE_URL, or else Google's own URL.
 
     Raises:
         ConfigError: there is no key, the SDK is not installed, or an argument does not fit.
@@ -62,9 +63,9 @@ class _GeminiRequest:
 class GeminiClient(SDKClient[_GeminiRequest, "types.GenerateContentResponse"]):
     """A model behind the Gemini API.
 
-    System messages become the system instruction. Thoughts (sampling argument `thinking_config`, with
-    `include_thoughts`) are `ModelReply.reasoning`; parts that are signed go back unchanged by way of `ModelReply.echo`.
-    A reply that was blocked has no content, so that it does not go back.
+    System messages become the system instruction. Thoughts (sampling argument `thinking_config`, with `include_thoughts`)
+    are `ModelReply.reasoning`. Signed parts are in `ModelReply.echo`, by which they are sent back unchanged. A blocked reply
+    has no content, so it is not sent back.
     """
 
     provider = _PROVIDER
@@ -107,7 +108,7 @@ class GeminiClient(SDKClient[_GeminiRequest, "types.GenerateContentResponse"]):
         fields.pop("n", None)
         for ours in _OURS:
             if ours in fields:
-                raise ConfigError(f"{ours!r} is no sampling argument: the client writes it")
+                raise ConfigError(f"{ours!r} is no sampling argument: the client sets it")
         if fields.get("candidate_count") not in (None, 1):
             raise ConfigError("sampling argument candidate_count must be 1: one call gives one reply")
         limit, stop = token_limit(fields), stop_sequences(fields)
@@ -165,7 +166,7 @@ class GeminiClient(SDKClient[_GeminiRequest, "types.GenerateContentResponse"]):
         return (await self._sdk.aio.models.get(model=name)).input_token_limit
 
     def _chat(self, messages: Sequence[Message], model: str) -> tuple[list[types.Part], list[types.Content]]:
-        """The system instruction's parts, and the turns: those of the same side that follow each other are one."""
+        """The parts of the system instruction, and the turns. Successive messages of the same role become one turn."""
         system: list[types.Part] = []
         turns: list[types.Content] = []
         for message in messages:
@@ -200,13 +201,13 @@ class GeminiClient(SDKClient[_GeminiRequest, "types.GenerateContentResponse"]):
                 kind = mimetypes.guess_type(url.partition("?")[0])[0]
                 if kind is None:
                     raise ConfigError(
-                        f"Gemini has to be told what kind of image {url[:200]} is, and its name does not end in a known "
-                        "suffix: send the image itself, as a data URL"
+                        f"Gemini needs the type of the image {url[:200]}, and the URL does not end in a known suffix: send "
+                        "the image itself as a data URL"
                     )
                 return self._types.Part(file_data=self._types.FileData(file_uri=url, mime_type=kind))
 
     def _signed(self, part: dict[str, Any]) -> types.Part:
-        """The reverse of `_kept`."""
+        """The part that `_kept` made plain data of."""
         signature = part.get("thought_signature")
         return self._types.Part(
             text=part["text"],
@@ -216,7 +217,7 @@ class GeminiClient(SDKClient[_GeminiRequest, "types.GenerateContentResponse"]):
 
 
 def _kept(part: types.Part) -> dict[str, Any]:
-    """The part as plain data, with what has to go back."""
+    """The fields of a part that must be sent back, as plain data."""
     kept: dict[str, Any] = {"text": part.text}
     if part.thought:
         kept["thought"] = True
@@ -234,11 +235,11 @@ def _refusal(response: types.GenerateContentResponse, reason: str | None) -> str
     if feedback is not None and feedback.block_reason is not None:
         why = feedback.block_reason.value
         return feedback.block_reason_message or f"the provider's filter refused the prompt: {why}"
-    return "the provider gave no reply, and no reason"
+    return "the provider sent no reply and no reason"
 
 
 def _usage(usage: types.GenerateContentResponseUsageMetadata | None, request_bytes: int, text: str) -> Usage:
-    """What the API counts; estimated where it does not. Thoughts are output that is paid for."""
+    """The usage that the API reports, or else an estimate. Thoughts count as output, because they are charged as output."""
     if usage is None:
         return chat_format.estimated(request_bytes, text)
     count = chat_format.count
@@ -248,7 +249,7 @@ def _usage(usage: types.GenerateContentResponseUsageMetadata | None, request_byt
 
 
 def _first_error(exc: ValueError) -> str:
-    """The first complaint of pydantic, by field."""
+    """The first error of pydantic, with its field."""
     errors = getattr(exc, "errors", None)
     if callable(errors) and (found := errors()):
         return f"{'.'.join(str(step) for step in found[0]['loc'])}: {found[0]['msg']}"
@@ -256,5 +257,5 @@ def _first_error(exc: ValueError) -> str:
 
 
 def _never(request: Any) -> Any:
-    """The SDK wants a client for blocking calls too. It is never asked."""
+    """The transport of the SDK's client for blocking calls. The SDK needs one, and nothing uses it."""
     raise NotImplementedError

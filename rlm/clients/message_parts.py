@@ -1,4 +1,4 @@
-"""Messages on their way out: texts that can be sent, and the parts of a content, checked."""
+"""The parts of an outgoing message's content, checked, and texts that UTF-8 can hold."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ _SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
+    """A text."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class MediaPart:
-    """An image or a sound that travels with the message."""
+    """An image or a sound whose bytes are in the message."""
 
     media_type: str
-    """Such as image/png."""
+    """The MIME type, such as image/png."""
     data: str
-    """Base64."""
+    """The bytes, in Base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,10 @@ class RemoteImage:
 
 
 def parts_of(content: Content) -> list[TextPart | MediaPart | RemoteImage]:
-    """The parts of a message's content; a text that is empty has none.
+    """The parts of a message's content. An empty text has no part.
 
     Raises:
-        ConfigError: a part is not one, or its data are not what they say.
+        ConfigError: a part has an unknown form, or its data are not of its type.
     """
     if isinstance(content, str):
         return [TextPart(sendable(content))] if content else []
@@ -54,15 +56,19 @@ def parts_of(content: Content) -> list[TextPart | MediaPart | RemoteImage]:
 
 
 def check_parts(messages: Sequence[Message]) -> None:
-    """Raises ConfigError if a message's content holds a part that no server could read."""
+    """Checks the content of all messages.
+
+    Raises:
+        ConfigError: a part has a form that no server can read.
+    """
     for message in messages:
         if type(message.get("content")) is not str:
             parts_of(message.get("content"))
 
 
 def sendable(text: str) -> str:
-    """The text as UTF-8 can hold it. A lone surrogate has no such form, and servers refuse its JSON escape: it becomes
-    U+FFFD, and two halves of a pair that were given apart become the character that they make."""
+    """The text in a form that UTF-8 can hold. A lone surrogate becomes U+FFFD: UTF-8 cannot hold it, and servers refuse its
+    JSON escape. The two halves of a surrogate pair become their character."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -95,7 +101,7 @@ def _image(url: Any) -> MediaPart | RemoteImage:
         if found:
             media_type = found["type"].lower()
             if not media_type.startswith("image/"):
-                raise ConfigError(f"an image_url part holds {media_type}, which is no image")
+                raise ConfigError(f"an image_url part holds {media_type}, which is not an image")
             return MediaPart(media_type, _checked(url[found.end() :], "an image_url part"))
     raise ConfigError(
         "the url of an image_url part must be https://..., or data:image/<kind>;base64,<data>; "

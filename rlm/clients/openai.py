@@ -32,7 +32,7 @@ _OTHER_FIELD: dict[chat_format.TokensField, chat_format.TokensField] = {
     "max_tokens": "max_completion_tokens",
     "max_completion_tokens": "max_tokens",
 }
-# Words with which servers refuse a field that they do not know, or no longer know.
+# Words in which servers refuse a field that they do not know, or no longer know.
 _UNKNOWN_FIELD = re.compile(
     r"unsupported|unrecognized|unknown|unexpected|not supported|not permitted|not allowed|forbidden|deprecated",
     re.IGNORECASE,
@@ -42,14 +42,14 @@ logger = logging.getLogger("rlm.clients")
 
 
 class OpenAIClient(Client):
-    """One model of an OpenAI-compatible server. Holds nothing that is bound to an event loop or a process: use it from
-    any number of tasks, loops, threads and forked children. There is nothing to close.
+    """One model of an OpenAI-compatible server.
 
-    A call is retried on 408, 409, 429, 5xx, time-outs, and refused or dropped connections: after `retry_delay` seconds,
-    doubled each time up to 30 s, with jitter, or after what the server asks for in `Retry-After`. No attempt starts
-    later than the longer of 120 s and twice `timeout` after the call began. All attempts of a call carry the same body
-    and `Idempotency-Key`, and the second and later ones `x-stainless-retry-count`, by which training endpoints know
-    that they are no new turn.
+    A client is not bound to an event loop or a process: any number of tasks, loops, threads and forked children can use it,
+    and it needs no closing.
+
+    A call is retried after 408, 409, 429, 5xx, time-outs, and refused or dropped connections. `rlm.clients.retry.Retry`
+    defines the waits. All attempts of a call have the same body and the same `Idempotency-Key`. Retries also have
+    `x-stainless-retry-count`, by which training endpoints recognise that they are not a new turn.
     """
 
     def __init__(
@@ -70,23 +70,23 @@ class OpenAIClient(Client):
         """
         Args:
             model_name: the model's name at the server.
-            base_url: the URL before `/chat/completions`; ends in `/v1` at most servers.
-            api_key: sent as bearer token; None: no key is sent.
-            timeout: seconds that one attempt may take.
+            base_url: the URL before `/chat/completions`. It ends in `/v1` at most servers.
+            api_key: the key, which is sent as a bearer token. None: no key is sent.
+            timeout: seconds for one attempt.
             max_retries: attempts after the first.
-            retry_delay: seconds before the first of them, at most.
-            default_headers: sent with every request; they win over our own.
-            sampling_args: fields of every request's body, as the provider names them.
-            echo_reasoning: replies carry their thinking back into the chat (`ModelReply.echo`). For servers whose
-                chat template keeps it; others refuse it.
-            max_tokens_field: the field in which the sampling argument `max_tokens` is sent. None: as the dialect says,
-                and the other one once the server has refused that.
-            dialect: where the server differs from others.
+            retry_delay: seconds before the first retry, at most.
+            default_headers: headers of every request. They take precedence over the client's own.
+            sampling_args: fields of the body of every request, under the provider's names.
+            echo_reasoning: send the thinking of a reply back in the chat (`ModelReply.echo`). For servers whose chat template
+                keeps it; others refuse it.
+            max_tokens_field: the field in which the sampling argument `max_tokens` is sent. None: the dialect's field, and
+                the other one once the server has refused it.
+            dialect: how the server differs from others.
 
         Raises:
             ConfigError: an argument does not fit.
         """
-        # aiohttp is imported here, not in the first call: there it would hold up an event loop.
+        # aiohttp is imported here and not in the first call, where the import would block an event loop.
         from yarl import URL
 
         from rlm.clients import pool
@@ -120,6 +120,7 @@ class OpenAIClient(Client):
 
     @property
     def base_url(self) -> str:
+        """The URL before `/chat/completions`."""
         return str(self._base)
 
     def __repr__(self) -> str:
@@ -130,11 +131,11 @@ class OpenAIClient(Client):
     ) -> ModelReply:
         """Asks for one reply; see `rlm.clients.base.Client.complete`.
 
-        Cancelling the task closes the connection, by which servers know to stop.
+        If the task is cancelled, the connection is closed, which tells servers to stop.
 
         Raises:
-            ModelError: of the kind that `rlm.errors` names, after retries where they make sense.
-            ConfigError: a sampling argument, or a part of a message, cannot be sent.
+            ModelError: the call failed, retries included. The subclasses in `rlm.errors` say how.
+            ConfigError: a sampling argument or a part of a message cannot be sent.
         """
         name = model or self.model
         call = _ChatCall(name, messages, sampling, {**self._headers, "Idempotency-Key": os.urandom(16).hex()})
@@ -148,12 +149,12 @@ class OpenAIClient(Client):
         raise await self._final(outcome, attempts, name, pool) from call.cause
 
     async def context_length(self, model: str | None = None) -> int | None:
-        """The model's window in tokens from `GET /models`: `max_model_len` (vLLM), `context_length` or
-        `context_window`. Where the server has one model only, its window counts whatever name is asked for (training
-        endpoints serve one model under any name). None where the server does not say.
+        """The model's window in tokens, from `GET /models`; None if the server does not list it. See
+        `chat_format.window_of`.
 
-        Asked once per event loop and endpoint, even by many tasks at once; a failure is asked again after 30 s. Never
-        raises.
+        If the server lists one model only, the answer is that model's window for every name: training endpoints serve one
+        model under any name. The list is requested once for each event loop and endpoint, and again 30 s after a failure.
+        Never raises.
         """
         if not self._dialect.lists_models:
             return None
@@ -162,11 +163,9 @@ class OpenAIClient(Client):
         by_name = {entry.get("id"): entry for entry in models}
         entry = by_name.get(name) or (models[0] if len(models) == 1 else None)
         while entry is not None:
-            for field in ("max_model_len", "context_length", "context_window"):
-                size = entry.get(field)
-                if type(size) is int and size > 0:
-                    return size
-            # vLLM lists a LoRA adapter without a window of its own, under its base model.
+            if size := chat_format.window_of(entry):
+                return size
+            # vLLM lists a LoRA adapter without a window, and names its base model as parent.
             by_name.pop(entry.get("id"), None)
             entry = by_name.get(entry.get("parent"))
         return None
@@ -188,7 +187,7 @@ class OpenAIClient(Client):
             call.headers["x-stainless-retry-count"] = str(failed)
         outcome = await self._send(pool, call, failed)
         if isinstance(outcome, Failure) and self._refuses_field(outcome, call):
-            # The same call, worded as this server takes it; once, and from now on, if that was the matter.
+            # Repeat the attempt once with the other field. If that works, later calls use it from the start.
             self._encode(call, _OTHER_FIELD[call.field])
             call.reworded = True
             outcome = await self._send(pool, call, failed)
@@ -247,7 +246,7 @@ class OpenAIClient(Client):
         logger.info("%s: attempt %d in %.1f s: %s", name, number, wait, self._clean(failure.error))
 
     async def _final(self, failure: Failure, attempts: int, name: str, pool: Pool) -> Exception:
-        """The error of the last attempt, with what helps to mend it."""
+        """The error of the last attempt, with advice on what to do."""
         error = failure.error
         text = self._clean(error)
         if isinstance(error, ModelNotFoundError) and error.status in (400, 404, 405):
@@ -263,7 +262,7 @@ class OpenAIClient(Client):
         else:
             text = f"{text} [{name} at {self._base}{f', {attempts} attempts' if attempts > 1 else ''}]"
             if failure.retry:
-                # Whatever answers there next may be another server with another window.
+                # Forget the model list: the next server at this URL may have another window.
                 pool.memo.pop(self._memo_key, None)
         return type(error)(self._clean(text), status=error.status)
 
@@ -275,7 +274,7 @@ class OpenAIClient(Client):
         return f"models of {self._base}"
 
     async def _models(self, pool: Pool) -> list[dict[str, Any]]:
-        """The server's model list, empty if it cannot be had."""
+        """The server's model list; empty if the server gives none."""
         if not self._dialect.lists_models:
             return []
         return await pool.remembered(self._memo_key, lambda: self._fetch_models(pool)) or []
@@ -291,7 +290,7 @@ class OpenAIClient(Client):
 
 @dataclass(slots=True)
 class _ChatCall:
-    """One call over all its attempts."""
+    """The state of one call over all its attempts."""
 
     name: str
     messages: Sequence[Message]

@@ -1,10 +1,11 @@
-"""Connections to model servers: one pool per event loop and endpoint, shared by everything that runs there.
+"""Connections to model servers: one pool for each event loop and endpoint, shared by all clients there.
 
-A pool lives as long as its loop. It holds a suspended async generator: `asyncio.run` and `asyncio.Runner` close those
-(`loop.shutdown_asyncgens`) just before they close the loop, and that closes the connections in order. The pools of a
-loop that was closed without it are dropped when the next pool is made; a forked child drops what it inherits at once.
+A pool lives as long as its loop. It holds a suspended async generator: `asyncio.run` and `asyncio.Runner` close async
+generators (`loop.shutdown_asyncgens`) just before they close the loop, and closing the generator closes the connections.
+If a loop was closed without that, its pools are dropped when the next pool is made. A forked child drops inherited pools
+at once.
 
-This module imports aiohttp: the clients import it when the first of them is made.
+This module imports aiohttp. The first client of a process imports it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ import aiohttp
 from yarl import URL
 
 CONNECT_TIMEOUT = 60.0
-"""Seconds for one TCP connect. Generous: the clock also runs while the loop is busy with something else."""
+"""Seconds for one TCP connect. It is long because the clock also runs while other tasks keep the loop busy."""
 
 _KEEPALIVE = 15.0
-_BODY_IN_ONE_PIECE = 2**20  # aiohttp streams what is larger, so that other tasks of the loop get their turn
+_BODY_IN_ONE_PIECE = (
+    2**20
+)  # bytes; aiohttp streams larger bodies, so that other tasks of the loop run meanwhile
 _FILES_FOR_OTHERS = 256
 _ASK_AGAIN_AFTER = 30.0
 
@@ -36,7 +39,7 @@ T = TypeVar("T")
 
 
 class TransportError(Exception):
-    """There was no HTTP answer."""
+    """A request got no HTTP answer."""
 
     def __init__(
         self, kind: Literal["timeout", "connect", "dropped", "tls", "garbage"], message: str
@@ -51,7 +54,7 @@ class Response:
 
     status: int
     headers: Mapping[str, str]
-    """Names in any case find their value."""
+    """Headers by name; the case of names does not matter."""
     body: bytes
 
 
@@ -60,7 +63,7 @@ class Pool:
 
     def __init__(self, origin: URL) -> None:
         self.memo: dict[str, Any] = {}
-        """What clients learned about this endpoint; goes away with the pool."""
+        """What clients have learned about this endpoint."""
         self._origin = origin
         self._proxy = _proxy_of(origin)
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
@@ -68,14 +71,14 @@ class Pool:
             connector=_Connector(
                 limit=_connection_limit(), keepalive_timeout=_KEEPALIVE, socket_factory=self._make_socket
             ),
-            # Clients with different keys share the pool: no cookie of one may reach another.
+            # No cookies: clients with different keys share the pool, and a cookie of one must not be sent for another.
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         )
         self._life = self._live()
 
     async def open(self) -> None:
-        """Ties the pool to the end of the running loop. Does not yield to other tasks."""
+        """Lets the end of the running loop close the pool. Does not yield to other tasks."""
         await anext(self._life)
 
     async def _live(self) -> AsyncGenerator[None]:
@@ -88,13 +91,13 @@ class Pool:
     async def request(
         self, method: str, url: URL, *, headers: Mapping[str, str], body: bytes | None = None, timeout: float
     ) -> Response:
-        """Sends one request and reads the whole answer. Redirects are not followed.
+        """Sends one request and reads the whole answer. Does not follow redirects, and does not retry.
 
         Args:
-            timeout: seconds from now to the last byte, the wait for a free connection included.
+            timeout: seconds from now to the last byte of the answer. They include the wait for a free connection.
 
         Raises:
-            TransportError: no answer, for whatever reason. Nothing was retried.
+            TransportError: there was no HTTP answer.
         """
         data = BytesIO(body) if body is not None and len(body) > _BODY_IN_ONE_PIECE else body
         try:
@@ -110,15 +113,16 @@ class Pool:
                 return Response(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, OSError) as exc:
             error = _explain(exc, timeout)
-        # Outside of the handler: aiohttp's own errors hold the request's headers, and the key must not travel on.
+        # Outside of the handler: aiohttp's errors hold the headers of the request, and the key must not become part of ours.
         raise error
 
     async def remembered(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T | None]]) -> T | None:
-        """What `fetch` returned, asked once even by many tasks at once. None is a failure, and asked for again after
-        30 s. Never raises but for cancellation.
+        """What `fetch` returns, remembered in `memo`. Concurrent tasks share one call of `fetch`. Raises nothing but
+        cancellation.
 
         Args:
-            key: of `memo`; take it out to have it asked again.
+            key: key in `memo`. Remove it to have `fetch` called again.
+            fetch: gets the value. None or an exception is a failure; after 30 s it is called again.
         """
         loop = asyncio.get_running_loop()
         known: tuple[asyncio.Task[T | None], float] | None = self.memo.get(key)
@@ -130,13 +134,13 @@ class Pool:
         if known is None:
             task = loop.create_task(fetch())
             self.memo[key] = (task, loop.time())
-        # Shielded: the one who asked first may be cancelled, and the others still wait.
+        # `wait` leaves the task running if the caller is cancelled: other callers may wait for it.
         await asyncio.wait([task])
         return None if task.cancelled() or task.exception() else task.result()
 
     def abandon(self) -> None:
-        """Gives the pool up without its loop, which is closed or belongs to another process. Closes this process'
-        copies of the sockets; nothing is sent."""
+        """Drops the pool of a loop that is closed or belongs to another process. Closes this process' copies of the sockets and
+        sends nothing."""
         self._session.detach()
         for sock in list(self._sockets):
             sock.close()
@@ -164,23 +168,23 @@ def _explain(exc: aiohttp.ClientError | OSError, timeout: float) -> TransportErr
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Its end is the pool's business: a pool that is given up says nothing."""
+    """A connector that does not warn when a dropped pool leaves it unclosed."""
 
     def __del__(self, _warnings: Any = None) -> None:
         pass
 
 
 _pools: dict[tuple[asyncio.AbstractEventLoop, URL], Pool] = {}
-_lock = threading.Lock()  # over the dict's changes: loops run in several threads
+_lock = threading.Lock()  # guards changes of `_pools`, because loops run in several threads
 _inherited: list[Pool] = []
-"""A forked child keeps what it inherited: the finalisers would write to descriptors that the parent uses."""
+"""Inherited pools that a forked child keeps alive: their finalisers would write to descriptors that the parent uses."""
 
 
 async def pool_for(origin: URL) -> Pool:
-    """The pool of the running loop for an endpoint, made when it is first asked for.
+    """The pool of the running loop for an endpoint. It is made on first use.
 
     Args:
-        origin: scheme, host and port (`URL.origin()`).
+        origin: scheme, host and port of the endpoint (`URL.origin()`).
     """
     loop = asyncio.get_running_loop()
     pool = _pools.get((loop, origin))
@@ -194,7 +198,7 @@ async def pool_for(origin: URL) -> Pool:
 
 
 def open_pools() -> int:
-    """How many pools there are in this process, of all event loops."""
+    """The number of pools of all event loops in this process."""
     return len(_pools)
 
 
@@ -225,8 +229,8 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _connection_limit() -> int:
-    """As many as the process may open, less what others need; 0 (no limit) where there is none. Above it a call waits
-    for a free connection, which is better than "too many open files"."""
+    """The most connections of a pool: the limit of open files of this process less `_FILES_FOR_OTHERS`, or 0 for no limit. A
+    call beyond it waits for a free connection, where it would otherwise fail with "too many open files"."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft in (resource.RLIM_INFINITY, -1):
         return 0
@@ -234,8 +238,8 @@ def _connection_limit() -> int:
 
 
 def _proxy_of(origin: URL) -> URL | None:
-    """The HTTP proxy that the environment names for an endpoint (`https_proxy`, `no_proxy`, ...); never for this
-    machine itself."""
+    """The HTTP proxy that the environment names for an endpoint (`https_proxy`, `no_proxy`, ...); None for an endpoint on this
+    machine."""
     host = origin.host or ""
     if host in ("localhost", "::1") or host.startswith("127.") or urllib.request.proxy_bypass(host):
         return None

@@ -1,4 +1,4 @@
-"""What models cost, where the provider does not say it with each reply."""
+"""Prices of models, for providers that do not report the cost of a call."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _DATE = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per million tokens of one model."""
+    """The price of one model in USD per million tokens."""
 
     input: float
     output: float
     cached_input: float | None = None
-    """Tokens that came from the provider's prefix cache; None: as `input`."""
+    """Price of input that the provider's prefix cache held. None: the price of `input`."""
     cache_write: float | None = None
-    """Tokens that were written to it; None: as `input`."""
+    """Price of input that was written to the cache. None: the price of `input`."""
     long_prompt: tuple[int, Price] | None = None
-    """A number of tokens, and the price of calls whose prompt has more: of all their tokens."""
+    """A number of tokens, and the price of all tokens of a call whose prompt has more."""
 
     def __post_init__(self) -> None:
         for name in ("input", "output", "cached_input", "cache_write"):
@@ -65,7 +65,7 @@ class Price:
         return dollars / _MILLION
 
     def bound(self, prompt_tokens: int) -> tuple[float, float]:
-        """USD that a prompt of that many tokens costs at most, and USD of each token of its reply."""
+        """The most that a prompt of that many tokens can cost in USD, and the price of one token of its reply in USD."""
         if self.long_prompt is not None and prompt_tokens > self.long_prompt[0]:
             return self.long_prompt[1].bound(prompt_tokens)
         dearest = max(self.input, self.cached_input or 0.0, self.cache_write or 0.0)
@@ -73,12 +73,12 @@ class Price:
 
 
 class Prices:
-    """The prices of a run: those that come with the package, and the caller's own, which win."""
+    """The prices of a run. The caller's prices take precedence over the built-in table."""
 
     def __init__(self, overrides: Mapping[str, Price | Mapping[str, Any]] | None = None) -> None:
         """
         Args:
-            overrides: by the name of the model, as it is given in `model_name`: a `Price`, or a dict of its fields.
+            overrides: the caller's prices by model name (`model_name`): each a `Price` or a dict of its fields.
 
         Raises:
             ConfigError: a price does not fit.
@@ -90,15 +90,15 @@ class Prices:
         self._own = {name: _price(name, given) for name, given in (overrides or {}).items()}
 
     def of(self, model: str) -> Price | None:
-        """The price of a model; None if nobody knows it. A name may have a date (`-2025-08-07`, `-20251001`) and a vendor
-        in front (`openai/gpt-5`) that the table's has not."""
+        """The price of a model; None: it is unknown. A date in the name (`-2025-08-07`, `-20251001`) and a vendor before it
+        (`openai/gpt-5`) are ignored if the full name is unknown."""
         if model in self._own:
             return self._own[model]
         plain = _plain(model)
         return self._own.get(plain) or _TABLE.get(plain)
 
     def cost(self, model: str, usage: Usage) -> float | None:
-        """USD of one call: what the provider reported, else by price; None if the model has none."""
+        """The cost of one call in USD: as the provider reported it, or else by price. None: neither is known."""
         if usage.cost is not None:
             return usage.cost
         price = self.of(model)
@@ -129,7 +129,14 @@ def _price(name: str, given: Any) -> Price:
 
 
 def _long(tokens: int, price: Price, inputs: float, output: float) -> Price:
-    """The price with a dearer one for long prompts, in multiples of it."""
+    """A price that is higher for long prompts.
+
+    Args:
+        tokens: prompts with more tokens are long.
+        price: the price of other prompts.
+        inputs: factor of all input prices for long prompts.
+        output: factor of the output price for long prompts.
+    """
     dearer = Price(
         price.input * inputs,
         price.output * output,
@@ -139,11 +146,11 @@ def _long(tokens: int, price: Price, inputs: float, output: float) -> Price:
     return Price(price.input, price.output, price.cached_input, price.cache_write, (tokens, dearer))
 
 
-# Standard rates, read in November 2026 out of what others took from the providers' pages: each line agreed in two places.
-# The pages themselves: https://platform.claude.com/docs/en/about-claude/pricing,
-# https://developers.openai.com/api/docs/pricing, https://ai.google.dev/gemini-api/docs/pricing. Prices change: give your own
-# where a cent matters. Left out on purpose: models whose price two sources disagreed about, batch, priority and regional
-# rates, cache writes that live longer than five minutes, and what storing a cache costs.
+# Standard rates as of November 2026, from two third-party lists that agree on each line. The providers' own pages:
+# https://platform.claude.com/docs/en/about-claude/pricing, https://developers.openai.com/api/docs/pricing,
+# https://ai.google.dev/gemini-api/docs/pricing. Prices change: pass your own where exact costs matter. Left out on purpose:
+# models on which the lists disagree; batch, priority and regional rates; cache writes that live longer than five minutes;
+# storage of caches.
 _TABLE: dict[str, Price] = {
     # Anthropic
     "claude-fable-5": Price(10, 50, 1.00, 12.50),

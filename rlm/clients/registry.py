@@ -1,4 +1,4 @@
-"""Backends by name: those that come with the package, and those that a program adds."""
+"""Backends by name: the built-in ones, and those that a program registers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rlm.clients.base import Client, check_client
 from rlm.errors import ConfigError
 
 ClientFactory = Callable[..., Client]
-"""Makes a client from the entries of `backend_kwargs`, which are its keyword arguments. Raises ConfigError where they do
-not fit."""
+"""Makes a client. Its keyword arguments are the entries of `backend_kwargs`. It raises ConfigError if one of them does not
+fit."""
 
 _OPENAI_FAMILY = ("openai", "vllm", "openrouter", "vercel", "portkey", "azure_openai")
 _registry: Registry[Client] = Registry(
@@ -24,7 +24,7 @@ _registry: Registry[Client] = Registry(
     },
 )
 
-# Not options of a client but fields of a request, which people write among them.
+# Fields of a request, which users often write among the options of a client.
 _SAMPLING = {
     *("temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "stop", "seed", "n"),
     *("frequency_penalty", "presence_penalty", "reasoning_effort", "response_format", "extra_body"),
@@ -33,7 +33,7 @@ _SAMPLING = {
 
 
 def register_backend(name: str, factory: ClientFactory, *, replace: bool = False) -> None:
-    """Makes a provider known, so that `backend=name` means it everywhere.
+    """Registers a provider under a name for `backend=`.
 
         def acme(model_name: str, *, api_key: str | None = None) -> Client: ...
 
@@ -41,9 +41,10 @@ def register_backend(name: str, factory: ClientFactory, *, replace: bool = False
         RLM(backend="acme", backend_kwargs={"model_name": "acme-1"})
 
     Args:
-        factory: returns a client, given `backend_kwargs` as keyword arguments. A misspelt one is named before it is
-            called, unless its signature has `**kwargs`.
-        replace: the name may be taken.
+        name: the value of `backend=`.
+        factory: returns a client, given `backend_kwargs` as keyword arguments. Arguments that its signature lacks are
+            refused before it is called, unless the signature has `**kwargs`.
+        replace: replace a provider of this name, if there is one.
 
     Raises:
         ConfigError: the name is taken, or the arguments are not a name and a function.
@@ -52,7 +53,7 @@ def register_backend(name: str, factory: ClientFactory, *, replace: bool = False
 
 
 def backends() -> list[str]:
-    """The names that `backend` may have."""
+    """The values that `backend=` can have."""
     return _registry.names()
 
 
@@ -61,16 +62,18 @@ def make_client(backend: str, **backend_kwargs: Any) -> Client:
 
     Args:
         backend: one of `backends()`.
-        backend_kwargs: `model_name`, and what the provider takes besides: see docs/providers.md, or the function of that
-            name in `rlm.clients.gateways`, `rlm.clients.anthropic` and `rlm.clients.gemini`.
+        backend_kwargs: `model_name`, and the other arguments of the provider. docs/providers.md lists them, and the
+            function of the provider's name in `rlm.clients.gateways`, `rlm.clients.anthropic` or `rlm.clients.gemini`
+            documents them.
 
     Raises:
-        ConfigError: the backend or an argument is unknown or missing or does not fit, or its SDK is not installed.
+        ConfigError: the backend is unknown, an argument is unknown, missing or wrong, or the provider's SDK is not
+            installed.
     """
     required = inspect.signature(_registry.factory(backend)).parameters.get("model_name")
     is_required = required is not None and required.default is inspect.Parameter.empty
     if is_required and not backend_kwargs.get("model_name"):
-        # After the names: a misspelt one is more to the point.
+        # Names are checked first: a misspelt `model_name` should be reported as misspelt.
         _registry.check(backend, backend_kwargs, _hint)
         raise ConfigError(f"backend {backend!r} needs model_name in backend_kwargs")
     client = _registry.make(backend, backend_kwargs, _hint)

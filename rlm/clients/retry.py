@@ -1,4 +1,4 @@
-"""Trying a call again."""
+"""Retries of a call."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _RETRY_WINDOW = 120.0
 
 
 class Retry:
-    """Calls an attempt until it gives a reply, fails for good, or has been tried often enough.
+    """Repeats an attempt until it gives a reply, fails for good, or `max_retries` are used up.
 
-    Between attempts it waits `retry_delay` seconds, doubled each time up to 30 s, with jitter, or what the server asks
-    for. No attempt starts later than the longer of 120 s and twice `timeout` after the call began.
+    Between attempts it waits as long as the server asks. Without such a wish it waits `retry_delay` seconds, doubled after
+    each attempt up to 30 s, with jitter. No attempt starts later than max(120 s, 2 * `timeout`) after the call began.
     """
 
     def __init__(self, *, timeout: float, max_retries: int, retry_delay: float) -> None:
         """
         Args:
-            timeout: seconds that one attempt may take; the attempt itself keeps to it.
+            timeout: seconds for one attempt. The attempt itself enforces them.
             max_retries: attempts after the first.
-            retry_delay: seconds before the first of them, at most.
+            retry_delay: seconds before the first retry, at most.
 
         Raises:
             ConfigError: an argument does not fit.
@@ -48,11 +48,12 @@ class Retry:
         attempt: Callable[[int], Awaitable[ModelReply | Failure]],
         report: Callable[[int, float, Failure], None],
     ) -> tuple[ModelReply | Failure, int]:
-        """The reply, or the failure of the last attempt; and how many attempts there were.
+        """Gives the reply, or the failure of the last attempt, and the number of attempts.
 
         Args:
-            attempt: makes one, given how many failed before it.
-            report: is told of each retry: the attempt's number from 2, the seconds before it, and why.
+            attempt: makes one attempt. Gets the number of attempts that failed before it.
+            report: called before each retry. Gets the number of the next attempt (from 2), the seconds until it starts,
+                and the failure before it.
         """
         clock = asyncio.get_running_loop().time
         last_start = clock() + max(_RETRY_WINDOW, 2 * self.timeout)
@@ -71,14 +72,14 @@ class Retry:
             await asyncio.sleep(wait)
 
     def _wait(self, failed: int, asked: float | None) -> float:
-        """Seconds before the next attempt. The jitter keeps calls that failed together from coming back together."""
+        """Seconds until the next attempt. Jitter: calls that failed at the same time do not retry at the same time."""
         if asked is not None:
             return asked * random.uniform(1.0, 1.1)
         return min(self._delay * 2.0 ** min(failed, 60), _LONGEST_BACKOFF) * random.uniform(0.5, 1.0)
 
 
 def _with_wait(failure: Failure) -> Failure:
-    """The failure, with the wait that the server asked for: it was too long."""
+    """The failure, whose message now says that the server asked for a longer wait than a call is retried."""
     if failure.wait is None:
         return failure
     error = failure.error

@@ -1,4 +1,4 @@
-"""What the clients over vendors' SDKs have in common."""
+"""The base class of clients that call a vendor's SDK."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ResponseT = TypeVar("ResponseT")
 
 
 class SDKOptions(TypedDict, total=False):
-    """What these backends take beside their own; see `SDKClient`."""
+    """Arguments that all of these backends take; see `SDKClient`."""
 
     timeout: float
     max_retries: int
@@ -33,8 +33,11 @@ class SDKOptions(TypedDict, total=False):
 
 
 class SDKClient(Client, Generic[RequestT, ResponseT]):
-    """One model of a provider behind its SDK. Use it from any number of tasks, loops, threads and forked children; there
-    is nothing to close. Retries as `OpenAIClient` does; the SDK's own retries are off."""
+    """One model of a provider, called through the provider's SDK.
+
+    Any number of tasks, loops, threads and forked children can use a client, and it needs no closing. It retries as
+    `OpenAIClient` does; the SDK's own retries are off.
+    """
 
     def __init__(
         self,
@@ -53,11 +56,11 @@ class SDKClient(Client, Generic[RequestT, ResponseT]):
             model_name: the model's name at the provider.
             base_url: the provider's URL, without a version.
             api_key: the provider's key.
-            timeout: seconds that one attempt may take.
+            timeout: seconds for one attempt.
             max_retries: attempts after the first.
-            retry_delay: seconds before the first of them, at most.
-            default_headers: sent with every request.
-            sampling_args: arguments of every call, as the provider names them; those of a call win over them.
+            retry_delay: seconds before the first retry, at most.
+            default_headers: headers of every request.
+            sampling_args: arguments of every call, under the provider's names.
 
         Raises:
             ConfigError: an argument does not fit.
@@ -82,6 +85,7 @@ class SDKClient(Client, Generic[RequestT, ResponseT]):
 
     @property
     def base_url(self) -> str:
+        """The provider's URL."""
         return self._base
 
     def __repr__(self) -> str:
@@ -93,8 +97,8 @@ class SDKClient(Client, Generic[RequestT, ResponseT]):
         """Asks for one reply; see `rlm.clients.base.Client.complete`.
 
         Raises:
-            ModelError: of the kind that `rlm.errors` names, after retries where they make sense.
-            ConfigError: a sampling argument, or a part of a message, cannot be sent.
+            ModelError: the call failed, retries included. The subclasses in `rlm.errors` say how.
+            ConfigError: a sampling argument or a part of a message cannot be sent.
         """
         name = model or self.model
         request = self._prepare(name, messages, sampling)
@@ -116,8 +120,10 @@ class SDKClient(Client, Generic[RequestT, ResponseT]):
         raise type(outcome.error)(text, status=outcome.error.status) from noted.cause
 
     async def context_length(self, model: str | None = None) -> int | None:
-        """The model's window in tokens, as the provider's list of models has it. Asked once per event loop and model, even
-        by many tasks at once; a failure is asked again after 30 s. Never raises."""
+        """The model's window in tokens, from the provider's list of models; None if the list does not have it.
+
+        It is requested once for each event loop and model, and again 30 s after a failure. Never raises.
+        """
         from yarl import URL
 
         name = model or self.model
@@ -126,19 +132,23 @@ class SDKClient(Client, Generic[RequestT, ResponseT]):
 
     @abc.abstractmethod
     def _prepare(self, name: str, messages: Sequence[Message], sampling: SamplingArgs | None) -> RequestT:
-        """The call in the SDK's terms. Raises ConfigError if it cannot be sent."""
+        """The arguments of the SDK for a call.
+
+        Raises:
+            ConfigError: the call cannot be sent.
+        """
 
     @abc.abstractmethod
     async def _send(self, request: RequestT) -> ResponseT:
-        """Asks the SDK, once."""
+        """Makes one attempt with the SDK."""
 
     @abc.abstractmethod
     def _read(self, name: str, response: ResponseT, request_bytes: int, retries: int) -> ModelReply | Failure:
-        """The reply in an answer, or the failure that it wraps."""
+        """The reply in a response, or the failure if the response wraps an error."""
 
     @abc.abstractmethod
     async def _window(self, name: str) -> int | None:
-        """The model's window in tokens, from the SDK."""
+        """Asks the SDK for the model's window in tokens."""
 
     async def _attempt(self, name: str, request: RequestT, noted: Any, failed: int) -> ModelReply | Failure:
         token = self._transport.exchange.set(noted)
@@ -150,7 +160,7 @@ class SDKClient(Client, Generic[RequestT, ResponseT]):
             problem = f"{type(exc).__name__}: {exc}"
         finally:
             self._transport.exchange.reset(token)
-        # Outside of the handler: the SDK's errors hold the request's headers, and the key must not travel on.
+        # Outside of the handler: an SDK's error holds the headers of the request, and the key must not become part of ours.
         if noted.failure is not None:
             if noted.failure.refusal is None:
                 failure: Failure = noted.failure
@@ -178,15 +188,15 @@ class SDKClient(Client, Generic[RequestT, ResponseT]):
 
 
 def token_limit(fields: dict[str, Any]) -> Any:
-    """Takes the token limit of a reply out of the sampling arguments: the smallest, where it was given under several
-    names; None if there is none."""
+    """Removes the token limit of a reply from the sampling arguments and returns it; None: there is none. If it was given
+    under several names, the smallest one counts."""
     names = ("max_tokens", "max_completion_tokens", "max_output_tokens")
     given = [fields.pop(name) for name in names if name in fields]
     return min(given) if given and all(type(value) is int for value in given) else next(iter(given), None)
 
 
 def stop_sequences(fields: dict[str, Any]) -> Any:
-    """Takes the stop sequences out of the sampling arguments, under OpenAI's name or the provider's."""
+    """Removes the stop sequences from the sampling arguments and returns them. They have OpenAI's name or the provider's."""
     stop = fields.pop("stop", None)
     stop = fields.pop("stop_sequences", stop)
     return [stop] if isinstance(stop, str) else stop

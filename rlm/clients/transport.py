@@ -1,9 +1,9 @@
-"""The connections of vendors' SDKs: their requests travel over our pools.
+"""An httpx transport for vendors' SDKs that sends their requests over our connection pools.
 
-So an SDK's client is bound to no event loop and needs no closing, its calls share connections with all others of their
-loop, and what is no reply is read by the same reader as everywhere.
+With it an SDK's client is bound to no event loop and needs no closing, its calls share the connections of their loop, and
+`rlm.clients.failures` interprets its errors as it does for all clients.
 
-This module imports httpx2, which the SDKs bring: clients import it when the first of them is made.
+This module imports httpx2, which the SDKs depend on. The first SDK client of a process imports it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from yarl import URL
 from rlm.clients.failures import Failure, failure_of, failure_without_answer
 from rlm.clients.pool import TransportError, pool_for
 
-# The connection's business, not the SDK's.
+# Headers of the connection, which the pool sets itself.
 _OURS = {"accept-encoding", "connection", "content-length", "host", "transfer-encoding"}
 _THEIRS = {"connection", "content-encoding", "content-length", "transfer-encoding"}
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request of an SDK and what came back, noted on the way."""
+    """One request of an SDK and its outcome, as the transport saw them."""
 
     request_bytes: int = 0
     answered: bool = False
-    """There was a 2xx."""
+    """Whether the server answered with a 2xx."""
     failure: Failure | None = None
     cause: TransportError | None = None
 
 
 exchange: ContextVar[Exchange] = ContextVar("exchange")
-"""Where the transport notes what happens. Set it before an SDK is asked for anything."""
+"""The exchange in which the transport notes the outcome. Set it before every call of an SDK."""
 
 
 class NoReply(Exception):  # noqa: N818 - never raised to users: `Exchange.failure` has the error
-    """Takes the way out through the SDK when there was no 2xx."""
+    """Leaves the SDK when there was no 2xx."""
 
 
 class PoolTransport(httpx2.AsyncBaseTransport):
@@ -47,7 +47,7 @@ class PoolTransport(httpx2.AsyncBaseTransport):
     def __init__(self, timeout: float) -> None:
         """
         Args:
-            timeout: seconds that a request may take, whatever the SDK says.
+            timeout: seconds for a request. They replace the SDK's own timeout.
         """
         self._timeout = timeout
 

@@ -191,7 +191,7 @@ async def test_a_reply_that_a_filter_ended_is_a_refusal(finish: str) -> None:
     [
         ({"promptFeedback": {"blockReason": "SAFETY"}}, "the provider's filter refused the prompt: SAFETY"),
         ({"promptFeedback": {"blockReason": "OTHER", "blockReasonMessage": "Not this."}}, "Not this."),
-        ({"candidates": []}, "the provider gave no reply, and no reason"),
+        ({"candidates": []}, "the provider sent no reply and no reason"),
         ({"candidates": [{"finishReason": "SAFETY"}]}, "the provider's filter ended the reply: SAFETY"),
     ],
 )
@@ -263,7 +263,7 @@ async def test_a_message_that_cannot_be_sent_is_refused_before_sending(message: 
         ({"temprature": 1}, "temprature"),
         ({"temperature": "hot"}, "temperature"),
         ({"thinking_config": {"budget": 5}}, r"thinking_config\.budget"),
-        ({"system_instruction": "x"}, "the client writes it"),
+        ({"system_instruction": "x"}, "the client sets it"),
         ({"candidate_count": 2}, "candidate_count"),
     ],
 )
