@@ -17,6 +17,7 @@ import pytest
 from rlm import RLM, ConfigError, Options
 from rlm.cli import make_parser
 from rlm.environments.local import LocalEnvironment
+from rlm.environments.program import ProgramEnvironment
 from rlm.repl.repl_settings import DEFAULT_LIMITS, REPLSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -131,9 +132,11 @@ def test_the_docs_list_each_resource_limit_with_its_default() -> None:
     assert {cell[0].strip("| `"): int(cell[1].strip("`")) for cell in cells} == dict(DEFAULT_LIMITS)
 
 
-def test_the_docs_list_each_setting_of_the_local_place_with_its_default() -> None:
-    cells = [row.split(" | ") for row in table("Settings of local")]
-    parameters = inspect.signature(LocalEnvironment).parameters
-    assert {cell[0].strip("| `"): ast.literal_eval(cell[1].strip("`")) for cell in cells} == {
-        name: parameter.default for name, parameter in parameters.items()
+@pytest.mark.parametrize(("name", "place"), [("local", LocalEnvironment), ("program", ProgramEnvironment)])
+def test_the_docs_list_each_setting_of_a_place_with_its_default(name: str, place: type[Any]) -> None:
+    cells = [row.split(" | ") for row in table(f"Settings of {name}")]
+    defaults = {
+        parameter.name: "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
+        for parameter in inspect.signature(place).parameters.values()
     }
+    assert {cell[0].strip("| `"): cell[1] for cell in cells} == defaults
