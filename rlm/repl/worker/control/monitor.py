@@ -1,32 +1,23 @@
-"""What the supervisor does for one REPL: it collects what programs and C code print, interrupts and kills the worker, and
-tells the host how the worker ended."""
+"""What the supervisor does for one REPL: it hands the host what was printed, interrupts and kills the worker, and tells the
+host how the worker ended."""
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 import signal
 import socket
 
-from ..process import streams
-from ..process.output import Output
 from ..process.post import receive_report, send_job
-from ..process.processes import LINUX, remove_tree
+from ..process.processes import remove_tree
 from ..protocol.frames import Frames, ProtocolError, decode, encode, pack
 from ..protocol.kinds import FromSupervisor, ToSupervisor
 from ..sandbox.syscalls import UNKNOWN_STATUS
 from .poll_loop import READ, Outbox, PollLoop, read
+from .printed_output import PrintedOutput
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-_MOST_READ = 1 << 16
-"""Bytes to read from a pipe in one turn of the loop."""
-_MOST_DRAINED = 1 << 17
-"""Bytes to read from a pipe when a cell has ended. A pipe holds 64 KiB. Without a bound, a child that never stops printing
-would keep the supervisor busy."""
 
 
 class Monitor:
@@ -61,16 +52,10 @@ class Monitor:
         self._folder = folder
         self._interrupt, self._kill, self._drop = interrupt, kill, drop
         self._save, self._limit, self._ping, self._on_end = save, limit, ping, on_end
-        pipes = os.pipe(), os.pipe()
-        self._pipes = [pipe[0] for pipe in pipes]
-        """The read ends of the pipes for stdout and stderr."""
-        self._file = unnamed_file(streams.SHARED)
-        self._memory = mmap.mmap(self._file, streams.SHARED)
-        """The memory in which the worker puts what Python code prints."""
+        self._printed = PrintedOutput(loop)
         self._post, theirs = socket.socketpair()
-        self.fds = [theirs.detach(), pipes[0][1], pipes[1][1], self._file]
+        self.fds = [theirs.detach(), *self._printed.fds]
         """The descriptors for the worker. `on_forked` closes them here."""
-        self._outputs: list[Output] = []
         self._frames = Frames()
         self._source = self._sink = -1
         self._outbox: Outbox | None = None
@@ -93,11 +78,8 @@ class Monitor:
 
     def on_forked(self) -> None:
         """The worker has its descriptors."""
-        for fd in self.fds:
-            os.close(fd)
-        for number, pipe in enumerate(self._pipes):
-            os.set_blocking(pipe, False)
-            self._loop.watch(pipe, READ, lambda _, number=number: self._collect(number, _MOST_READ))  # type: ignore[misc]
+        os.close(self.fds[0])
+        self._printed.on_forked()
 
     def connect_host(self, source: int, sink: int) -> None:
         """Receives requests from the host from now on.
@@ -124,7 +106,7 @@ class Monitor:
         Returns:
             False if the worker has ended already.
         """
-        self._outputs = [Output(settings["max_output"]), Output(settings["max_output"])]
+        self._printed.keep(settings["max_output"])
         if not send_job(self._post, fds):
             return False
         self._limit(settings["memory"])
@@ -173,13 +155,12 @@ class Monitor:
             killed = status == signal.SIGKILL or status == UNKNOWN_STATUS
             self._verdict = "died", (self._kill_reason if killed else "") or describe_status(status)
         if self._outbox is not None and self._verdict is not None and self._verdict[0]:
-            self._drain()
-            for number, output in enumerate(self._outputs):
-                output.feed(streams.rest(self._memory, number))
-            printed = [output.take() for output in self._outputs]
             checkpoint = None if self.checkpoint is None else [self.checkpoint, self._done]
             verdict = {"status": self._verdict[0], "manner": self._verdict[1]}
-            self._tell_host(FromSupervisor.ENDED, {**verdict, "printed": printed, "checkpoint": checkpoint})
+            self._tell_host(
+                FromSupervisor.ENDED,
+                {**verdict, "printed": self._printed.take_last(), "checkpoint": checkpoint},
+            )
 
     def on_resumed(self) -> None:
         """Another monitor has the checkpoint from now on, as its worker."""
@@ -206,11 +187,7 @@ class Monitor:
     def _release_worker(self) -> None:
         """Closes what the worker shared with the monitor."""
         self._loop.cancel_timer(self)
-        for pipe in self._pipes:
-            self._loop.unwatch(pipe)
-            os.close(pipe)
-        self._pipes = []
-        self._memory.close()
+        self._printed.close()
         if self._post.fileno() >= 0:
             self._loop.unwatch(self._post.fileno())
         self._post.close()
@@ -279,36 +256,12 @@ class Monitor:
         else:
             raise ProtocolError(f"the host sent a frame {kind!r}")
 
-    # output
-
-    def _collect(self, number: int, most: int) -> None:
-        """Reads what was printed to a pipe, about `most` bytes at most."""
-        streams.mark_read(self._memory, number, True)
-        while most > 0:
-            data = read(self._pipes[number])
-            if data == b"":
-                self._loop.unwatch(self._pipes[number])
-            if not data:
-                return
-            if self._outputs:
-                self._outputs[number].feed(data)
-            most -= len(data)
-
-    def _drain(self) -> None:
-        """Reads all that was printed to the pipes before now."""
-        for number in (0, 1):
-            self._collect(number, _MOST_DRAINED)
-
     def _send_printed(self) -> None:
         """Answers the host's request for the output of a cell, if there is one and no interrupt is in flight."""
         if self._pending_lines is None or self._interrupts_in_flight:
             return
         lines, self._pending_lines = self._pending_lines, None
-        self._drain()
-        for number, output in enumerate(self._outputs):
-            streams.mark_read(self._memory, number, False)
-            output.add_line(lines[number])
-        self._tell_host(FromSupervisor.PRINTED, {"printed": [output.take() for output in self._outputs]})
+        self._tell_host(FromSupervisor.PRINTED, {"printed": self._printed.take(lines)})
 
     # interrupts; `protocol/kinds.py` draws the sequence
 
@@ -354,25 +307,3 @@ def describe_status(status: int) -> str:
         "SIGSEGV": ": it crashed",
     }.get(name, "")
     return f"the process of the REPL was ended by {name}{hint}"
-
-
-def unnamed_file(size: int | None = None) -> int:
-    """A descriptor of a file in memory, or of one on disk without a name.
-
-    Args:
-        size: bytes that the file has. On Linux its size then cannot change: if the code could shrink it, an access to
-            mapped memory behind its end would kill the supervisor.
-    """
-    if LINUX:
-        fd = os.memfd_create("rlm", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        if size is not None:
-            os.ftruncate(fd, size)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-        return fd
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        fd = os.dup(file.fileno())
-    if size is not None:
-        os.ftruncate(fd, size)
-    return fd

@@ -10,8 +10,9 @@ import socket
 
 from ..protocol.frames import ProtocolError, decode, write_all
 from ..protocol.kinds import OneStream
-from .monitor import Monitor, unnamed_file
+from .monitor import Monitor
 from .poll_loop import Outbox, read
+from .printed_output import unnamed_file
 from .supervisor import Supervisor
 
 TYPE_CHECKING = False
