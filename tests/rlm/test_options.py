@@ -1,13 +1,15 @@
-"""The options of `RLM` have one description, `rlm.Options`: signature, command line and docs agree with it."""
+"""The options of `RLM`: one description of which signature, command line and docs are made or checked, and their checks."""
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import copy
 import inspect
 import pickle
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import MISSING, FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,15 @@ import pytest
 
 from rlm import RLM, ConfigError, Options
 from rlm.cli import make_parser
+from rlm.clients import Client, ModelReply
+from rlm.environments import REPLSettings, register_environment
 from rlm.environments.local import LocalEnvironment
 from rlm.environments.program import ProgramEnvironment
-from rlm.repl.repl_settings import DEFAULT_LIMITS, REPLSettings
+from rlm.repl.repl_settings import DEFAULT_LIMITS
+from rlm.testing import FINISH, ScriptedClient
+from rlm.types import Message, SamplingArgs
 
+CLIENT = ScriptedClient(lambda request: FINISH)
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 
 
@@ -140,3 +147,137 @@ def test_the_docs_list_each_setting_of_a_place_with_its_default(name: str, place
         for parameter in inspect.signature(place).parameters.values()
     }
     assert {cell[0].strip("| `"): cell[1] for cell in cells} == defaults
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"max_budget": 1.0}, "what 'scripted' costs"),
+        ({"max_budget": -1, "prices": {"m": {"input": 1, "output": 1}}}, "max_budget"),
+        ({"prices": {"m": {"input": 1}}}, "output"),
+        ({"persistent": "yes"}, "persistent"),
+        ({"persistent": True, "max_depth": 0}, "REPL"),
+        ({"custom_tools": {"not a name": print}}, "identifier"),
+        ({"custom_tools": {"context": print}}, "context"),
+        ({"compaction": True, "compaction_threshold_pct": 85}, "at most 1"),
+        ({"on_iteration_start": 3}, "on_iteration_start"),
+        ({"on_subcall_start": asyncio.sleep}, "async"),
+        ({"depth_models": ["nobody"]}, "nobody"),
+        ({"max_subcalls": -1}, "max_subcalls"),
+        ({"sampling_args": [1]}, "sampling_args"),
+        ({"user_prologue": 3}, "user_prologue"),
+        ({"max_iterations": 0}, "max_iterations"),
+        ({"max_depth": -1}, "max_depth"),
+        ({"max_timeout": 0}, "max_timeout"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"depth": 1}, "max_depth"),
+        ({"environment": "docker"}, "docker"),
+        ({"environment": "locl"}, "local"),
+        ({"environment_kwargs": {"cell_timout": 3}}, "cell_timeout"),
+        ({"environment_kwargs": {"isolation": "sandbx"}}, "isolation"),
+        ({"other_backends": ["vllm"]}, "other_backend_kwargs"),
+        ({"backend": "vllm"}, "client takes the place of backend"),
+        ({"backend_kwargs": {"model_name": "m"}}, "client takes the place of backend"),
+        ({"other_backends": "vllm", "other_backend_kwargs": [{}]}, "other_backends must be a list"),
+        (
+            {"other_backends": ["vllm"], "other_backend_kwargs": {"base_url": 1}},
+            "list of dicts, and is a dict",
+        ),
+        ({"other_backends": ["vllm"], "other_backend_kwargs": ["m"]}, "list of dicts, and holds a str"),
+        ({"other_backends": ["vllm"], "other_backend_kwargs": [{1: 2}]}, "1 is no name"),
+        ({"other_backends": 3, "other_backend_kwargs": 3}, "other_backends must be a list"),
+        ({"other_clients": "abc"}, "other_clients must be a list of clients"),
+        ({"other_clients": ["abc"]}, r"other_clients\[0\] must be a client"),
+        ({"other_clients": {"a": 3}}, r"other_clients\['a'\] must be a client"),
+        ({"other_clients": {3: CLIENT}}, "3 is no name"),
+        ({"depth_models": None}, "depth_models must be a list"),
+        ({"depth_models": "scripted"}, "depth_models must be a list of names of models, and is a str"),
+        ({"depth_models": [3]}, "depth_models must be a list of names of models, and holds an int"),
+        ({"environment": None}, "environment must be a name"),
+        ({"environment": []}, "environment must be a name"),
+        ({"logger": "logs"}, "logger must be an RLMLogger"),
+        ({"environment_kwargs": {3: 4}}, "3 is no name"),
+        ({"environment_kwargs": {"cell_timeout": "abc"}}, "cell_timeout must be a positive number"),
+        ({"environment_kwargs": {"cell_timeout": -1}}, "cell_timeout must be a positive number"),
+        ({"environment_kwargs": {"cell_timeout": 10**400}}, "cell_timeout must be a positive number"),
+        ({"environment_kwargs": {"interrupt_grace": "x"}}, "interrupt_grace must be a positive number"),
+        ({"environment_kwargs": {"interrupt_grace": None}}, "interrupt_grace must be a positive number"),
+        ({"environment_kwargs": {"max_output_chars": "x"}}, "max_output_chars must be a whole number"),
+        ({"environment_kwargs": {"max_output_chars": 0}}, "at least 100"),
+        ({"environment_kwargs": {"limits": {"memory": 1}}}, "no limit 'memory'"),
+        ({"environment_kwargs": {"limits": {"memory_bytes": "x"}}}, "memory_bytes must be a positive whole"),
+        ({"environment_kwargs": {"limits": 5}}, "limits must be a dict"),
+        ({"environment_kwargs": {"seed": "x"}}, "seed must be a whole number"),
+        ({"environment_kwargs": {"checkpoint_bytes": 1.5}}, "checkpoint_bytes must be a whole number"),
+        ({"environment_kwargs": {"checkpoint_after": None}}, "checkpoint_after must be a number"),
+        (
+            {"environment_kwargs": {"isolation": "none", "limits": {"cpu_seconds": 1}}},
+            "no limits of resources",
+        ),
+        ({"sampling_args": {"n": 2}}, "sampling_args: sampling argument n must be 1"),
+        ({"sampling_args": {"stream": True}}, "sampling_args: 'stream' is no sampling argument"),
+        ({"sampling_args": {"messages": []}}, "'messages' is no sampling argument"),
+        ({"sampling_args": {"extra_body": 3}}, "extra_body must be a dict"),
+        ({"sampling_args": {1: 2}}, "1 is no name"),
+        ({"sub_sampling_args": {"model": "x"}}, "sub_sampling_args: 'model' is no sampling argument"),
+    ],
+)
+def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        RLM(client=CLIENT, **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ("max_iteration", "did you mean 'max_iterations'"),
+        ("custom_tool", "did you mean 'custom_tools'"),
+        ("model_name", "backend_kwargs"),
+        ("isolation", "environment_kwargs"),
+        ("response_format", "completion"),
+        ("xyzzy", "there are"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_nearest_name(option: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        RLM(client=CLIENT, **{option: 1})  # type: ignore[arg-type]
+
+
+class Nameless(Client):
+    """A client that does not set `model`."""
+
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> ModelReply:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({}, "needs model_name"),
+        ({"backend": None}, "backend must be a name"),
+        ({"backend_kwargs": {1: 2}}, "1 is no name"),
+        ({"client": "gpt-5"}, "the name of a model goes into backend_kwargs"),
+        ({"client": ScriptedClient}, "client must be a client"),
+        ({"client": object()}, r"is an object; a client of your own must subclass rlm\.clients\.Client"),
+        (
+            {"client": Nameless()},
+            "client must have the model's name in its attribute `model`, a str, not None",
+        ),
+    ],
+)
+def test_a_model_must_be_named(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        RLM(**options)
+
+
+def test_a_place_can_refuse_settings_when_the_rlm_is_made() -> None:
+    class Narrow(LocalEnvironment):
+        def check(self, settings: REPLSettings) -> None:
+            if settings.seed is not None:
+                raise ConfigError("there is no chance here")
+
+    register_environment("narrow", Narrow, replace=True)
+    with pytest.raises(ConfigError, match="no chance here"):
+        RLM(client=CLIENT, environment="narrow", environment_kwargs={"seed": 1})
