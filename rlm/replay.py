@@ -204,23 +204,22 @@ def _recorded(events: Iterable[Event], runs: dict[str, RunNode]) -> Iterator[_Re
             continue
         match event:
             case Reply():
-                yield _Recorded(event, _place(run), chats[event.run].asked(event))
+                yield _Recorded(event, _place(run, runs), chats[event.run].asked(event))
             case Subcall():
-                yield _Recorded(event, _place_of_call(run, event), None)
+                yield _Recorded(event, _place_of_call(event, runs), None)
             case Turn() | Compaction():
                 chats[event.run].go_on(event)
 
 
-def _place(run: RunNode) -> tuple[int, ...]:
+def _place(run: RunNode, runs: dict[str, RunNode]) -> tuple[int, ...]:
     """The place of a run in its call tree; empty for the root's run, and if the log does not hold its sub-call."""
-    if run.above is None or run.call is None:
-        return ()
-    return _place_of_call(run.above, run.call.event)
+    return () if run.call is None else _place_of_call(run.call, runs)
 
 
-def _place_of_call(run: RunNode, event: Subcall) -> tuple[int, ...]:
+def _place_of_call(event: Subcall, runs: dict[str, RunNode]) -> tuple[int, ...]:
+    run = runs[event.run]
     batch = run.batches.get(event.batch)
-    return (*_place(run), -1 if batch is None else batch.number, event.index)
+    return (*_place(run, runs), -1 if batch is None else batch.number, event.index)
 
 
 class _Chat:

@@ -69,7 +69,7 @@ class Emitter:
     def record_call(self, batch: str, call: SubcallRecord) -> None:
         """Records a sub-call of a run without listeners. It needs no event, which would double the engine's time for it."""
         if self._record is not None:
-            self._record.take_call(self._head["run"], batch, call)
+            self._record.take_call(batch, call)
 
 
 def outcome_fields(reply: ModelReply | None, error: Exception | None) -> dict[str, Any]:

@@ -7,7 +7,8 @@
             CallNode          one prompt of the query
               RunNode         the child run that answered the prompt
 
-A node holds the events themselves and copies none of their fields. `completion.iterations`, `completion.metadata`, the console,
+A node holds the events themselves and copies none of their fields. It refers only to nodes below it, so a tree is freed without
+a garbage collection. `completion.iterations`, `completion.metadata`, the console,
 telemetry and replay all read this tree. It can be folded event by event while a run goes on, or from a log that was read back:
 an event that is missing, because a run is unfinished or its log was cut off, leaves its place in the node None.
 """
@@ -41,8 +42,6 @@ class CallNode:
     """One prompt that has been answered, or has failed. A prompt that is still on its way has no node."""
 
     event: Subcall
-    batch: BatchNode | None
-    """None if the start of the batch is not in the log."""
     run: RunNode | None
     """The child run that answered it; None for a plain model call."""
 
@@ -70,7 +69,6 @@ class BatchNode:
     start: BatchStart
     number: int
     """Position among the batches of its run, from 0."""
-    cell: CellNode
     calls: list[CallNode] = field(default_factory=list)
     """Its prompts, in the order in which they ended."""
     done: int = 0
@@ -159,11 +157,7 @@ class RunNode:
     """One run: the root's, or a child's."""
 
     start: RunStart
-    above: RunNode | None = None
-    """The run that asked for this one; None for a root's run, or if the log does not hold it."""
-    cell_above: CellNode | None = None
-    """The cell whose code asked for this run; None for a root's run."""
-    call: CallNode | None = None
+    call: Subcall | None = None
     """The sub-call that this run answered; None for a root's run, and until that sub-call has ended."""
     turns: list[TurnNode] = field(default_factory=list)
     batches: dict[str, BatchNode] = field(default_factory=dict)
@@ -214,6 +208,8 @@ class RunTree:
         self.runs: dict[str, RunNode] = {}
         """All runs by id. With `whole=False` finished child runs are left out."""
         self._whole = whole
+        self._cells: dict[str, CellNode] = {}
+        """The cell that asked, by the id of the batch or of the child run."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> RunTree:
@@ -239,6 +235,7 @@ class RunTree:
             tree = RunTree(whole=self._whole)
             tree.roots.append(root)
             tree.runs.update((run.start.run, run) for run in root.walk())
+            tree._cells = self._cells
             trees.append(tree)
         return trees
 
@@ -249,25 +246,24 @@ class RunTree:
         elif (run := self.runs.get(event.run)) is not None:
             self._go_on(run, event)
 
-    def take_call(self, run: str, batch: str, call: SubcallRecord) -> None:
+    def take_call(self, batch: str, call: SubcallRecord) -> None:
         """Adds a sub-call of a run without listeners, which has no event.
 
         Args:
-            run: id of the run.
-            batch: id of the batch.
+            batch: id of its batch.
             call: the sub-call, which has ended.
         """
-        self.runs[run].batches[batch].cell.records.append(call)
+        self._cells[batch].records.append(call)
 
     def _begin(self, event: RunStart) -> None:
         above = self.runs.get(event.parent) if event.parent is not None else None
-        run = self.runs[event.run] = RunNode(event, above)
+        run = self.runs[event.run] = RunNode(event)
         if above is None:
             self.roots.append(run)
         else:
             above.children[event.call or event.run] = run
-            run.cell_above = _newest_cell(above)
-            run.cell_above.children.append(run)
+            cell = self._cells[event.run] = _newest_cell(above)
+            cell.children.append(run)
 
     def _go_on(self, run: RunNode, event: Event) -> None:
         match event:
@@ -275,14 +271,14 @@ class RunTree:
                 run.turns.append(TurnNode(event.turn, event))
             case Reply():
                 _turn(run, event.turn).replies.append(event)
-                _add_usage(run, event.usage)
+                self._add_usage(run, event.usage)
             case CellStart():
                 cell, run.early = run.early or CellNode(), None
                 cell.start = event
                 _turn(run, event.turn).cells.append(cell)
             case BatchStart():
-                cell = _newest_cell(run)
-                batch = run.batches[event.batch] = BatchNode(event, run.batch_count, cell)
+                cell = self._cells[event.batch] = _newest_cell(run)
+                batch = run.batches[event.batch] = BatchNode(event, run.batch_count)
                 run.batch_count += 1
                 cell.batches.append(batch)
             case Subcall():
@@ -305,21 +301,21 @@ class RunTree:
 
     def _answered(self, run: RunNode, event: Subcall) -> None:
         batch, child = run.batches.get(event.batch), run.children.get(event.call)
-        call = CallNode(event, batch, child)
         if child is not None:
-            child.call = call
-        _add_usage(run, event.usage)
+            child.call = event
+        self._add_usage(run, event.usage)
         if batch is not None:
             batch.done += 1
             batch.failed += event.error is not None
             batch.usage += event.usage
-        if not self._whole:
-            if child is not None:
-                self._forget(child, run)
-        else:
-            (_newest_cell(run) if batch is None else batch.cell).calls.append(call)
+        if self._whole:
+            call = CallNode(event, child)
+            (self._cells.get(event.batch) or _newest_cell(run)).calls.append(call)
             if batch is not None:
                 batch.calls.append(call)
+        elif child is not None:
+            del self.runs[child.start.run], run.children[event.call]
+            self._cells.pop(child.start.run).children.remove(child)
 
     def _batch_end(self, run: RunNode, event: BatchEnd) -> None:
         batch = run.batches.get(event.batch)
@@ -328,13 +324,13 @@ class RunTree:
         batch.end = event
         if not self._whole:
             del run.batches[event.batch]
-            batch.cell.batches.remove(batch)
+            self._cells.pop(event.batch).batches.remove(batch)
 
-    def _forget(self, run: RunNode, above: RunNode) -> None:
-        del self.runs[run.start.run]
-        above.children.pop(run.start.call or run.start.run, None)
-        if run.cell_above is not None:
-            run.cell_above.children.remove(run)
+    def _add_usage(self, run: RunNode, usage: Usage) -> None:
+        above: RunNode | None = run
+        while above is not None:
+            above.usage += usage
+            above = self.runs.get(above.start.parent) if above.start.parent is not None else None
 
 
 def _turn(run: RunNode, number: int) -> TurnNode:
@@ -357,9 +353,3 @@ def _running_cell(run: RunNode, event: Cell) -> CellNode:
     if not cells or cells[-1].end is not None:
         cells.append(CellNode())  # its start is not in the log
     return cells[-1]
-
-
-def _add_usage(run: RunNode | None, usage: Usage) -> None:
-    while run is not None:
-        run.usage += usage
-        run = run.above

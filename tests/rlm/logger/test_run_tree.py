@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import random
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,9 +162,8 @@ async def test_the_tree_holds_each_event_of_a_nested_run_once(
         assert [child.start.run for child in run.children.values()] == children
         assert [child.start.run for cell in cells(run) for child in cell.children] == children
         for child in run.children.values():
-            assert child.above is run
             assert child.call is not None
-            assert child.call.event.call == child.start.call
+            assert child.call.call == child.start.call
     [root] = tree.roots
     usage = total([event.usage for event in events if isinstance(event, Reply | Subcall)])
     assert root.usage == usage
@@ -245,6 +247,7 @@ async def test_a_log_that_is_cut_anywhere_is_folded_as_far_as_it_goes(tmp_path: 
 
 _UNFINISHED = """
 import sys
+import weakref
 from rlm import RLM
 from rlm.logger import RLMLogger
 from rlm.testing import Reply, ScriptedClient, repl_block
@@ -364,7 +367,27 @@ def test_a_query_before_the_first_cell_belongs_to_the_first_cell() -> None:
     assert [len(cell.batches), len(cell.calls), cell.tools, cell.start] == [1, 1, [tool], CELL]
 
 
-# For listeners that show what goes on now
+# Memory
+
+
+class _Text(str):
+    """A str that allows weak references."""
+
+
+def test_a_tree_is_freed_without_a_garbage_collection() -> None:
+    child = start("child", "r", "c")
+    question = _Text("Why?")
+    watched = weakref.ref(question)
+    first = dataclasses.replace(start(), question=question)
+    tree = RunTree.of([first, TURN, CELL, BATCH, child, subcall(), cell_end()])
+    del first, question
+    gc.disable()
+    try:
+        assert watched() is not None
+        del tree
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("seed", range(3))
