@@ -1,8 +1,8 @@
-"""Models that follow a script: serve any policy as a model, in process (`ScriptedClient`) or over HTTP (`ModelServer`,
-`serve`, `python -m rlm.testing module:policy`).
+"""Scripted models: a policy is served as a model, in process (`ScriptedClient`) or over HTTP (`ModelServer`, `serve`,
+`python -m rlm.testing module:policy`).
 
-A policy is a function of a chat request. It is no language model, and the server says so; it knows no task either: what
-to answer is wholly the policy's.
+A policy is a function of a chat request. It is not a language model, and the server says so. This package knows no task: the
+policy alone decides what to answer.
 
     def policy(request: ChatRequest) -> str:
         return "It is " + request.text.upper()
@@ -10,7 +10,7 @@ to answer is wholly the policy's.
     with serve(policy) as server:
         RLM(backend="vllm", backend_kwargs={"model_name": server.model, "base_url": server.base_url})
 
-Both ways count tokens alike and by rule (`rlm.testing.tokens`), so a run gives the same figures each time.
+Both count tokens by the same rule (`rlm.testing.tokens`), so a run gives the same figures each time.
 """
 
 from rlm.testing.client import ScriptedClient

@@ -1,6 +1,6 @@
 """Serves a policy from the command line: `python -m rlm.testing module:policy --port 8000`.
 
-Prints one line once it listens, whose last word is the base URL. SIGTERM and SIGINT end it with status 0.
+It prints one line when it listens. The last word of the line is the base URL. SIGTERM and SIGINT end it with status 0.
 """
 
 from __future__ import annotations
@@ -19,21 +19,28 @@ from rlm.testing.server import ModelServer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs until a signal comes. Returns the exit status: 0, or 1 if it could not listen."""
+    """Serves until a signal arrives. Returns the exit status: 0, or 1 if it could not listen."""
     parser = argparse.ArgumentParser(
         prog="python -m rlm.testing",
-        description="Serve a scripted policy as an OpenAI-compatible model. It is no language model.",
+        description="Serve a scripted policy as an OpenAI-compatible model. It is not a language model.",
     )
-    parser.add_argument("policy", help="module:name of a function of a ChatRequest")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one (default)")
+    parser.add_argument("policy", help="module:name of a function that takes a ChatRequest")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
     parser.add_argument(
-        "--model", action="append", help="a name to serve it under; may be repeated (default: scripted)"
+        "--model", action="append", help="name of the model; can be given many times (default: scripted)"
     )
-    parser.add_argument("--max-model-len", type=int, default=131_072, help="window in tokens of 4 characters")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds that every reply takes")
     parser.add_argument(
-        "--api-key-env", metavar="VAR", help="environment variable that holds the key to ask for"
+        "--max-model-len",
+        type=int,
+        default=131_072,
+        help="window in tokens of 4 characters (default: %(default)s)",
+    )
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before every reply (default: 0)")
+    parser.add_argument(
+        "--api-key-env",
+        metavar="VAR",
+        help="environment variable that holds the key; requests without the key are refused",
     )
     options = parser.parse_args(argv)
     key = None
@@ -50,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_model_len=options.max_model_len,
             latency=options.latency,
             api_key=key,
-            record=False,  # it may run for days
+            record=False,  # a server that runs for days would keep every request
         )
     except (ValueError, TypeError) as exc:
         parser.error(str(exc))

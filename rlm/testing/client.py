@@ -15,8 +15,11 @@ from rlm.types import Message, SamplingArgs
 
 
 class ScriptedClient(Client):
-    """A `Client` whose model is a policy. Gives the replies, token counts and errors that `OpenAIClient` gives with a
-    `ModelServer` of the same policy; nothing is retried, since a policy has no bad moments but those of its script."""
+    """A `Client` whose model is a policy.
+
+    It gives the replies, token counts and errors that `OpenAIClient` gives with a `ModelServer` of the same policy. It does not
+    retry: a `Fault` becomes the error that a client raises after its last attempt.
+    """
 
     def __init__(
         self,
@@ -31,11 +34,15 @@ class ScriptedClient(Client):
         """
         Args:
             policy: answers the requests.
-            model: the name under which usage is booked; any other name is answered as well.
-            max_model_len: the window in tokens; None: no limit.
-            latency: seconds that every reply takes.
-            sampling_args: of every call; those of a call win over them.
+            model: the name under which usage is counted. Requests for other names are answered too.
+            max_model_len: window in tokens. None: no limit.
+            latency: seconds before every reply.
+            sampling_args: arguments of every call.
             record: keep every request in `requests`.
+
+        Raises:
+            ConfigError: a sampling argument cannot be sent.
+            TypeError, ValueError: another argument does not fit.
         """
         self.model = model
         self.sampling_args = dict(sampling_args or {})
@@ -46,12 +53,12 @@ class ScriptedClient(Client):
 
     @property
     def requests(self) -> list[ChatRequest]:
-        """What was asked so far, in the order of arrival; empty without `record`."""
+        """The requests so far, in the order of arrival. Empty without `record`."""
         return self._scripted.requests
 
     @property
     def peak(self) -> int:
-        """The most calls that were in flight at once."""
+        """The largest number of calls that were in flight at the same time."""
         return self._scripted.peak
 
     async def complete(
@@ -74,12 +81,12 @@ class ScriptedClient(Client):
         )
 
     async def context_length(self, model: str | None = None) -> int | None:
-        """The window that the client was made with."""
+        """The window in tokens, `max_model_len`."""
         return self._scripted.max_model_len
 
 
 def _raise(fault: Fault, model: str) -> ModelReply:
-    """The error that a fault amounts to; a fault of status 200 may be a reply."""
+    """Raises the error that a fault stands for. A fault of status 200 may hold a reply, which is returned."""
     if fault.drop is not None:
         raise ModelUnavailableError("the connection was lost: the script dropped it")
     body = body_bytes(fault)
@@ -95,4 +102,4 @@ def _raise(fault: Fault, model: str) -> ModelReply:
     try:
         raise error
     finally:
-        del outcome, error  # its traceback has this frame
+        del outcome, error  # breaks the cycle of this frame, the error and its traceback

@@ -1,4 +1,4 @@
-"""A policy made into a model: window, token limit, usage, faults. Shared by the client in process and the server."""
+"""A model that a policy answers for: with a window, token limits, usage and faults. The client and the server share it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlm.types import Usage
 
 logger = logging.getLogger("rlm.testing")
 
-_ANSWERS = (str, Reply, Fault)  # looked at first: `isawaitable` is slow
+_ANSWERS = (str, Reply, Fault)  # checked first, because `isawaitable` is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,15 @@ class ScriptedModel:
         self._cache = PrefixCache()
 
     async def answer(self, request: ChatRequest) -> Completion | Fault:
-        """What the model says to a request. Never raises but for cancellation."""
+        """The model's answer to a request. Raises nothing but cancellation."""
         if self.record:
             self.requests.append(request)
         with self._counted():
             return await self._answer(request)
 
     async def ask(self, request: ChatRequest) -> Reply | Fault:
-        """What the policy says to a request, whole: names, window, token limit and records are the caller's to keep, by
-        a measure of its own. Never raises but for cancellation."""
+        """The policy's answer to a request. Names, window, token limit and recorded requests are left to the caller, which may
+        count tokens in its own way. Raises nothing but cancellation."""
         with self._counted():
             return await self._ask(request)
 
@@ -135,11 +135,11 @@ def unknown_model(name: str) -> Fault:
 
 
 def too_long(size: int, wanted: int | None, window: int | None) -> Fault | None:
-    """vLLM's refusal of what does not fit into the window, in its words; None if it fits.
+    """vLLM's refusal of a request that does not fit into the window, in vLLM's words; None if it fits.
 
     Args:
         size: tokens of the prompt.
-        wanted: tokens that are asked for, if the request says.
+        wanted: token limit of the reply; None: the request has none.
         window: tokens of the model's window; None: there is no limit.
     """
     if window is None:
@@ -160,12 +160,12 @@ def too_long(size: int, wanted: int | None, window: int | None) -> Fault | None:
 
 
 def error(status: int, message: str, kind: str, param: str | None = None) -> Fault:
-    """A refusal in the shape that vLLM gives it."""
+    """A refusal in the form of vLLM."""
     return Fault(status, body={"error": {"message": message, "type": kind, "param": param, "code": status}})
 
 
 def error_of(fault: Fault) -> Fault:
-    """The fault with its message written out as a body."""
+    """The fault with a body that holds its message."""
     body = error(fault.status, fault.message, "ScriptedFault").body
     return Fault(fault.status, fault.message, body, fault.headers)
 
@@ -181,7 +181,7 @@ def body_bytes(fault: Fault) -> bytes:
 
 
 def chat_completion(completion: Completion, model: str, number: int) -> dict[str, Any]:
-    """The body of a chat completion. The same for the same replies: no clock, no random id."""
+    """The body of a chat completion. Equal replies give equal bodies: it holds no time and no random id."""
     message: dict[str, Any] = {"role": "assistant", "content": completion.content}
     if completion.reasoning is not None:
         message["reasoning_content"] = completion.reasoning
@@ -213,7 +213,7 @@ def _as_reply(answer: object) -> Reply | Fault | None:
 
 
 def _cut(reply: Reply, limit: int | None, prompt: int, cached: int) -> Completion:
-    """The reply as far as the token limit lets it come: thinking first, then text."""
+    """The reply, cut at the token limit. Thinking comes first, then text."""
     reasoning, content, finish = reply.reasoning, reply.content, reply.finish_reason
     if limit is not None and count_tokens(f"{reasoning or ''}{content or ''}") > limit:
         room = limit * CHARS_PER_TOKEN

@@ -1,4 +1,4 @@
-"""What a scripted model is asked, and what it may answer."""
+"""The requests that a policy gets, and the answers that it can give."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rlm.types import Usage
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One request, as the model sees it."""
+    """One request as the model gets it."""
 
     messages: list[dict[str, Any]]
     model: str
     sampling: dict[str, Any] = field(default_factory=dict)
-    """Every other field of the body: max_tokens, temperature, ..."""
+    """All other fields of the body: max_tokens, temperature, ..."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Names in lower case, without `authorization`. Empty in process."""
+    """HTTP headers by name in lower case, without `authorization`. Empty in process."""
 
     @property
     def text(self) -> str:
@@ -27,57 +27,62 @@ class ChatRequest:
 
     @property
     def turn(self) -> int:
-        """How many times the model has spoken in this chat."""
+        """The number of replies of the model in this chat so far."""
         return sum(message.get("role") == "assistant" for message in self.messages)
 
     @property
     def is_subcall(self) -> bool:
-        """Whether this is a plain call, as `llm_query` makes it. It has no system message; every turn of a run has one."""
+        """Whether this is a plain call, as `llm_query` makes it: it has no system message. Every turn of a run has one."""
         return not self.messages or self.messages[0].get("role") != "system"
 
     @property
     def attempt(self) -> int:
-        """How many attempts of this very call failed before, as the caller says (`x-stainless-retry-count`)."""
+        """The number of attempts of this call that failed before, from the header `x-stainless-retry-count`."""
         value = self.headers.get("x-stainless-retry-count", "0")
         return int(value) if value.isascii() and value.isdigit() else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer with more than its text."""
+    """An answer that holds more than a text."""
 
     content: str | None
+    """The text."""
     reasoning: str | None = None
-    """Sent apart from the text, as `reasoning_content`."""
+    """Thinking. It is sent apart from the text, as `reasoning_content`."""
     finish_reason: str = "stop"
-    """Becomes "length" where `max_tokens` or the model's window cuts the reply."""
+    """Why the reply ends. It becomes "length" if `max_tokens` or the window cuts the reply."""
     refusal: str | None = None
+    """Why the model refuses to answer."""
     usage: Usage | None = None
-    """Reported instead of what was counted."""
+    """Usage to report. None: the counted usage."""
     delay: float = 0.0
-    """Seconds before it is sent."""
+    """Seconds before the reply is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A call that goes wrong. In process it becomes the error that a client raises once its retries are used up."""
+    """A call that fails. In process it becomes the error that a client raises after its last attempt."""
 
     status: int = 500
+    """HTTP status of the answer."""
     message: str = "a fault of the script"
+    """Message of the error."""
     body: str | bytes | Mapping[str, Any] | None = None
-    """Sent as it is instead of an error that holds `message`. With status 200 it is an answer by the letter."""
+    """Body in place of an error that holds `message`. With status 200 it can be any reply, sent exactly as it is."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """HTTP headers of the answer."""
     drop: Literal["before", "during"] | None = None
-    """Closes the connection: before the answer, or in the middle of its body."""
+    """When the connection is closed: before the answer, or in the middle of its body. None: it is not closed."""
     delay: float = 0.0
-    """Seconds before it happens."""
+    """Seconds before the fault happens."""
 
 
 Answer: TypeAlias = str | Reply | Fault
 
 Policy: TypeAlias = Callable[[ChatRequest], Answer | Awaitable[Answer]]
-"""Answers a request. Called on the event loop, for many requests at once if it awaits. An exception fails that
-call only; clients are told not to retry it."""
+"""A function that answers a request. It runs on the event loop. If it is async, it can answer many requests at the same time.
+An exception fails its call only, and clients are told not to retry that call."""
 
 
 class ScriptExhaustedError(Exception):
@@ -85,11 +90,11 @@ class ScriptExhaustedError(Exception):
 
 
 class Script:
-    """A policy that plays answers in order, in every conversation from the start.
+    """A policy that plays a list of answers in order. Every conversation starts at the first one.
 
-    It keeps no state: which answer is due follows from the request, by the assistant messages in it. So conversations
-    may run at once, and equal ones get equal answers. Faults do not count as turns: a `Fault` before an answer happens
-    to the first attempt of that turn, and the retry gets what comes after it.
+    It keeps no state: the number of assistant messages in a request says which answer is next. So conversations can run at
+    the same time, and equal conversations get equal answers. A `Fault` is not a turn: it happens to the first attempt of the
+    turn after it, and the retry gets the next item of the list.
 
         Script(["first turn", Fault(429), "second turn, at the second attempt"])
         Script([repl_block("print(llm_query('one'))"), FINISH], subcalls=lambda request: f"<{request.text}>")
@@ -100,7 +105,7 @@ class Script:
     ) -> None:
         """
         Args:
-            answers: the turns of a run, with the faults that come before them.
+            answers: the turns of a run, with their faults before them.
             subcalls: answers plain calls (`ChatRequest.is_subcall`). None: a plain call gets the first turn.
         """
         self._subcalls = subcalls
@@ -111,7 +116,7 @@ class Script:
             if not isinstance(answer, Fault):
                 self._turns.append(pending)
                 pending = []
-        if pending:  # faults at the end: that turn never gets an answer
+        if pending:  # faults at the end of the list: a turn that never gets an answer
             self._turns.append(pending)
 
     def __call__(self, request: ChatRequest) -> Answer:

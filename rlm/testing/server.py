@@ -30,14 +30,14 @@ ServerT = TypeVar("ServerT", bound="ModelServer")
 
 
 class ModelServer:
-    """Serves a policy under `base_url`: POST /chat/completions, GET /models; and GET /health beside it.
+    """Serves a policy at `base_url` with POST /chat/completions and GET /models, and at `url` with GET /health.
 
         async with ModelServer(policy) as server:
             client = OpenAIClient(server.model, base_url=server.base_url)
 
-    From code without an event loop use `serve`. It answers as vLLM does: `max_tokens` and the window are kept, a prompt
-    that is too long, an unknown model and a wrong key are refused in vLLM's words, and a request whose caller went
-    away is cancelled. It never streams. Subclasses add endpoints by extending `routes`.
+    Code without an event loop uses `serve`. The server answers as vLLM does: it enforces `max_tokens` and the window, refuses
+    prompts that are too long, unknown models and wrong keys in vLLM's words, and cancels a request whose caller has
+    disconnected. It never streams. Subclasses extend `routes` to add endpoints.
     """
 
     def __init__(
@@ -56,12 +56,15 @@ class ModelServer:
         Args:
             policy: answers the requests.
             host: address to listen on.
-            port: 0: any free one; see `port`.
-            models: the names under which the policy is served.
-            max_model_len: the window in tokens (`rlm.testing.tokens`); None: no limit, and none is reported.
-            latency: seconds that every reply takes.
-            api_key: refuse requests without this bearer token.
+            port: port to listen on. 0: a free one, which the property `port` gives.
+            models: names under which the policy is served.
+            max_model_len: window in tokens (`rlm.testing.tokens`). None: no limit, and `/models` reports none.
+            latency: seconds before every reply.
+            api_key: bearer token without which requests are refused. None: every request is served.
             record: keep every request in `requests`.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit.
         """
         if isinstance(models, str) or not models:
             raise ValueError("models must be a list of names")
@@ -78,44 +81,49 @@ class ModelServer:
 
     @property
     def model(self) -> str:
-        """The first of the names."""
+        """The first of `models`."""
         return self.models[0]
 
     @property
     def models(self) -> Sequence[str]:
+        """The names under which the policy is served."""
         return self._scripted.models or ()
 
     @property
     def url(self) -> str:
-        """http://host:port. Known once the server runs."""
+        """http://host:port. Raises RuntimeError as `port` does."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self.port}"
 
     @property
     def base_url(self) -> str:
-        """What clients take as base_url."""
+        """The `base_url` for clients. Raises RuntimeError as `port` does."""
         return f"{self.url}/v1"
 
     @property
     def port(self) -> int:
-        """Raises RuntimeError if it is not known, because the server never ran."""
+        """The port that the server listens on.
+
+        Raises:
+            RuntimeError: the server has no port yet, because it was never started.
+        """
         if not self._port:
-            raise RuntimeError("the server does not run yet")
+            raise RuntimeError("the server has no port yet: start it first")
         return self._port
 
     @property
     def requests(self) -> list[ChatRequest]:
-        """The well-formed chat requests so far, in the order of arrival."""
+        """The well-formed chat requests so far, in the order of arrival. Empty without `record`."""
         return self._scripted.requests
 
     @property
     def peak(self) -> int:
-        """The most requests that were in flight at once."""
+        """The largest number of requests that were in flight at the same time."""
         return self._scripted.peak
 
     @property
     def connections(self) -> int:
-        """How many TCP connections were accepted so far."""
+        """The number of TCP connections accepted so far."""
         return self._accepted
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -127,7 +135,11 @@ class ModelServer:
         ]
 
     async def start(self) -> None:
-        """Listens. Raises OSError if the port is taken."""
+        """Starts to listen.
+
+        Raises:
+            OSError: the port is taken.
+        """
         from aiohttp import web
 
         app = web.Application(client_max_size=_MAX_BODY)
@@ -145,7 +157,7 @@ class ModelServer:
         self._port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Stops listening and drops what is in flight. Idempotent."""
+        """Stops to listen, and drops requests in flight. A second call does nothing."""
         listener, self._listener = self._listener, None
         runner, self._runner = self._runner, None
         if listener is not None:
@@ -165,7 +177,7 @@ class ModelServer:
         await self.stop()
 
     def authorized(self, request: web.Request) -> bool:
-        """Whether a request has the key, if there is one."""
+        """Whether a request has the right key, or the server needs none."""
         if self._api_key is None:
             return True
         given = request.headers.get("Authorization", "").encode(errors="replace")
@@ -220,10 +232,11 @@ class ModelServer:
 
 @contextmanager
 def serve(policy: Policy, **options: Any) -> Iterator[ModelServer]:
-    """Runs a `ModelServer` on an event loop of its own, in a background thread, for the time of a `with` block.
+    """Runs a `ModelServer` during a `with` block, on its own event loop in a background thread.
 
     Args:
-        options: those of `ModelServer`.
+        policy: answers the requests.
+        options: keyword arguments of `ModelServer`.
     """
     with in_background(ModelServer(policy, **options)) as server:
         yield server
@@ -231,7 +244,11 @@ def serve(policy: Policy, **options: Any) -> Iterator[ModelServer]:
 
 @contextmanager
 def in_background(server: ServerT) -> Iterator[ServerT]:
-    """Runs a server that was not started, of any subclass, as `serve` does."""
+    """Runs a server during a `with` block, as `serve` does.
+
+    Args:
+        server: a server, also of a subclass, that is not running.
+    """
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def run() -> None:
@@ -265,7 +282,7 @@ def _parse(body: bytes, headers: dict[str, str]) -> ChatRequest | Fault:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as exc:
-        return error(400, f"the body is no JSON: {exc}", "BadRequestError")
+        return error(400, f"the body is not JSON: {exc}", "BadRequestError")
     if not isinstance(data, dict):
         return error(400, "the body must be a JSON object", "BadRequestError")
     messages, model = data.pop("messages", None), data.pop("model", None)
@@ -282,7 +299,7 @@ def _parse(body: bytes, headers: dict[str, str]) -> ChatRequest | Fault:
 
 
 async def send_fault(request: web.Request, fault: Fault) -> web.StreamResponse:
-    """The response that a fault amounts to; drops the connection if it says so."""
+    """Sends a fault as the response to a request, or drops the connection if the fault says so."""
     from aiohttp import web
 
     body = body_bytes(fault)

@@ -283,8 +283,8 @@ def test_the_server_says_that_it_is_not_a_language_model() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        (b"{", 400, "no JSON"),
-        (b"\xff\xfe", 400, "no JSON"),
+        (b"{", 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
         (b"[]", 400, "object"),
         (b'{"model": "root"}', 400, "messages"),
         (b'{"model": "root", "messages": ["hello"]}', 400, "messages"),
@@ -366,7 +366,7 @@ def test_a_taken_port_is_an_error_at_once() -> None:
 
 
 def test_a_server_that_never_ran_has_no_port() -> None:
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="has no port yet"):
         _ = ModelServer(Script(["a"])).base_url
 
 
