@@ -43,25 +43,25 @@ class LocalEnvironment(Environment):
     """Runs each REPL in processes of its own on this machine.
 
     Args:
-        isolation: what stands between the code and this machine; `docs/repl.md` has the list.
-            "sandbox": the code sees a Python installation and a scratch directory of its own, and no network, no file, no
-            process besides. Needs Linux 5.12 and a kernel that allows user namespaces; where that fails, it is "process"
-            with an `IsolationWarning`, once.
-            "sandbox!": the same, and an error where that fails.
-            "process": a process tree of its own with limits on memory, processor time, file size and open files, and
-            without the host's environment variables. The code can use files, sockets and other processes as the user can.
-            "none": a thread of this process. For debugging, and for code that is to have live objects of yours; it can do
-            all that you can, and there are no limits but those on time, as far as a thread can be stopped.
-        readable: in a sandbox, more directories and files that the code can read, at the same paths.
-        hidden: in a sandbox, installed packages that the code cannot import or read, by their names or as they are imported.
-            `verifiers`, `rlm-train` and what requires them are hidden anyway.
-        scratch_bytes: in a sandbox, the size of the scratch directory, which is in memory.
-        processes: in a sandbox, the processes and threads that a REPL may have at once: as many more while it has started
-            less than 300.
+        isolation: what keeps the code from this machine; `docs/repl.md` has the list.
+            "sandbox": the code sees a Python installation and a scratch directory of its own; no network, and no other file
+            or process. Needs Linux 5.12 and a kernel that allows user namespaces. If the sandbox cannot be made, the code
+            runs as "process", and an `IsolationWarning` says so once.
+            "sandbox!": the same, with an error in place of the fall-back.
+            "process": a process tree with limits on memory, processor time, file size and open files, and without the
+            host's environment variables. The code can use files, sockets and other processes as the user can.
+            "none": a thread of this process, for debugging and for code that needs live objects of the host. The code can
+            do everything that the host can. Only time is limited, as far as a thread can be stopped.
+        readable: in a sandbox, further directories and files that the code can read, at the same paths.
+        hidden: in a sandbox, further installed packages that the code cannot import or read: names of distributions or of
+            modules. `verifiers`, `rlm-train` and packages that require them are always hidden.
+        scratch_bytes: in a sandbox, the size of the scratch directory in bytes. It is in memory.
+        processes: in a sandbox, the processes and threads that a REPL may have at once. It may have 300 more while it has
+            started fewer than 300.
 
     Raises:
-        ConfigError: the isolation is not known, a setting does not fit (it, or in this isolation), this system cannot run
-            local REPLs, or, for "sandbox!", allows no sandbox.
+        ConfigError: the isolation does not exist, a setting does not fit or needs another isolation, this system cannot run
+            local REPLs, or allows no sandbox for "sandbox!".
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LocalEnvironment(Environment):
         if sys.platform == "win32":
             raise ConfigError('local REPLs need Linux or macOS; use environment="docker"')
         self.isolation: Isolation = isolation
-        """As given; "process" once there turned out to be no sandbox."""
+        """As given; "process" after a sandbox could not be made."""
         sandbox = SandboxSettings.of(readable, hidden, scratch_bytes, processes)
         self._sandbox: SandboxSettings | None = sandbox
         if isolation in ("process", "none"):
@@ -105,7 +105,8 @@ class LocalEnvironment(Environment):
         """See `Environment.open`.
 
         Raises:
-            ConfigError: the specification does not fit; see `check`.
+            ConfigError: see `check`.
+            REPLError: the REPL could not be started.
         """
         self.check(spec.settings)
         return await Session.open(self, spec, on_query)

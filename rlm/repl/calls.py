@@ -23,22 +23,22 @@ from rlm.repl.worker.protocol.tool_values import MOST_BYTES, from_json
 _log = logging.getLogger(__name__)
 
 MOST_CALLS = 256
-"""Queries and calls of tools that a REPL has on the way. It is not listened to until there are fewer."""
+"""Queries and calls of tools of one REPL in flight. Back-pressure: the stream of its worker is not read beyond that."""
 _MOST_WEIGHT = 64 << 20
-"""Bytes that they have together, from which on it is not listened to either."""
+"""Bytes of all queries and calls of one REPL in flight, with the same effect."""
 _HEAVY = 16
-"""Bytes that what is made of a byte of a head may take."""
+"""Bytes of objects that one byte of a head may become."""
 _MOST_NAME = 200
-"""Characters of the name of a tool that is told to who listens."""
+"""Characters of the name of a tool in a `ToolReport` and in the log."""
 _MOST_PROBLEM = 2000
-"""Characters of what is said in place of each reply to a query that could not be answered."""
+"""Characters of the text that replaces each reply to a query that could not be answered."""
 
 _QUICK = 1 << 14
-"""Bytes of a head that is parsed on the event loop rather than in a thread."""
+"""Bytes up to which a head is parsed on the event loop rather than in a thread."""
 
 
 class Calls:
-    """The queries and calls of tools that one REPL has on the way."""
+    """The queries and calls of tools of one REPL in flight."""
 
     def __init__(
         self, tools: Toolbox, on_query: QueryHandler, on_tool: Callable[[ToolReport], None] | None
@@ -47,20 +47,20 @@ class Calls:
         self._on_query = on_query
         self._on_tool = on_tool
         self._tasks: dict[asyncio.Task[None], int] = {}
-        """All that are on the way, and what they weigh."""
+        """The weight of each query and call in flight, in bytes."""
         self._weight = 0
         self._reading = asyncio.Lock()
         self._held: Remote | None = None
-        """Who has to wait until there are fewer."""
+        """The far side whose stream is on hold until fewer are in flight."""
 
     def begin_query(self, remote: Remote, payload: bytes) -> None:
-        """Answers a query. One that is no query disturbs the stream it came on.
+        """Starts to answer a query. A malformed query counts as a disturbance of its stream.
 
         Args:
-            remote: where it comes from.
+            remote: the far side that asks.
 
         Raises:
-            Exception: of any kind: this is no query.
+            Exception: of any kind: the query is malformed.
         """
         head = head_size(payload)
         if head <= _QUICK:
@@ -70,17 +70,17 @@ class Calls:
         self._begin(work, remote, len(payload) + _HEAVY * head)
 
     def begin_tool(self, remote: Remote, payload: bytes) -> None:
-        """Calls a tool. See `begin_query`."""
+        """Starts a call of a tool. See `begin_query`."""
         weight = len(payload) + _HEAVY * head_size(payload[NUMBER.size : 2 * NUMBER.size])
         self._begin(self._call_tool(remote, payload), remote, weight)
 
     def cancel(self) -> None:
-        """Cancels all of them: the worker does not wait for replies any more."""
+        """Cancels all queries and calls in flight."""
         for task in self._tasks:
             task.cancel()
 
     async def end(self) -> None:
-        """Cancels all of them, and waits for their ends."""
+        """Cancels all queries and calls in flight, and waits until they have ended."""
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -104,7 +104,7 @@ class Calls:
         return len(self._tasks) >= MOST_CALLS or self._weight >= _MOST_WEIGHT
 
     async def _read(self, function: Callable[[], Any]) -> Any:
-        """Reads something in a thread: one thing after the other, so that other REPLs have their turns."""
+        """Parses something in a thread. One REPL parses one thing at a time, so that others get their turns."""
         async with self._reading:
             return await converting(function)
 
@@ -138,14 +138,16 @@ class Calls:
         name, reply = "?", b""
         failure: ToolError | None = None
         try:
-            if len(payload) <= _QUICK:  # and not the head alone: bytes are made of its texts
+            if len(payload) <= _QUICK:  # the whole payload counts, as its texts become bytes
                 name, args, kwargs = _arguments(payload)
             else:
                 name, args, kwargs = await self._read(lambda: _arguments(payload))
             reply = _reply(name, await self._tools.call(name, args, kwargs))
         except ToolError as error:
             failure = error
-        except Exception as error:  # no memory is left, for one; the code shall not wait for ever
+        except (
+            Exception
+        ) as error:  # for example, no memory is left; without a reply the code would wait for ever
             _log.exception("a call of the tool %s failed", cut(name, _MOST_NAME))
             failure = ToolError(type(error).__name__, "the host could not make this call")
         if failure is not None:
@@ -155,18 +157,18 @@ class Calls:
             problem = None if failure is None else str(failure)
             try:
                 self._on_tool(ToolReport(cut(name, _MOST_NAME), time.monotonic() - started, problem))
-            except Exception:  # nothing flows back from who only listens
-                _log.exception("a call of the tool %s was not noted", name)
+            except Exception:  # a listener that fails does not fail the call
+                _log.exception("on_tool failed for a call of the tool %s", name)
 
 
 def _query(payload: bytes) -> tuple[int, Query]:
-    """Reads a query.
+    """Parses a query.
 
     Returns:
-        Its number, and the query.
+        The number of the query, and the query.
 
     Raises:
-        Exception: of any kind: it is none.
+        Exception: of any kind: the query is malformed.
     """
     message = load(payload)
     number, kind = message["id"], message["kind"]
@@ -184,11 +186,15 @@ def _query(payload: bytes) -> tuple[int, Query]:
 
 
 def _arguments(payload: bytes) -> tuple[str, list[Any], dict[str, Any]]:
-    """Reads a call, whatever the worker sent."""
+    """Parses a call of a tool: the name, the arguments and the keyword arguments.
+
+    Raises:
+        ToolError: the call is malformed.
+    """
     try:
         name, args, kwargs = load(payload[NUMBER.size :])
         if type(name) is not str or type(args) is not list or type(kwargs) is not dict:
-            raise ValueError("no call")
+            raise ValueError("it is malformed")
         return (
             name,
             [from_json(item) for item in args],

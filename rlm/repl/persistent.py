@@ -15,8 +15,8 @@ from rlm.types import Message
 
 
 class Conversation:
-    """Keeps the REPL, its contexts and the histories of the completions. Belongs to the event loop that first used it, and
-    serves one completion at a time; others wait."""
+    """Keeps the REPL, the contexts and the histories of the completions. Belongs to the event loop of the first completion.
+    Serves one completion at a time; others wait."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -27,16 +27,16 @@ class Conversation:
         self._on_tool: Callable[[ToolReport], None] | None = None
         self._extension: asyncio.Task[None] | None = None
         self.contexts: list[Context] = []
-        """Of the completions so far."""
+        """The contexts of the completions so far."""
         self.histories: list[list[Message]] = []
-        """Their messages, each with the final answer as the last one."""
+        """The messages of the completions so far; the last message of each is the final answer."""
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits for the completion before this one, and for what is still on its way into the REPL.
+        """Waits for the completion before this one, and for an extension of the REPL that is still on its way.
 
         Raises:
-            ConfigError: it is used on another event loop.
+            ConfigError: the event loop is not that of the first completion.
         """
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
@@ -51,20 +51,20 @@ class Conversation:
             try:
                 yield
             finally:
-                self._handler = self._on_tool = None  # they hold what the completion held
+                self._handler = self._on_tool = None  # both keep the objects of the completion in memory
 
     async def open(self, spec: SessionSpec, on_query: QueryHandler) -> REPL:
-        """The REPL, with one more context.
+        """Returns the REPL, extended by the contexts of a completion.
 
         Args:
-            spec: what a REPL for this context alone would be.
+            spec: the specification of a REPL with these contexts alone.
 
         Raises:
-            REPLError: it could not be started.
+            REPLError: the REPL could not be started.
         """
         self._handler, self._on_tool = on_query, spec.on_tool
         if self._repl is not None:
-            # A REPL gets its contexts also when the caller is cancelled meanwhile, and then it has to be counted too.
+            # The REPL gets the contexts even if the caller is cancelled meanwhile, and then they count too.
             self._extension = asyncio.ensure_future(self._extend(self._repl, spec.contexts))
             await asyncio.shield(self._extension)
         if self._repl is None:
@@ -85,11 +85,11 @@ class Conversation:
             self._extension = None
 
     def remember(self, messages: Sequence[Message], answer: str) -> None:
-        """Keeps the history of a completion that has ended."""
+        """Adds the history of a completion that has ended."""
         self.histories.append([*messages, {"role": "assistant", "content": answer}])
 
     async def drop(self) -> None:
-        """Closes the REPL. The next completion gets a fresh one, with all contexts and histories."""
+        """Closes the REPL. The next completion gets a fresh one with all contexts and histories."""
         repl, self._repl = self._repl, None
         if repl is not None:
             await repl.close()
@@ -99,7 +99,7 @@ class Conversation:
         self.contexts = []
 
     def close(self) -> None:
-        """Closes the REPL, and lets go of the contexts, from any thread. On its own event loop it only begins to."""
+        """Closes the REPL and drops the contexts, from any thread. On its own event loop it returns before that is done."""
         loop = self._loop
         if loop is None or self._repl is None or not loop.is_running():
             self.contexts = []
@@ -113,7 +113,7 @@ class Conversation:
             closing.result()
 
     async def aclose(self) -> None:
-        """`close`, from any event loop."""
+        """As `close`, from any event loop. Waits until it is done."""
         loop = self._loop
         if loop is None or loop is asyncio.get_running_loop():
             await self._end()
@@ -121,7 +121,7 @@ class Conversation:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._end(), loop))
 
     async def _answer(self, query: Query) -> Sequence[QueryReply]:
-        if self._handler is None:  # a thread that the code left behind asks
+        if self._handler is None:  # the query comes from a thread that the code left running
             reply = QueryReply("Error: no completion runs in this REPL", failed=True)
             return [reply] * len(query.prompts)
         return await self._handler(query)

@@ -1,4 +1,4 @@
-"""A cell, as the host follows it."""
+"""The running cell, as the host follows it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from rlm.repl.interface import AnswerState, CellResult, CellStatus
 from rlm.repl.worker.process.descriptions import bounded, cut
 
 _STATUSES: tuple[CellStatus, ...] = ("ok", "error", "exit")
-"""How a worker may say that a cell ended."""
+"""The statuses that a worker may report."""
 
 MOST_LINE = 500
-"""Characters of a line that a worker says, which goes to the log and into the next prompt: more than `one_line_error` makes of
-an error."""
+"""Characters of a line from a worker, which goes to the log and into the next prompt. `one_line_error` makes shorter ones."""
 _MOST_OUTPUT = 2 << 20
-"""Characters of a value and of a traceback: more than a worker sends."""
+"""Characters of a value, and of a traceback. A worker sends fewer."""
 _MOST_NAMES = 301
-"""Names that are told of a cell. A worker sends no more, nor longer ones."""
+"""Names in the result of a cell. A worker sends no more."""
 _MOST_NAME, _MOST_DESCRIPTION = 100, 200
 
 
 class RunningCell:
-    """The cell that runs."""
+    """The cell that runs.
+
+    Args:
+        timeout: its time limit in seconds; None: no limit.
+    """
 
     def __init__(self, number: int, timeout: float | None) -> None:
         self.number = number
@@ -33,22 +36,22 @@ class RunningCell:
         self.result: asyncio.Future[CellResult] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
         self.interrupted: str | None = None
-        """Why it was interrupted; empty for its time limit."""
+        """Why the cell was interrupted: the reason of the caller; empty: its time limit. None: it was not."""
         self.stopped = False
         """The caller stopped the cell."""
         self.seconds = 0.0
-        """When that was, from its start."""
+        """Seconds from the start of the cell to the interrupt."""
         self.ending: CellEnding | None = None
-        """What the worker said of its end, while the supervisor is asked for the rest."""
+        """What the worker reported, while the supervisor is asked for the rest."""
 
     def interruption(self) -> str:
-        """Says that it was interrupted, when and why."""
+        """A line that says that the cell was interrupted, when and why."""
         if self.interrupted:
             return f"interrupted after {self.seconds:.1f} s: {self.interrupted}"
         return f"interrupted after {self.timeout:g} s, the time limit of a cell"
 
     def kill(self) -> str:
-        """Says that it was killed, when and why."""
+        """A line that says that the cell was killed, when and why."""
         seconds = time.monotonic() - self.started
         why = self.interrupted or f"its time limit is {self.timeout:g} s"
         return f"killed after {seconds:.1f} s: the cell did not stop when it was interrupted ({why})"
@@ -56,23 +59,24 @@ class RunningCell:
 
 @dataclass(frozen=True, slots=True)
 class CellEnding:
-    """What a worker says of the end of a cell. Everything in it may be the code's invention, so it becomes nothing but
-    text, and no more of it than a worker would say."""
+    """What a worker reports of the end of a cell. The code may have forged all of it, so every part becomes text, of no more
+    characters than a worker sends."""
 
     status: CellStatus
     error: str | None
     printed: list[str | None]
-    """Stdout and stderr; None if the supervisor has it."""
+    """Stdout and stderr. None: the supervisor has that stream."""
     lines: list[str]
-    """What stands after it: the value of a last expression, a traceback."""
+    """What follows the two: the value of a last expression, and a traceback."""
     answer: AnswerState
     locals: dict[str, str]
 
     @classmethod
     def of(cls, message: Any) -> CellEnding:
-        """
+        """Reads the message of a worker.
+
         Raises:
-            Exception: of any kind: this is no such message.
+            Exception: of any kind: the message is malformed.
         """
         status = message["status"]
         if status not in _STATUSES:

@@ -25,37 +25,37 @@ RESERVED = frozenset({
     "answer", "context", "history", "llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched",
     "SHOW_VARS", "SubcallError", "ToolError", "FINAL", "FINAL_VAR", "_",
 })  # fmt: skip
-"""Names of the REPL that no tool can have. Nor can it have `context_0`, `context_1`, ... or a name with two underscores in
-front and behind."""
+"""Names of the REPL that a tool cannot have. `context_0`, `context_1`, ... and names with two underscores at both ends are
+reserved too."""
 
 _MOST_DESCRIPTION = 600
 _MOST_MESSAGE = 20_000
 _BUNDLED = 1 << 16
-"""Bytes of the values that are sent together."""
+"""Bytes up to which a value is sent together with others."""
 
 in_thread = Threads(64).run
 """Runs a function in one of the threads for tools. See `Threads.run`."""
 converting = Threads(2).run
-"""Runs a function that only makes values of others: in threads of its own, so that it need not wait for tools that block. More
-of them would only wait for each other."""
+"""Runs a function that only converts values, in threads apart from those for tools, which may block. More than two threads
+would only wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolReport:
-    """A call of a tool by the code, when it has ended."""
+    """A call of a tool by the code that has ended."""
 
     name: str
     seconds: float
     error: str | None
-    """Type and message of what it raised; None if it returned."""
+    """The type and the message of what the tool raised; None: it returned."""
 
 
 class ToolError(Exception):
-    """What a tool raised, as the code hears of it.
+    """What a tool raised, in the form that the code gets.
 
     Args:
-        kind: name of the type.
-        text: its message.
+        kind: the name of the type.
+        text: the message.
     """
 
     def __init__(self, kind: str, text: str) -> None:
@@ -68,17 +68,18 @@ class Toolbox:
     """The tools of a run. Made once, and shared by all its REPLs. Immutable."""
 
     def __init__(self) -> None:
-        self._functions: dict[str, _Function] = {}
+        self._functions: dict[str, _HostFunction] = {}
         self._lines: list[str] = []
         self._values: list[tuple[str, Context]] = []
 
     @classmethod
     def of(cls, tools: Mapping[str, Any] | Toolbox | None) -> Toolbox:
-        """
+        """Makes a toolbox.
+
         Args:
-            tools: by their names in the REPL: callables of the host, sync or async; values, of which the REPL gets copies:
-                None, bool, int, float, complex, sets, and what can be a `Context`; or `{"tool": callable or value,
-                "description": text}` of either. None: no tools.
+            tools: tools by their names in the REPL. A tool is a callable, sync or async, which runs on the host; a value, of
+                which the REPL gets a copy (None, bool, int, float, complex, sets, and everything that can be a `Context`);
+                or `{"tool": callable or value, "description": text}`. None: no tools.
 
         Raises:
             ConfigError: a name cannot be used, or a value cannot be sent; the message says which and where.
@@ -95,7 +96,7 @@ class Toolbox:
             _check_name(name)
             tool, description = _split(name, entry)
             if callable(tool):
-                function = box._functions[name] = _Function(name, tool, description)
+                function = box._functions[name] = _HostFunction(name, tool, description)
                 box._lines.append(_line(function.head, _first_paragraph(function.doc)))
                 continue
             value, summary = _sendable(name, tool)
@@ -113,36 +114,36 @@ class Toolbox:
         return bool(self._lines)
 
     def describe(self) -> str:
-        """Lines for the prompt, one for each tool in the order in which they were given: of functions the signature and the
-        first paragraph of the docstring, or the description; of values type and size, and the description. Empty if there
-        are none."""
+        """Lines for the prompt, one for each tool, in the order in which they were given. A function has its signature, and
+        its description or the first paragraph of its docstring. A value has its type, its size and its description. Empty:
+        there are no tools."""
         return "\n".join(self._lines)
 
     @property
     def functions(self) -> list[dict[str, Any]]:
-        """The functions, as a worker is told of them (`worker.tools.make_tools`)."""
+        """The functions in the form that `worker.process.tools.make_tools` takes."""
         return [function.told for function in self._functions.values()]
 
     @property
     def values(self) -> Sequence[tuple[str, Context]]:
-        """The values and the names that they get in the REPL. Without a name it is a dict of names and values."""
+        """The values with their names in the REPL. A value without a name is a dict of names and values."""
         return self._values
 
     def identity(self) -> list[Any]:
-        """What code can tell of the tools, as plain data: functions by name, signature and docstring (not by what they do),
-        values by their hash. Hashes values that were not hashed before, which takes a while for large ones."""
+        """What the code can see of the tools, as plain data: the name, signature and docstring of each function, and the hash
+        of each value. Hashing a large value takes a while the first time."""
         return [self.functions, [[name, value.describe()] for name, value in self._values]]
 
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Calls a tool: an async one on this event loop, another one in a thread.
+        """Calls a tool: an async tool on this event loop, any other in a thread.
 
         Returns:
-            Its result, as exactly plain values.
+            The result, as plain values with no subclasses.
 
         Raises:
-            ToolError: it raised an exception, there is no such tool, or its result cannot be sent.
-            asyncio.CancelledError: the caller was cancelled. An async tool is cancelled too; a function in a thread runs on,
-                and nobody hears of it.
+            ToolError: the tool raised an exception, there is no such tool, or its result cannot be sent.
+            asyncio.CancelledError: the caller was cancelled. An async tool is cancelled too. A function in a thread runs on,
+                and its result is dropped.
         """
         function = self._functions.get(name)
         if function is None:
@@ -159,8 +160,8 @@ class Toolbox:
         return await converting(lambda: _plain_result(name, result))
 
 
-class _Function:
-    """A callable among the tools."""
+class _HostFunction:
+    """A tool that is a function of the host."""
 
     def __init__(self, name: str, function: Callable[..., Any], description: str | None) -> None:
         self._name = name
@@ -175,7 +176,7 @@ class _Function:
         self.doc = (description or inspect.getdoc(inner) or "").strip()
         try:
             signature = inspect.signature(function)
-        except (ValueError, TypeError):  # some builtins do not say
+        except (ValueError, TypeError):  # some builtins have no signature
             self._signature = None
             self.head = f"{name}(...)"
             self.told: dict[str, Any] = {"name": name, "doc": self.doc, "parameters": None, "returns": None}
@@ -198,9 +199,10 @@ class _Function:
         }
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """
+        """Checks the arguments of a call.
+
         Raises:
-            ToolError: it does not take these arguments.
+            ToolError: the function does not take these arguments.
         """
         if self._signature is not None:
             try:
@@ -210,7 +212,7 @@ class _Function:
 
 
 class _Text(str):
-    """A default or an annotation as text, which a signature shows as it is."""
+    """A default or an annotation as text. A signature shows it without quotes."""
 
     __slots__ = ()
 
@@ -236,7 +238,7 @@ def _annotation_text(annotation: Any) -> str:
 def _default_text(value: Any) -> str:
     try:
         text = repr(value)
-    except Exception:  # of the value, or an int of more digits than Python shows
+    except Exception:  # a `__repr__` that fails, or an int of more digits than Python shows
         return "..."
     return text if len(text) <= 60 and " at 0x" not in text else "..."
 
@@ -248,7 +250,7 @@ async def _finish(name: str, start: Callable[[], Awaitable[Any]]) -> Any:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise _failure(name, error) from error  # something that the tool waited for was cancelled
+        raise _failure(name, error) from error  # the tool waited for something that was cancelled
     except (Exception, SystemExit) as error:
         raise _failure(name, error) from error
 
@@ -256,7 +258,7 @@ async def _finish(name: str, start: Callable[[], Awaitable[Any]]) -> Any:
 def _run(name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     try:
         return function(*args, **kwargs)
-    except BaseException as error:  # in this thread even KeyboardInterrupt is the tool's own
+    except BaseException as error:  # in this thread even KeyboardInterrupt comes from the tool
         raise _failure(name, error) from error
 
 
@@ -278,7 +280,7 @@ def _failure(name: str, error: BaseException) -> ToolError:
 
 
 def _cut(message: str) -> str:
-    """A message, if it is too long its beginning: the code may have chosen it, and it goes to the log."""
+    """Cuts a long message: the code may have chosen it, and it goes to the log."""
     if len(message) <= _MOST_MESSAGE:
         return message
     return f"{message[:_MOST_MESSAGE]}... ({len(message):,} characters)"
@@ -286,18 +288,20 @@ def _cut(message: str) -> str:
 
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name.isidentifier():
-        raise ConfigError(f"the name of a tool must be a Python identifier, and {name!r} is none")
+        raise ConfigError(f"the name of a tool must be a Python identifier, not {name!r}")
     normal = unicodedata.normalize("NFKC", name)
     if name != normal:
-        raise ConfigError(f"no tool can be named {name!r}: Python reads that as {normal!r}, so call it that")
+        raise ConfigError(
+            f"a tool cannot be named {name!r}: Python reads that as {normal!r}, so use this name"
+        )
     if keyword.iskeyword(name):
-        raise ConfigError(f"no tool can be named {name!r}: that is a keyword of Python")
+        raise ConfigError(f"a tool cannot be named {name!r}: it is a keyword of Python")
     if name in RESERVED or re.fullmatch(r"context_\d+|__.*__", name):
-        raise ConfigError(f"no tool can be named {name!r}: the REPL has something of its own under that name")
+        raise ConfigError(f"a tool cannot be named {name!r}: the REPL uses that name itself")
 
 
 def _split(name: str, entry: Any) -> tuple[Any, str | None]:
-    """A tool and its description."""
+    """Splits an entry into the tool and its description."""
     if not isinstance(entry, dict) or "tool" not in entry or not entry.keys() <= {"tool", "description"}:
         return entry, None
     description = entry.get("description")
@@ -309,7 +313,7 @@ def _split(name: str, entry: Any) -> tuple[Any, str | None]:
 
 
 def _sendable(name: str, value: Any) -> tuple[Any, str]:
-    """A value as it is sent, and what it is."""
+    """Returns a value in the form that is sent, and a summary of it."""
     try:
         if isinstance(value, bool | int | float | complex | None):
             number = to_plain(value, name)

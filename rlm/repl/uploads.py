@@ -9,19 +9,19 @@ from typing import Any
 from rlm.context import Context
 
 MOST_FILES = 200
-"""Contexts that a place is asked to bring; the kernel passes 253 descriptors with one message. The worker asks for the rest
-over its stream, piece by piece."""
+"""Contexts that a place brings as files. The kernel passes at most 253 descriptors with one message. The worker asks for
+further contexts over its stream, piece by piece."""
 
 _QUICK = 1 << 20
-"""Characters that are measured on the event loop rather than in a thread."""
+"""Characters up to which a context is measured on the event loop rather than in a thread."""
 
 
 class Supply:
-    """Values that a worker is told of, and asks for.
+    """Values that are announced to a worker, and that it then asks for.
 
     Args:
-        contexts: become `context_N`, from `first` on, and the last of them `context`.
-        values: names and values besides; without a name it is a dict of names and values.
+        contexts: become `context_N`, from `first` on; the last one becomes `context` too.
+        values: further values with their names. A value without a name is a dict of names and values.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Supply:
         self._pieces: dict[int, Iterator[bytes]] = {}
 
     async def measure(self) -> int:
-        """Bytes of all of them."""
+        """The encoded size of all values in bytes."""
         size = 0
         for context in self.contexts:
             if context.size <= _QUICK or context.has_file:
@@ -46,20 +46,20 @@ class Supply:
         return size
 
     def announce(self) -> list[dict[str, Any]]:
-        """What the worker is told of them."""
+        """The names, the kind and the size in bytes of each value."""
         return [
             {"names": names, "kind": context.kind, "size": context.encoded_size}
             for names, context in zip(self._names, self.contexts, strict=True)
         ]
 
     def piece(self, number: Any) -> bytes:
-        """The next piece of a context, empty at its end.
+        """The next piece of a value; empty at its end.
 
         Args:
-            number: its place among those that were announced.
+            number: the position of the value in what was announced. It comes from the worker and is not checked.
 
         Raises:
-            LookupError, TypeError: there is none.
+            LookupError, TypeError: there is no such value.
         """
         if number not in self._pieces:
             self._pieces[number] = self.contexts[range(len(self.contexts))[number]].chunks()

@@ -100,17 +100,17 @@ def test_a_toolbox_may_be_empty() -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("two words", "must be a Python identifier, and 'two words' is none"),
+        ("two words", "must be a Python identifier, not 'two words'"),
         ("", "must be a Python identifier"),
         ("1st", "must be a Python identifier"),
-        (5, "must be a Python identifier, and 5 is none"),
-        ("\ufb01", "no tool can be named '\ufb01': Python reads that as 'fi', so call it that"),
-        ("class", "no tool can be named 'class': that is a keyword"),
-        ("None", "that is a keyword"),
-        *[(name, "the REPL has something of its own") for name in sorted(RESERVED)],
-        ("context_0", "the REPL has something of its own"),
-        ("context_12", "the REPL has something of its own"),
-        ("__builtins__", "the REPL has something of its own"),
+        (5, "must be a Python identifier, not 5"),
+        ("\ufb01", "a tool cannot be named '\ufb01': Python reads that as 'fi', so use this name"),
+        ("class", "a tool cannot be named 'class': it is a keyword"),
+        ("None", "it is a keyword"),
+        *[(name, "the REPL uses that name itself") for name in sorted(RESERVED)],
+        ("context_0", "the REPL uses that name itself"),
+        ("context_12", "the REPL uses that name itself"),
+        ("__builtins__", "the REPL uses that name itself"),
     ],
 )
 def test_an_invalid_name_is_refused(name: Any, problem: str) -> None:
