@@ -161,7 +161,7 @@ def test_a_policy_gives_the_same_replies_in_process_and_over_http(
         sampling = {"max_tokens": max_tokens}
         async with ModelServer(policy, max_model_len=90) as server:
             client = ScriptedClient(policy, max_model_len=90)
-            for _ in range(2):  # the second time from the prefix cache
+            for _ in range(2):  # the second call hits the prefix cache
                 assert await outcome(client, messages, sampling) == await outcome(
                     http_client(server), messages, sampling
                 )
@@ -231,7 +231,7 @@ async def test_a_growing_chat_hits_the_prefix_cache() -> None:
     assert first.usage.cached_tokens == 0
     longer: list[Message] = [*messages, first.message, {"role": "user", "content": "on"}]
     second = await client.complete(longer)
-    # All whole blocks of 64 tokens of the first prompt and its reply, less what the markup around them moves.
+    # All whole blocks of 64 tokens of the first prompt and its reply, except the block that the markup shifts.
     seen = first.usage.total_tokens
     assert seen - 2 * 64 < second.usage.cached_tokens <= seen
     assert second.usage.cached_tokens % 64 == 0

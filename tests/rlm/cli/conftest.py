@@ -1,4 +1,4 @@
-"""The program as people start it: a process of its own."""
+"""Runs the program in a process of its own, as a user does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from rlm.testing import ChatRequest, ModelServer, finish, serve
 
-# Not every machine that runs these tests has a sandbox.
+# Warnings are errors, except that a machine has no sandbox.
 PROGRAM = (sys.executable, "-W", "error", "-W", "ignore:there is no sandbox", "-m", "rlm")
 
 _VARIABLES = (
@@ -30,7 +30,7 @@ _VARIABLES = (
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment without keys and servers, in which help is 100 columns wide."""
+    """This environment without keys and servers, with help texts of 100 columns."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
     return {**kept, "COLUMNS": "100", **variables}
 
@@ -49,7 +49,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def rlm(tmp_path: Path) -> Run:
-    """Runs `rlm` in an empty folder, with stdin empty unless it is given."""
+    """Runs `rlm` in an empty folder. Stdin is empty unless it is given."""
 
     def run(*words: str, stdin: bytes | None = None, **variables: str) -> Done:
         done = subprocess.run(
@@ -68,7 +68,7 @@ def rlm(tmp_path: Path) -> Run:
 
 
 def describing(request: ChatRequest) -> str:
-    """Answers with what the code sees, and with the question."""
+    """Answers with the context that the code sees, and with the question."""
     if request.is_subcall:
         return "seen"
     said = "\n".join(str(message["content"]) for message in request.messages)
@@ -78,6 +78,6 @@ def describing(request: ChatRequest) -> str:
 
 @pytest.fixture
 def server() -> Iterator[ModelServer]:
-    """A server whose only model answers with what it was given."""
+    """A server whose model answers with its context and question."""
     with serve(describing) as server:
         yield server

@@ -1,4 +1,4 @@
-"""`rlm doctor`: what it finds, and when `rlm run` can work."""
+"""`rlm doctor`: its findings, and whether `rlm run` can work."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ def test_a_server_that_cannot_be_reached_or_refuses_is_named(rlm: Run) -> None:
 
 
 def test_a_missing_temporary_folder_is_replaced_by_the_next_one(rlm: Run, tmp_path: Path) -> None:
-    """Python takes another one then; what is shown is where REPLs will be."""
+    """Python then uses another folder. The doctor shows the one that REPLs will use."""
     done = rlm("doctor", "--json", TMPDIR=str(tmp_path))
     assert checks_of(json.loads(done.out))["temporary files"]["data"]["folder"] == str(tmp_path)

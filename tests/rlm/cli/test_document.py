@@ -1,4 +1,4 @@
-"""The commands of docs/cli.md and of the README, typed into a shell."""
+"""The commands of docs/cli.md, run in a shell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def clerk(request: ChatRequest) -> str:
-    """Answers in the form that is asked for, or else with the size of the context."""
+    """Answers in the form of the schema, if there is one, or else with the size of the context."""
     said = "\n".join(str(message["content"]) for message in request.messages)
     if "JSON schema" in said:
         return finish("json.dumps({'who': 'Ada'})", "import json")

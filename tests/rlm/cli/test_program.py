@@ -1,4 +1,4 @@
-"""The program itself: help, version, completion scripts, what it loads."""
+"""The program: help, version, completion in shells, imports."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ COMPLETIONS = [
 
 @pytest.fixture
 def shell(tmp_path: Path, rlm: Run) -> Callable[..., str]:
-    """Runs code in a shell that finds `rlm` and, in a file, its completion script."""
+    """Runs code in a shell. `rlm` is on the PATH, and its completion script is in the file `script`."""
     (tmp_path / "notes one.txt").touch()
     (tmp_path / "notes").mkdir()
 

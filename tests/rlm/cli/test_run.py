@@ -1,4 +1,4 @@
-"""`rlm run`: inputs, options, output, and how it ends."""
+"""`rlm run`: inputs, options, output and exit codes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_stdin_becomes_the_context(
 
 
 def test_a_named_pipe_is_read_like_a_file(rlm: Run, server: ModelServer, tmp_path: Path) -> None:
-    """As in `--context <(command)`."""
+    """Shells make one for `--context <(command)`."""
     os.mkfifo(tmp_path / "pipe")
     command = [*PROGRAM, "run", "--base-url", server.base_url, "-c", "pipe", "Which?"]
     with subprocess.Popen(
@@ -184,7 +184,7 @@ def test_a_server_and_its_key_come_from_the_environment(rlm: Run) -> None:
         named = {"RLM_BASE_URL": server.base_url, "RLM_MODEL": "two", "RLM_API_KEY": "the-key-itself"}
         done = rlm("run", "Which?", **named)
         assert (done.code, done.out) == (0, "42\n"), done.err
-        # A server that the command line names is another one: neither model nor key are its own.
+        # RLM_MODEL and RLM_API_KEY do not apply to a server of the command line.
         done = rlm("run", "Which?", "--base-url", server.base_url, **named)
         assert (done.code, "wants a key" in done.err) == (3, True)
         keyed = ["--base-url", server.base_url, "--api-key-env", "RLM_API_KEY"]
@@ -340,7 +340,7 @@ def test_a_budget_needs_a_price(rlm: Run, server: ModelServer) -> None:
 
 def test_a_model_that_fails_has_an_exit_code_of_its_own(rlm: Run) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        taken.bind(("127.0.0.1", 0))  # no server listens there
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         for named in ([], ["--model", "m", "--backend-option", "max_retries=0"]):
             done = rlm("run", "Which?", "--base-url", url, *named)
@@ -356,7 +356,7 @@ def test_a_model_that_fails_has_an_exit_code_of_its_own(rlm: Run) -> None:
 
 
 def test_a_repl_that_cannot_start_has_an_exit_code_of_its_own(server: ModelServer, tmp_path: Path) -> None:
-    """The Python that should run it has been removed."""
+    """The Python that starts the REPL has been removed."""
     program = (
         f"import sys; sys.executable = {str(tmp_path / 'gone')!r}; from rlm.cli import main; sys.exit(main())"
     )

@@ -1,4 +1,4 @@
-"""A server that speaks a provider's wire format: scripted answers, and no mercy for requests of another form."""
+"""A server that speaks a provider's wire format. It plays scripted answers and refuses requests of another form."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ KEYS = (
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test finds a key or a URL of the one who runs it."""
+    """Hides the keys and URLs of the environment that the tests run in."""
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A request as it arrived."""
+    """A request as the server got it."""
 
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """Headers by name in lower case."""
     body: Any
     raw: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Status:
-    """An answer other than a 200."""
+    """An answer with another status than 200."""
 
     status: int
     body: Any = None
@@ -54,7 +54,7 @@ class Status:
 
 
 class Hang:
-    """No answer, ever."""
+    """An answer that never comes."""
 
 
 Answer = Mapping[str, Any] | Status | Hang | str

@@ -1,4 +1,4 @@
-"""The Anthropic client through the real SDK, against a server that takes the Messages API by its word."""
+"""The Anthropic client with the real SDK, against a server that refuses what the Messages API refuses."""
 
 from __future__ import annotations
 
@@ -155,10 +155,10 @@ async def test_thinking_is_read_apart_and_sent_back_unchanged() -> None:
         sampling = {"thinking": {"type": "enabled", "budget_tokens": 2000}, "max_tokens": 4000}
         reply = await client.complete([SYSTEM, HELLO], sampling=sampling)
         assert (reply.content, reply.reasoning) == ("hi", "hm")
-        message: Message = json.loads(json.dumps(reply.message))  # by way of a log, say
+        message: Message = json.loads(json.dumps(reply.message))  # as after a log
         await client.complete([SYSTEM, HELLO, message, AGAIN], sampling=sampling)
         assert server.last["messages"][1]["content"] == [THOUGHT, HIDDEN, {"type": "text", "text": "hi"}]
-        # Another model could not read it.
+        # Another model cannot read signed thinking, so it is not sent.
         await client.complete([SYSTEM, HELLO, message, AGAIN], model="claude-haiku-4-5")
         assert server.last["messages"][1]["content"] == [{"type": "text", "text": "hi"}]
 
@@ -185,7 +185,7 @@ async def test_a_turn_reads_the_cache_that_the_turn_before_wrote() -> None:
                 i for i, m in enumerate(body["messages"]) if any("cache_control" in b for b in m["content"])
             ]
             assert marked == [len(body["messages"]) - 1]
-        # All that was marked stands, unchanged, at the beginning of the next request.
+        # The next request begins with everything that was marked, unchanged.
         for body in (first, second):
             for message in body["messages"]:
                 for block in message["content"]:
@@ -352,7 +352,7 @@ async def test_empty_messages_and_repeated_roles_are_sent() -> None:
         ({"max_tokens": 70, "max_completion_tokens": 50}, 50, None),
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, 16_000, 5000),
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}, "max_tokens": 6000}, 6000, 5000),
-        # The run has fewer tokens left than the budget: the limit holds, and thinking takes what it leaves.
+        # The run has fewer tokens left than the budget: the limit holds, and the budget is made smaller.
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}, "max_tokens": 4000}, 4000, 2000),
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}, "max_tokens": 1500}, 1500, 1024),
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}, "max_tokens": 1024}, 1024, None),
@@ -395,8 +395,8 @@ async def test_the_window_comes_from_the_list_of_models() -> None:
         client = client_of(server)
         assert await client.context_length() == 500_000
         assert await client.context_length() == 500_000
-        assert await client.context_length("nobody") is None
-        assert server.listed == [f"/v1/models/{MODEL}", "/v1/models/nobody"]
+        assert await client.context_length("unknown") is None
+        assert server.listed == [f"/v1/models/{MODEL}", "/v1/models/unknown"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The chat format, without a server."""
+"""The chat format without a server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ any_text = st.text(alphabet=st.characters(codec=None, categories=None))
 def test_every_string_can_be_sent(text: str) -> None:
     body = chat_format.encode_request("m", [{"role": "user", "content": text}], {})
     arrived = json.loads(body)["messages"][0]["content"]
-    arrived.encode()  # no surrogate came through
+    arrived.encode()  # fails if a surrogate was sent
     if not any("\ud800" <= c <= "\udfff" for c in text):
         assert arrived == text
 
@@ -140,7 +140,7 @@ def test_cached_tokens_and_cost_are_read() -> None:
     ],
 )
 def test_missing_usage_is_estimated(usage: Any) -> None:
-    # 40 bytes were sent and 5 came back, at 4 bytes a token.
+    # The request has 40 bytes and the reply 5, at 4 bytes for a token.
     assert decode({"content": "four", "reasoning": "!"}, usage).usage == Usage(10, 2)
 
 

@@ -1,4 +1,4 @@
-"""Backends of the OpenAI-compatible format: addresses, keys, and what each server does its own way."""
+"""Backends of the OpenAI-compatible format: URLs, keys and dialects."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def bearer(sent: Sent) -> str | None:
     return None if sent.headers.get("authorization") == f"Bearer {KEY}" else "no bearer token"
 
 
-# OpenAI's own SDK as the measure
+# compared with OpenAI's SDK
 
 
 def shape(sent: Sent) -> tuple[str, dict[str, str], Any]:
-    """What of a request the server reads: where it went, the headers that are the format's, and the body."""
+    """The parts of a request that belong to the format: path, headers and body."""
     names = ("authorization", "api-key", "content-type", "accept")
     return sent.path, {name: sent.headers[name] for name in names if name in sent.headers}, sent.body
 
@@ -118,7 +118,7 @@ async def test_the_wire_format_for_azure_is_that_of_openais_sdk(version: str | N
         )
         first, second = server.requests
     path, headers, body = shape(first)
-    if not version:  # the SDK cannot do without its own header; Azure reads the other one
+    if not version:  # the SDK always sends Authorization too; Azure reads api-key
         headers.pop("authorization")
     assert (path, headers, body) == shape(second)
     assert first.query == second.query == ({"api-version": version} if version else {})
@@ -143,7 +143,7 @@ async def test_openais_sdk_reads_what_our_test_server_sends() -> None:
     assert models == ["scripted"]
 
 
-# The token limit's two names
+# the two names of the token limit
 
 UNSUPPORTED = error(
     "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
@@ -228,7 +228,7 @@ async def test_a_limit_that_is_too_large_does_not_change_its_field() -> None:
     ("backend", "options", "field"),
     [
         ("vllm", {}, "max_tokens"),
-        ("openai", {}, "max_tokens"),  # another server than OpenAI's
+        ("openai", {}, "max_tokens"),  # a server that is not OpenAI's
         ("openrouter", {}, "max_tokens"),
         ("vllm", {"max_tokens_field": "max_completion_tokens"}, "max_completion_tokens"),
     ],
@@ -250,7 +250,7 @@ async def test_openai_gets_max_completion_tokens(monkeypatch: pytest.MonkeyPatch
         assert "max_tokens" not in server.last
 
 
-# One by one
+# each gateway
 
 
 async def test_openrouter_is_asked_for_the_cost_and_reports_it() -> None:
@@ -264,7 +264,7 @@ async def test_openrouter_is_asked_for_the_cost_and_reports_it() -> None:
         client = client_of("openrouter", server.url, app_url="https://app.example", app_title="App")
         assert client.reports_cost
         assert (await client.complete(HELLO)).usage == Usage(10, 2, 0.002, 4, 3)
-        # With a key of one's own there are two bills.
+        # With the user's own key OpenRouter and the provider both charge.
         assert (await client.complete(HELLO)).usage.cost == pytest.approx(0.021)
         sent = server.requests[0]
     assert sent.body["usage"] == {"include": True}
@@ -423,7 +423,7 @@ async def test_azure_books_under_the_models_name_and_asks_the_deployment() -> No
         assert server.requests[0].path == "/openai/v1/chat/completions"
         assert server.requests[0].headers["api-key"] == KEY
         assert "authorization" not in server.requests[0].headers
-        # It lists base models, which are not what one asks for.
+        # Azure lists base models, but a request names a deployment.
         assert await client.context_length() is None
         assert server.listed == []
 

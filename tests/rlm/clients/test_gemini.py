@@ -119,7 +119,7 @@ async def test_a_call_sends_the_chat_and_reads_the_reply() -> None:
             [SYSTEM, HELLO], sampling={"max_tokens": 50, "temperature": 0.5, "stop": "END", "n": 1}
         )
     assert (reply.content, reply.model, reply.finish_reason, reply.retries) == ("hi there", MODEL, "stop", 0)
-    # Thoughts are output that is paid for.
+    # Thoughts count as output, because they are charged as output.
     assert reply.usage == Usage(15, 43, None, 8)
     assert (reply.reasoning, reply.refusal) == (None, None)
     assert reply.message == {"role": "assistant", "content": "hi there"}
@@ -137,16 +137,16 @@ async def test_thoughts_are_read_apart_and_signed_parts_are_sent_back_unchanged(
         client = client_of(server)
         sampling = {"thinking_config": {"include_thoughts": True, "thinking_budget": 512}}
         reply = await client.complete([SYSTEM, HELLO], sampling=sampling)
-        # Protobuf's JSON takes a field by both of its names, and the SDK writes these by the other one.
+        # JSON of protobuf accepts two names for each field. The SDK writes the other one here.
         assert server.last["generationConfig"]["thinkingConfig"] == {
             "include_thoughts": True,
             "thinking_budget": 512,
         }
         assert (reply.content, reply.reasoning) == ("hi", "hm")
-        message: Message = json.loads(json.dumps(reply.message))  # by way of a log, say
+        message: Message = json.loads(json.dumps(reply.message))  # as after a log
         await client.complete([SYSTEM, HELLO, message, AGAIN])
         assert server.last["contents"][1] == {"role": "model", "parts": [THOUGHT, SIGNED]}
-        # Another model could not read it.
+        # Another model cannot read signed parts, so they are not sent.
         await client.complete([SYSTEM, HELLO, message, AGAIN], model="gemini-2.5-pro")
         assert server.last["contents"][1] == {"role": "model", "parts": [{"text": "hi"}]}
 
@@ -206,7 +206,7 @@ async def test_a_reply_without_parts_or_usage_is_empty() -> None:
     async with serve({"candidates": [{"content": {"role": "model"}, "finishReason": "STOP"}]}) as server:
         reply = await client_of(server).complete([HELLO])
         assert (reply.content, reply.finish_reason, reply.refusal) == ("", "stop", None)
-        # What nobody counted is estimated, so that limits hold.
+        # Without reported usage there is an estimate, so that limits hold.
         assert reply.usage == Usage(-(-len(server.requests[0].raw) // 4), 0)
 
 
@@ -304,5 +304,5 @@ async def test_the_window_comes_from_the_list_of_models() -> None:
         client = client_of(server)
         assert await client.context_length() == 1_048_576
         assert await client.context_length() == 1_048_576
-        assert await client.context_length("nobody") is None
+        assert await client.context_length("unknown") is None
         assert len(server.listed) == 2

@@ -1,4 +1,4 @@
-"""From `backend` and `backend_kwargs` to a client."""
+"""`make_client` and `register_backend`."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def literally(body: Mapping[str, Any] | str) -> Fault:
 
 @asynccontextmanager
 async def raw_server(answer: bytes) -> AsyncIterator[str]:
-    """A socket that answers whatever comes with the same bytes. Gives its URL."""
+    """A server that sends the same bytes for every request. Yields its URL."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -170,7 +170,7 @@ async def test_a_server_that_comes_up_late_is_found() -> None:
 
 
 async def test_a_retry_waits_as_long_as_the_server_asks() -> None:
-    # Without the header the first retry would come after 15 s at least.
+    # Without the header the first retry would come after at least 15 s.
     soon: list[Answer] = [
         Fault(429, headers={"Retry-After-Ms": "1"}),
         Fault(503, headers={"Retry-After": "0"}),
@@ -425,7 +425,7 @@ async def test_the_key_is_sent_as_bearer_token() -> None:
 
 
 class ListServer(ModelServer):
-    """A server with a model list of one's own, which counts how often it was asked."""
+    """A server with a given model list. It counts the requests for the list."""
 
     def __init__(self, listing: Any, status: int = 200) -> None:
         super().__init__(Script(["a"]))
@@ -446,7 +446,7 @@ async def test_concurrent_calls_ask_for_the_window_once() -> None:
         clients = [client_of(server) for _ in range(100)]
         first = asyncio.create_task(clients[0].context_length())
         await asyncio.sleep(0)
-        first.cancel()  # the one that asks for all of them
+        first.cancel()  # the call that made the shared request
         assert await asyncio.gather(*(client.context_length() for client in clients)) == [4096] * 100
         assert server.asked == 1
 

@@ -1,4 +1,4 @@
-"""The life of connection pools: shared on a loop, gone with it, silent in all ways to end."""
+"""Connection pools: shared by the clients of a loop, closed with the loop, and without warnings however the loop ends."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_successive_event_loops_leak_nothing() -> None:
         for _ in range(10):
             asyncio.run(talk())
             assert open_pools() == 0
-    # The server's ends may lag; each loop had 3 of its own.
+    # The server may close its side later; each loop had 3 connections.
     assert psutil.Process().num_fds() <= descriptors
 
 
@@ -163,7 +163,7 @@ def test_a_pool_ends_without_warnings(end: str) -> None:
     with serve(Script(["a"])) as server:
         # -X dev shows ResourceWarnings; asyncio's debug mode, which is part of it, also reports slow steps.
         stderr = run_script(ENDS[end], server.base_url, "-X", "dev", "-W", "always")
-        # Five calls at once are five connections, for each loop that there was in whatever process.
+        # Five concurrent calls open five connections in each loop of each process.
         loops = {"asyncio.run, several times": 3, "a forked child goes its own way": 2}.get(end, 1)
         assert server.connections <= 5 * loops
     assert [line for line in stderr.splitlines() if not line.startswith("Executing ")] == []
@@ -172,7 +172,7 @@ def test_a_pool_ends_without_warnings(end: str) -> None:
 def test_the_pool_of_a_closed_loop_is_dropped() -> None:
     script = """
 import gc
-gc.disable()  # what is cleaned up here is cleaned up on purpose
+gc.disable()  # so that only explicit clean-up counts
 for _ in range(3):
     loop = asyncio.new_event_loop()
     loop.run_until_complete(talk())

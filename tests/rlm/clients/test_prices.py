@@ -1,4 +1,4 @@
-"""What calls cost."""
+"""Prices of calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlm.types import Usage
 def test_every_token_has_its_price() -> None:
     price = Price(10, 50, cached_input=1, cache_write=12)
     usage = Usage(1_000_000, 100_000, None, 600_000, 100_000)
-    # 300,000 plain, 600,000 out of the cache, 100,000 into it, 100,000 written
+    # 300,000 plain tokens, 600,000 read from the cache, 100,000 written to it, 100,000 output
     assert price.cost(usage) == pytest.approx(3 + 0.6 + 1.2 + 5)
     assert Price(10, 50).cost(usage) == pytest.approx(10 + 5)
     assert price.cost(Usage()) == 0

@@ -1,4 +1,4 @@
-"""A whole rollout over each provider: turns, a sub-call, a limit that caps every call, usage, thinking that goes back."""
+"""A whole rollout over each provider: turns, a sub-call, a token limit for every call, usage, thinking that is sent back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODELS = {"anthropic": test_anthropic.MODEL, "gemini": test_gemini.MODEL}
 
 
 def server_for(backend: str) -> WireServer:
-    """Plays the root's two turns, and the sub-call between them."""
+    """Plays the two turns of the root and the sub-call between them."""
     if backend == "anthropic":
         thought = test_anthropic.THOUGHT
         answers: list[Any] = [
@@ -43,7 +43,7 @@ def options_for(backend: str, server: WireServer) -> dict[str, Any]:
 
 
 def chat_of(body: Any) -> list[Any]:
-    """The turns of a request, without the marks that move with the last one."""
+    """The turns of a request without cache marks, which move to the last turn."""
     turns = body.get("messages") or body.get("contents")
     for turn in turns:
         for block in turn["content"] if isinstance(turn.get("content"), list) else []:

@@ -1,4 +1,4 @@
-"""What holds for every client over a vendor's SDK: errors, retries, keys, event loops."""
+"""The behaviour that all clients over vendors' SDKs share: errors, retries, keys, event loops."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Provider(NamedTuple):
     model: str
     reply: dict[str, Any]
     error: Callable[[int, str, str], Any]
-    """The body of an error, from its status, code and message."""
+    """The body of an error with a status, a code and a message."""
 
 
 def anthropic_error(status: int, code: str, message: str) -> Any:
