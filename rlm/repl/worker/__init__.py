@@ -11,8 +11,8 @@ Three kinds of processes run this code:
 - The **supervisor** watches all workers and sleeps until it is needed: it collects what other programs and C code print, stops
   a cell that takes too long, and tells the host how a worker ended.
 
-On this machine one supervisor and one fork server serve all REPLs. In a container they serve a single worker, and the
-supervisor carries its stream too: stdin and stdout are then the only way to the host (`__main__`, `control.relay`).
+On this machine one supervisor and one fork server serve all REPLs of equal isolation. In a container they serve one worker,
+and the supervisor carries its stream too: stdin and stdout are then the only way to the host (`__main__`, `control.relay`).
 
 The code lies in four packages:
 

@@ -1,6 +1,6 @@
 """The sandbox: what works in it, what code cannot reach from it, its settings, and machines that allow none."""
 
-# Cells of one line are long, and looking at a file blocks a loop on which nothing else runs.
+# Cells are long lines. File calls that block are fine: nothing else runs on the loop.
 # ruff: noqa: ASYNC240, E501
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ print(got, libc.ptrace(0x4206, 1, None, None))
 child = os.fork()
 if child == 0:
     if os.fork() == 0:
-        os._exit(0)  # an orphan, which the first process must reap
+        os._exit(0)  # an orphan, of which nothing must be left
     os._exit(0)
 ended = os.waitpid(child, 0)
 """

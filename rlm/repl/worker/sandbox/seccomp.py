@@ -135,7 +135,7 @@ _NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24
 """Offsets in `struct seccomp_data`. For the arguments: of their low words."""
 
 
-class _Program(ctypes.Structure):
+class _FilterProgram(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 
 
@@ -146,7 +146,7 @@ def program() -> Any:
     code = instructions(which)
     data = b"".join(struct.pack("=HBBI", *line) for line in code)
     lines = ctypes.create_string_buffer(data, len(data))
-    made = _Program(len(code), ctypes.addressof(lines))
+    made = _FilterProgram(len(code), ctypes.addressof(lines))
     made.lines = lines  # keeps the buffer alive
     return made
 
