@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from rlm.cli import completion, doctor, run
-from rlm.cli.output import ClosedPipeError, emit, say
+from rlm.cli.printing import ClosedPipeError, emit, say
 from rlm.cli.status import ExitCode, exit_code_of
 from rlm.cli.version import own_version
 from rlm.errors import RLMError

@@ -10,7 +10,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from rlm.cli.output import emit
+from rlm.cli.printing import emit
 from rlm.cli.status import ExitCode
 
 NAME = "completion"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rlm.cli.check import Check
+from rlm.cli.finding import Finding
 from rlm.cli.model_options import add_server_options
-from rlm.cli.output import emit, emit_json
+from rlm.cli.printing import emit, emit_json
 from rlm.cli.status import ExitCode
 
 NAME = "doctor"
@@ -36,28 +36,28 @@ def main(options: argparse.Namespace) -> int:
     """Prints what was found. Returns 0 if `rlm run` can work."""
     import asyncio  # here, because the import takes 40 ms that --help does not need
 
-    checks = asyncio.run(_look(options))
-    missing = _missing(checks)
+    findings = asyncio.run(_look(options))
+    missing = _missing(findings)
     if options.json:
-        told = [check for check in checks if check.status in ("failed", "warning")]
+        told = [finding for finding in findings if finding.status in ("failed", "warning")]
         emit_json(
             {
                 "ready": not missing,
                 "missing": missing,
-                "advice": [check.advice for check in told if check.advice is not None],
-                "checks": [check.to_dict() for check in checks],
+                "advice": [finding.advice for finding in told if finding.advice is not None],
+                "checks": [finding.to_dict() for finding in findings],
             }
         )
     else:
-        emit(_table(checks, missing))
+        emit(_table(findings, missing))
     return ExitCode.NO_ANSWER if missing else ExitCode.ANSWERED
 
 
-async def _look(options: argparse.Namespace) -> list[Check]:
+async def _look(options: argparse.Namespace) -> list[Finding]:
     from rlm.cli import machine_checks, model_checks
     from rlm.clients import backends
 
-    checks = [
+    findings = [
         machine_checks.python(),
         machine_checks.system(),
         machine_checks.temporary_files(),
@@ -65,30 +65,30 @@ async def _look(options: argparse.Namespace) -> list[Check]:
         await machine_checks.repl(),
     ]
     # vllm is a server of the user's own: `model_checks.server` looks at it.
-    checks += [model_checks.provider(backend) for backend in backends() if backend != "vllm"]
-    checks += await model_checks.server(options)
-    checks += [machine_checks.extra(*extra) for extra in machine_checks.EXTRAS]
-    return checks
+    findings += [model_checks.provider(backend) for backend in backends() if backend != "vllm"]
+    findings += await model_checks.server(options)
+    findings += [machine_checks.extra(*extra) for extra in machine_checks.EXTRAS]
+    return findings
 
 
-def _missing(checks: Sequence[Check]) -> list[str]:
+def _missing(findings: Sequence[Finding]) -> list[str]:
     """The reasons why `rlm run` cannot work."""
-    missing = [f"{check.name}: {check.detail}" for check in checks if check.status == "failed"]
-    if not any(check.status == "ok" and check.data.get("model_source") for check in checks):
+    missing = [f"{finding.name}: {finding.detail}" for finding in findings if finding.status == "failed"]
+    if not any(finding.status == "ok" and finding.data.get("model_source") for finding in findings):
         missing.append(
             "there is no model: set a provider's key, or name a server with --base-url or RLM_BASE_URL"
         )
     return missing
 
 
-def _table(checks: Sequence[Check], missing: Sequence[str]) -> str:
+def _table(findings: Sequence[Finding], missing: Sequence[str]) -> str:
     marks = {"ok": "ok", "off": "-", "warning": "!", "failed": "FAILED"}
-    width = max(len(check.name) for check in checks)
+    width = max(len(finding.name) for finding in findings)
     lines = []
-    for check in checks:
-        lines.append(f"{marks[check.status]:<6}  {check.name:<{width}}  {check.detail}".rstrip())
-        if check.advice is not None and check.status != "off":
-            lines.append(f"{'':<6}  {'':<{width}}  -> {check.advice}")
+    for finding in findings:
+        lines.append(f"{marks[finding.status]:<6}  {finding.name:<{width}}  {finding.detail}".rstrip())
+        if finding.advice is not None and finding.status != "off":
+            lines.append(f"{'':<6}  {'':<{width}}  -> {finding.advice}")
     lines.append("")
     lines += [f"rlm run cannot work yet. {reason}" for reason in missing] or ["rlm run can work."]
     return "\n".join(lines)

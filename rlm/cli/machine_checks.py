@@ -8,7 +8,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 
-from rlm.cli.check import Check
+from rlm.cli.finding import Finding
 from rlm.cli.version import own_version
 from rlm.errors import RLMError
 
@@ -19,9 +19,9 @@ EXTRAS = (
 )
 
 
-def python() -> Check:
+def python() -> Finding:
     version = platform.python_version()
-    return Check(
+    return Finding(
         "Python",
         "ok",
         f"{version} ({platform.python_implementation()}), rlm {own_version()}",
@@ -29,17 +29,17 @@ def python() -> Check:
     )
 
 
-def system() -> Check:
+def system() -> Finding:
     name = f"{platform.system()} {platform.release()} {platform.machine()}"
     data = {"system": platform.system(), "release": platform.release(), "machine": platform.machine()}
     if platform.system() == "Linux":
-        return Check("system", "ok", name, data=data)
+        return Finding("system", "ok", name, data=data)
     if platform.system() == "Darwin":
-        return Check("system", "warning", name, "on macOS there is no sandbox; see docs/repl.md", data)
-    return Check("system", "failed", name, "local REPLs need Linux or macOS", data)
+        return Finding("system", "warning", name, "on macOS there is no sandbox; see docs/repl.md", data)
+    return Finding("system", "failed", name, "local REPLs need Linux or macOS", data)
 
 
-def temporary_files() -> Check:
+def temporary_files() -> Finding:
     try:
         with tempfile.NamedTemporaryFile(prefix="rlm-doctor-") as file:
             file.write(b"x")
@@ -47,7 +47,7 @@ def temporary_files() -> Check:
             folder = tempfile.gettempdir()
             free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Check(
+        return Finding(
             "temporary files",
             "failed",
             f"cannot be written: {error}",
@@ -56,13 +56,13 @@ def temporary_files() -> Check:
     detail = f"{folder}, {free / 1e9:,.1f} GB free"
     data = {"folder": folder, "free_bytes": free}
     if free < 1e9:
-        return Check(
+        return Finding(
             "temporary files", "warning", detail, "REPLs keep their files there: free some space", data
         )
-    return Check("temporary files", "ok", detail, data=data)
+    return Finding("temporary files", "ok", detail, data=data)
 
 
-def isolation() -> Check:
+def isolation() -> Finding:
     """The isolation that the code of a model gets by default."""
     from rlm.environments.isolation import probe
 
@@ -70,17 +70,17 @@ def isolation() -> Check:
     features = ", ".join(_feature(name, value) for name, value in found.features.items())
     data = {"level": found.level, "reason": found.reason, "features": dict(found.features)}
     if found.level == "sandbox":
-        return Check("isolation", "ok", f"sandbox ({features})", data=data)
+        return Finding("isolation", "ok", f"sandbox ({features})", data=data)
     if found.level == "process":
         detail = f"process only: {found.reason}{f' ({features})' if features else ''}"
-        return Check(
+        return Finding(
             "isolation",
             "warning",
             detail,
             "run models that you do not trust in a container or a virtual machine; docs/repl.md lists what the code can reach",
             data,
         )
-    return Check("isolation", "failed", found.reason or "a local REPL cannot run here", data=data)
+    return Finding("isolation", "failed", found.reason or "a local REPL cannot run here", data=data)
 
 
 def _feature(name: str, value: bool | int | str) -> str:
@@ -89,7 +89,7 @@ def _feature(name: str, value: bool | int | str) -> str:
     return f"{name} {value}" if value else f"no {name}"
 
 
-async def repl() -> Check:
+async def repl() -> Finding:
     """Opens a REPL as `rlm run` does, and runs a cell in it."""
     from rlm.environments import Query, QueryReply, REPLSettings, SessionSpec, make_environment
 
@@ -106,20 +106,20 @@ async def repl() -> Check:
         finally:
             await repl.close()
     except RLMError as error:
-        return Check("REPL", "failed", str(error), "docs/repl.md says what a REPL needs")
+        return Finding("REPL", "failed", str(error), "docs/repl.md says what a REPL needs")
     milliseconds = (time.perf_counter() - started) * 1000
     if result.stdout != "42\n":
         said = result.error or result.stderr or result.stdout
-        return Check("REPL", "failed", f"a cell did not run: {said}", "docs/repl.md says what a REPL needs")
-    return Check(
+        return Finding("REPL", "failed", f"a cell did not run: {said}", "docs/repl.md says what a REPL needs")
+    return Finding(
         "REPL", "ok", f"started and ran a cell in {milliseconds:.0f} ms", data={"milliseconds": milliseconds}
     )
 
 
-def extra(name: str, module: str, extra: str) -> Check:
+def extra(name: str, module: str, extra: str) -> Finding:
     if _installed(module):
-        return Check(name, "ok", f"{module} is installed")
-    return Check(name, "off", f"pip install 'rlms[{extra}]'")
+        return Finding(name, "ok", f"{module} is installed")
+    return Finding(name, "off", f"pip install 'rlms[{extra}]'")
 
 
 def _installed(module: str) -> bool:

@@ -6,50 +6,50 @@ import argparse
 import time
 from typing import Any
 
-from rlm.cli.check import Check
+from rlm.cli.finding import Finding
 from rlm.cli.model_options import name_model, server_options
 from rlm.errors import ConfigError, RLMError
 
 
-def provider(backend: str) -> Check:
+def provider(backend: str) -> Finding:
     """Whether a backend has its key and its SDK."""
     from rlm.clients import make_client
 
     try:
         make_client(backend, model_name="none")
     except ConfigError as error:
-        return Check(backend, "off", str(error))
-    return Check(backend, "ok", "has its key", data={"model_source": backend})
+        return Finding(backend, "off", str(error))
+    return Finding(backend, "ok", "has its key", data={"model_source": backend})
 
 
-async def server(options: argparse.Namespace) -> list[Check]:
+async def server(options: argparse.Namespace) -> list[Finding]:
     """The server that the options or the environment name, and its model. Empty: they name none."""
     try:
         client = server_options(options)
     except ConfigError as error:
-        return [Check("server", "failed", str(error))]
-    checks: list[Check] = []
+        return [Finding("server", "failed", str(error))]
+    findings: list[Finding] = []
     if client.kwargs.get("base_url"):
-        checks.append(await _models(client.kwargs))
-        if checks[0].status == "failed":
-            return checks
+        findings.append(await _models(client.kwargs))
+        if findings[0].status == "failed":
+            return findings
     if options.call:
         try:
             await name_model(client, "--model")
-            checks.append(await _call(client.backend, client.kwargs))
+            findings.append(await _call(client.backend, client.kwargs))
         except RLMError as error:
-            checks.append(Check("call", "failed", str(error)))
-    return checks
+            findings.append(Finding("call", "failed", str(error)))
+    return findings
 
 
-async def _models(kwargs: dict[str, Any]) -> Check:
+async def _models(kwargs: dict[str, Any]) -> Finding:
     from rlm.cli.servers import list_models
 
     url, wanted = kwargs["base_url"], kwargs.get("model_name")
     try:
         models = await list_models(url, kwargs.get("api_key"))
     except RLMError as error:
-        return Check("server", "failed", str(error), "start the server, or correct --base-url")
+        return Finding("server", "failed", str(error), "start the server, or correct --base-url")
     shown = ", ".join(
         f"{model.name} ({model.window:,} tokens)" if model.window is not None else model.name
         for model in models[:10]
@@ -62,11 +62,13 @@ async def _models(kwargs: dict[str, Any]) -> Check:
     if len(models) > 10:
         shown += f" and {len(models) - 10} more"
     if wanted is not None and wanted not in [model.name for model in models]:
-        return Check("server", "failed", f"{url} has no model {wanted!r}", f"it has {shown or 'none'}", data)
-    return Check("server", "ok", f"{url}: {shown or 'no models'}", data=data)
+        return Finding(
+            "server", "failed", f"{url} has no model {wanted!r}", f"it has {shown or 'none'}", data
+        )
+    return Finding("server", "ok", f"{url}: {shown or 'no models'}", data=data)
 
 
-async def _call(backend: str, kwargs: dict[str, Any]) -> Check:
+async def _call(backend: str, kwargs: dict[str, Any]) -> Finding:
     from rlm.clients import make_client
 
     started = time.perf_counter()
@@ -74,7 +76,7 @@ async def _call(backend: str, kwargs: dict[str, Any]) -> Check:
     reply = await client.complete([{"role": "user", "content": "Say ok."}])
     seconds = time.perf_counter() - started
     tokens = reply.usage.input_tokens + reply.usage.output_tokens
-    return Check(
+    return Finding(
         "call",
         "ok",
         f"{client.model} answered in {seconds:.2f} s, {tokens:,} tokens",

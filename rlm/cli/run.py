@@ -10,7 +10,7 @@ from rlm.cli import run_result
 from rlm.cli.completion import suggest
 from rlm.cli.inputs import read_context, read_json, read_text, split_question, stdin_is_piped
 from rlm.cli.model_options import add_model_options, client_options, name_model
-from rlm.cli.output import ClosedPipeError, UnwrittenError, emit, emit_json, require_stdout, say
+from rlm.cli.printing import ClosedPipeError, UnwrittenError, emit, emit_json, require_stdout, say
 from rlm.cli.run_signals import RunSignals
 from rlm.cli.status import ExitCode
 from rlm.cli.values import add_values, prices_of, values_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from rlm.cli.output import ClosedPipeError, UnwrittenError
+from rlm.cli.printing import ClosedPipeError, UnwrittenError
 from rlm.errors import (
     ConfigError,
     ContextError,

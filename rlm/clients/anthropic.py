@@ -11,7 +11,7 @@ from rlm.clients import chat_format
 from rlm.clients.arguments import key_or_environment
 from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure, failure_of
-from rlm.clients.message_parts import MediaPart, RemoteImage, TextPart, parts_of
+from rlm.clients.message_parts import MediaPart, PlainText, RemoteImage, parts_of
 from rlm.clients.sdk import SDKClient, SDKOptions, stop_sequences, token_limit
 from rlm.errors import BadReplyError, ConfigError
 from rlm.types import Content, Message, SamplingArgs, Usage
@@ -239,7 +239,7 @@ def _blocks(content: Content, only_text: str | None) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     for part in parts_of(content):
         match part:
-            case TextPart(text):
+            case PlainText(text):
                 if text.strip():
                     blocks.append({"type": "text", "text": text})
                 continue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from rlm.clients import chat_format
 from rlm.clients.arguments import key_or_environment
 from rlm.clients.base import ModelReply
-from rlm.clients.message_parts import MediaPart, RemoteImage, TextPart, parts_of
+from rlm.clients.message_parts import MediaPart, PlainText, RemoteImage, parts_of
 from rlm.clients.sdk import SDKClient, SDKOptions, stop_sequences, token_limit
 from rlm.errors import ConfigError
 from rlm.types import Message, SamplingArgs, Usage
@@ -190,9 +190,9 @@ class GeminiClient(SDKClient[_GeminiRequest, "types.GenerateContentResponse"]):
             raise ConfigError("the Gemini API needs a message besides the system prompt")
         return system, turns
 
-    def _part(self, part: TextPart | MediaPart | RemoteImage) -> types.Part:
+    def _part(self, part: PlainText | MediaPart | RemoteImage) -> types.Part:
         match part:
-            case TextPart(text):
+            case PlainText(text):
                 return self._types.Part(text=text or _EMPTY)
             case MediaPart(media_type, data):
                 blob = self._types.Blob(mime_type=media_type, data=base64.b64decode(data))

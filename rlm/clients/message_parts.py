@@ -17,7 +17,7 @@ _SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
-class TextPart:
+class PlainText:
     """A text."""
 
     text: str
@@ -40,14 +40,14 @@ class RemoteImage:
     url: str
 
 
-def parts_of(content: Content) -> list[TextPart | MediaPart | RemoteImage]:
+def parts_of(content: Content) -> list[PlainText | MediaPart | RemoteImage]:
     """The parts of a message's content. An empty text has no part.
 
     Raises:
         ConfigError: a part has an unknown form, or its data are not of its type.
     """
     if isinstance(content, str):
-        return [TextPart(sendable(content))] if content else []
+        return [PlainText(sendable(content))] if content else []
     if not isinstance(content, list):
         raise ConfigError(
             f"a message's content must be a str or a list of parts, not {type(content).__name__}"
@@ -76,10 +76,10 @@ def sendable(text: str) -> str:
     return text
 
 
-def _part(part: Any) -> TextPart | MediaPart | RemoteImage:
+def _part(part: Any) -> PlainText | MediaPart | RemoteImage:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
-        return TextPart(sendable(part["text"]))
+        return PlainText(sendable(part["text"]))
     if kind == "image_url" and isinstance(part.get("image_url"), Mapping):
         return _image(part["image_url"].get("url"))
     if kind == "input_audio" and isinstance(part.get("input_audio"), Mapping):

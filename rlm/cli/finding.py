@@ -9,8 +9,8 @@ Status = Literal["ok", "off", "warning", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at, and what was found."""
+class Finding:
+    """What `rlm doctor` found when it looked at one thing."""
 
     name: str
     status: Status
@@ -22,5 +22,5 @@ class Check:
     """The same facts for programs."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The check as JSON has it."""
+        """The finding as JSON has it."""
         return asdict(self)
