@@ -1,4 +1,4 @@
-"""Outside programs, as people start them."""
+"""Outside programs, started as from a shell."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-# Runs a command, as the one that gets its orphans, and tells who of them does not end by himself.
+# Runs a command, adopts its orphans, and reports the orphans that do not end by themselves.
 _WATCH = """
 import ctypes, json, os, signal, subprocess, sys
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-# Whoever runs the suite in the background of a shell ignores SIGINT, and so would all below it.
+# A suite in the background of a shell ignores SIGINT, and its child processes would inherit that.
 process = subprocess.Popen(sys.argv[2:], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 open(sys.argv[1] + ".pid", "w").write(str(process.pid))
 code = process.wait()
@@ -46,7 +46,7 @@ with open(sys.argv[1], "w") as file:
 
 
 class Program:
-    """A command that runs, and what it leaves behind."""
+    """A running command, and the processes that it leaves behind."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         self._result = folder / "watch.json"
@@ -61,17 +61,17 @@ class Program:
         self.output = ""
 
     def send_signal(self, number: int) -> None:
-        """To the command itself, and to nobody else."""
+        """Sends a signal to the command, and not to its children."""
         psutil.Process(int(Path(f"{self._result}.pid").read_text())).send_signal(number)
 
     def wait(self) -> tuple[int, list[str]]:
-        """The exit status, and the command lines of the processes that are left."""
+        """Waits for the end. Returns the exit status, and the command lines of the processes that are left."""
         self.output, _ = self._process.communicate(timeout=150)
         result = json.loads(self._result.read_text())
         return result["code"], result["left"]
 
     def end(self) -> None:
-        """Kills what still runs."""
+        """Kills the processes that still run."""
         if self._process.poll() is None:
             for child in psutil.Process(self._process.pid).children(recursive=True):
                 child.kill()
@@ -98,8 +98,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 @pytest.fixture
 def verifiers_command() -> Callable[..., list[str]]:
-    """A command of verifiers by its name in 0.4: `vf-eval` was called `eval` before, and ran rollouts in worker processes
-    unless told otherwise."""
+    """A command of verifiers, given by its name in 0.4. Before 0.4 `vf-eval` was named `eval`, and by default ran rollouts in
+    worker processes."""
     old = importlib.metadata.version("verifiers").startswith("0.3")
 
     def command(name: str, *arguments: str) -> list[str]:

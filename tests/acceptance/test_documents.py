@@ -1,4 +1,4 @@
-"""The commands that the documents tell people to type."""
+"""The commands in the documents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def commands(document: str, start: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.startswith(start)]
 
 
-def test_the_evaluation_of_the_readme_and_its_report(
+def test_the_readmes_evaluation_and_report_run(
     start: Callable[..., Any], verifiers_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     [command] = commands("README.md", "vf-eval")
@@ -47,7 +47,7 @@ def test_the_evaluation_of_the_readme_and_its_report(
     assert re.search(r"all +16 +1\.000", table.output)
 
 
-def test_the_evaluation_from_a_file(
+def test_the_evaluation_from_a_file_runs(
     start: Callable[..., Any], verifiers_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     [command] = commands("docs/evaluation.md", "vf-eval @ configs/eval/oolong.toml")
@@ -64,7 +64,7 @@ TICKETS = ROOT / "examples" / "tickets.py"
 
 
 def clerk(request: ChatRequest) -> str:
-    """Sorts the messages of the example: as root by code and sub-calls, as sub-model by what it reads."""
+    """A policy for the example: its root sorts the messages by sub-calls, and its sub-model by their words."""
     first = request.messages[0]["content"]
     if request.is_subcall:
         topics: dict[str, list[str]] = runpy.run_path(str(TICKETS))["MESSAGES"]
@@ -78,7 +78,7 @@ def clerk(request: ChatRequest) -> str:
     )
 
 
-def test_the_environment_of_the_training_guide(
+def test_the_training_guides_environment_runs(
     start: Callable[..., Any], verifiers_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     assert "`examples/tickets.py`" in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

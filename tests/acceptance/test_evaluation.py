@@ -22,7 +22,7 @@ PERFECT = ReferencePolicy(accuracy=1.0, sources=["wordnet"])
 
 
 class Gate:
-    """The reference policy, until `hold` rollouts have begun: it never answers the later ones."""
+    """The reference policy for the first `hold` rollouts. It never answers later ones."""
 
     def __init__(self, hold: int) -> None:
         self._hold = hold
@@ -43,7 +43,7 @@ def traces(path: Path) -> list[dict[str, Any]]:
     return [trace for line in path.read_text().splitlines() for trace in json.loads(line)["traces"]]
 
 
-def test_an_evaluation_that_was_killed_goes_on(
+def test_a_killed_evaluation_can_be_resumed(
     start: Callable[..., Any], verifiers_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     gate = Gate(hold=2)

@@ -1,5 +1,5 @@
-"""The launch files for prime-rl, as far as they can be judged without it: against the JSON schema of its commands, and
-against our own classes where a file speaks of the environment. `tests/acceptance/prime_rl` asks prime-rl itself."""
+"""The launch files for prime-rl, checked without it: against the JSON schema of its commands, and the settings of the
+environment against our own classes. `tests/acceptance/prime_rl` checks them with prime-rl itself."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sources(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def environment(block: dict[str, Any]) -> Any:
-    """An `env` block as verifiers takes it, over the text that is in the package."""
+    """An `env` block as verifiers reads it, with the text of the package as its source."""
     block = copy.deepcopy(block)
     if block["taskset"].get("source") in FETCHED:
         del block["taskset"]["source"]
@@ -69,7 +69,7 @@ def environment(block: dict[str, Any]) -> Any:
 @cache
 def schema() -> dict[str, Any]:
     loaded = json.loads((Path(__file__).parent / "prime_rl.schema.json").read_text(encoding="utf-8"))
-    loaded["$defs"]["EnvConfig"] = {}  # which class it is depends on the id; see `environment`
+    loaded["$defs"]["EnvConfig"] = {}  # its class depends on the id; see `environment`
     assert isinstance(loaded, dict)
     return loaded
 
@@ -78,7 +78,7 @@ _NO_DEFAULT = object()
 
 
 def variant(node: dict[str, Any], value: Any, default: Any) -> tuple[dict[str, Any], str | None]:
-    """What a schema says about this very value, and the name of the key that told which of several it is."""
+    """The part of a schema that applies to a value, and the key that selected it among several variants, if any."""
     if "$ref" in node:
         return variant(schema()["$defs"][node["$ref"].rpartition("/")[2]], value, default)
     if "discriminator" in node:
@@ -93,7 +93,7 @@ def variant(node: dict[str, Any], value: Any, default: Any) -> tuple[dict[str, A
 
 
 def named(node: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a schema says about one key of a table."""
+    """The part of a schema for one key of a table."""
     found = node.get("properties", {}).get(name, node.get("additionalProperties"))
     return found if isinstance(found, dict) else {}
 
@@ -101,7 +101,7 @@ def named(node: dict[str, Any], name: str) -> dict[str, Any]:
 def leaves(
     node: dict[str, Any], value: Any, default: Any = _NO_DEFAULT, place: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """The values of a file, each with where it stands and what the schema has as default there."""
+    """The values of a file, each with its place and its default in the schema."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         for number, item in enumerate(value):
             yield from leaves(node["items"], item, place=f"{place}.{number}")
@@ -122,7 +122,7 @@ def leaves(
 
 
 def tagged(node: dict[str, Any], value: Any, default: Any = None) -> Any:
-    """A value with the names of variants that the file leaves to the default, as prime-rl fills them in."""
+    """A value in which the variants that the file leaves to the default are named, as prime-rl does."""
     if isinstance(value, list):
         return [tagged(node.get("items", {}), item) for item in value]
     if not isinstance(value, dict):
@@ -133,7 +133,7 @@ def tagged(node: dict[str, Any], value: Any, default: Any = None) -> Any:
         for name, item in value.items()
         for below in [named(found, name)]
     }
-    # Only a name that is called `type` is filled in: a renderer has to be named.
+    # Only keys named `type` are filled in. A renderer must be named in the file.
     return {tag: default[tag], **filled} if tag == "type" and isinstance(default, dict) else filled
 
 
@@ -143,7 +143,7 @@ def dig(data: Any, path: str) -> Any:
     return data
 
 
-def test_the_folders_hold_what_is_promised() -> None:
+def test_the_folders_hold_the_documented_files() -> None:
     stems = {
         command: {file.stem for file, other in COMMANDS.items() if other == command}
         for command in COMMANDS.values()
@@ -160,7 +160,7 @@ def test_the_folders_hold_what_is_promised() -> None:
 
 
 @every_file
-def test_a_file_says_what_people_ask_first(file: Path) -> None:
+def test_a_file_begins_with_command_hardware_and_first_changes(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     start = re.match(r"(#.*\n)+", text)
     assert start is not None
@@ -183,8 +183,8 @@ def test_a_file_fits_the_schema(file: Path) -> None:
     jsonschema.Draft202012Validator(document).validate(tagged(node, read(file)))
 
 
-def test_the_schema_is_one_that_refuses() -> None:
-    """Keys that prime-rl had before, and typing errors."""
+def test_the_schema_refuses_wrong_files() -> None:
+    """Former keys of prime-rl, and typing errors, are refused."""
     node = schema()["commands"]["rl"]
     validator = jsonschema.Draft202012Validator({"$defs": schema()["$defs"], **node})
     good = read(CONFIGS / "rl" / "oolong-qwen3-4b.toml")
@@ -207,7 +207,7 @@ def test_no_value_repeats_a_default(file: Path) -> None:
     node = schema()["commands"][COMMANDS[file]]
     found = list(leaves(node, read(file)))
     assert found
-    # Of a pool the type has to be said as soon as anything is: that default is made by a function, unseen by the schema.
+    # A pool with any setting must name its type: that default is made by a function, which the schema does not show.
     assert [
         place
         for place, value, default in found
@@ -266,7 +266,7 @@ def test_no_value_of_an_environment_repeats_a_default(file: Path) -> None:
             try:
                 changed = environment(less).model_dump(mode="json") != whole
             except (ValueError, KeyError):
-                continue  # it has to be there
+                continue  # the value is required
             assert changed or block["taskset"].get(name) in FETCHED, place
 
 
@@ -300,7 +300,7 @@ def test_lengths_fit_each_other(file: Path) -> None:
     for kind in ("train", "eval"):
         reply = dig(data, f"orchestrator.{kind}.sampling.max_completion_tokens")
         assert reply <= window // 4, "a few turns have to fit"
-    # Inside one process: a prompt of the length that the system prompt speaks of, in tokens of 2.7 characters.
+    # Within one process: a prompt of the length in the system prompt, at 2.7 characters per token.
     assert window >= 100_000 / 2.7 or file.stem == "oolong-smoke"
 
 
@@ -317,21 +317,23 @@ def test_batches_are_whole_groups(file: Path) -> None:
 
 
 @every_rl_file
-def test_the_model_thinks_alike_in_training_and_evaluation(file: Path) -> None:
-    """Training goes through the renderer, evaluation through the server's chat template."""
+def test_thinking_is_set_equally_in_training_and_evaluation(file: Path) -> None:
+    """Training uses the renderer, evaluation the server's chat template."""
     orchestrator = read(file)["orchestrator"]
     renderer = orchestrator.get("renderer", {})
     template = orchestrator["eval"]["sampling"].get("extra_body", {}).get("chat_template_kwargs", {})
     assert renderer.get("enable_thinking") == template.get("enable_thinking")
     name = read(file).get("model", {}).get("name", "Qwen/Qwen3-0.6B")
-    if "Thinking" in name or "Instruct" in name:  # or each turn is a sample: tests/training/test_thinking.py
+    if (
+        "Thinking" in name or "Instruct" in name
+    ):  # else each turn is a sample: tests/training/test_thinking.py
         assert renderer["thinking_retention"] == "all"
         assert "enable_thinking" not in renderer, "their template knows no such thing"
     else:
         assert renderer["enable_thinking"] is False
 
 
-def test_the_large_run() -> None:
+def test_the_large_run_has_the_documented_sizes() -> None:
     file = CONFIGS / "rl" / "oolong-qwen3-30b-a3b.toml"
     data = read(file)
     assert data["max_steps"] == 200
@@ -351,7 +353,7 @@ def test_the_large_run() -> None:
     }
 
 
-def test_the_smallest_ones_need_no_more_gpus_than_they_say() -> None:
+def test_the_small_runs_need_the_stated_number_of_gpus() -> None:
     for stem, gpus in (("oolong-smoke", 1), ("oolong-qwen3-4b", 2), ("oolong-qwen3-8b", 4)):
         data = read(CONFIGS / "rl" / f"{stem}.toml")
         deployment = data.get("deployment", {})
@@ -370,7 +372,7 @@ def test_env_servers_and_the_evaluation_agree() -> None:
 
 
 def test_the_class_of_a_block_is_found_by_its_id() -> None:
-    """What the schema leaves open is checked: a wrong key in an environment is refused."""
+    """A wrong key in an environment, which the schema leaves open, is refused."""
     block = {"taskset": {"id": "oolong", "sise": 3}}
     with pytest.raises(ValueError, match="sise"):
         environment(block)

@@ -1,5 +1,5 @@
-"""Plays a policy against an example: in a plain namespace, without the engine, so that what the policies write is tested by
-itself; and as rollouts of the whole environment."""
+"""Runs policies on examples: in a plain namespace, to test the policies' code without the engine, and as rollouts of the whole
+environment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rlm.testing import ChatRequest, ModelServer, Policy
 
 
 class SubcallError(str):
-    """Stands for the REPL's."""
+    """Stand-in for the REPL's class."""
 
 
 @dataclass
 class Played:
-    """What came of a rollout."""
+    """The outcome of a rollout."""
 
     answer: str
     ready: bool
@@ -32,7 +32,7 @@ class Played:
     prompts: list[str] = field(default_factory=list)
     replies: list[str] = field(default_factory=list)
     forced: str | None = None
-    """The reply to the request for a last answer, if turns ran out."""
+    """The reply to the request for a final answer, if turns ran out."""
 
 
 AskSub = Callable[[str], str]
@@ -99,13 +99,13 @@ def _header(turn: int, of: int) -> str:
 
 @pytest.fixture
 def play() -> Play:
-    """Plays a policy against an example: `play(policy, example, max_turns=12, sub=None)`."""
+    """Runs a policy on an example: `play(policy, example, max_turns=12, sub=None)`."""
     return _play
 
 
 @pytest.fixture
 def failed_subcall() -> Callable[[str], str]:
-    """Makes the value that a failed query returns in the REPL."""
+    """Makes the value that a failed sub-call returns in the REPL."""
     return lambda reason: SubcallError(f"Error: {reason}")
 
 

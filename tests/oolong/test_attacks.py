@@ -1,4 +1,4 @@
-"""Policies that want the reward and not the answer, through the whole environment: engine, REPL process, harness, scorer.
+"""Policies that attack the reward, run through the whole environment: engine, REPL process, harness, scorer.
 
 What each of them gets is the table of docs/rewards.md. Those that the sandbox closes are tried without it too, so that it is
 known that they would work.
@@ -31,7 +31,7 @@ Policy = Callable[[ChatRequest], str]
 
 
 def question_of(request: ChatRequest) -> str:
-    """The question, as the first message of a run has it."""
+    """The question in the first message of a run."""
     first = next(text_of(message) for message in request.messages if message.get("role") == "user")
     found = re.search(r"(?ms)^Question: (.*?)\n\n", first)
     assert found, first
@@ -39,7 +39,7 @@ def question_of(request: ChatRequest) -> str:
 
 
 def cell(code: str) -> Policy:
-    """Runs one cell in each rollout, with `question` in its namespace, and then gives up. Its sub-models say nothing useful."""
+    """A policy that runs one cell per rollout, with `question` in its namespace, and then gives up. Sub-models are useless."""
 
     def policy(request: ChatRequest) -> str:
         if not is_root(request.messages):
@@ -176,7 +176,7 @@ stats = {"subcalls": 99}
 
 
 class Prior:
-    """Answers what is named first, without reading, after a cell of preparation; and, if so told, one number for all."""
+    """Gives the answer that is named first, after the code `preparation`. `number` answers all questions for a number."""
 
     def __init__(self, preparation: str = "", number: str | None = None) -> None:
         self.blind = BlindPolicy("prior")
@@ -194,8 +194,8 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table."""
+class Attack:
+    """An attack: one row of the document's table."""
 
     policy: Policy
     task: dict[str, Any] = field(default_factory=dict)
@@ -206,22 +206,24 @@ class Row:
 
 GATE = {"gates": {"min_subcalls": 1}}
 
-ROWS: dict[str, Row] = {
-    "reference policy, all labels right": Row(ReferencePolicy(accuracy=1.0, sources=["wordnet"])),
-    "reference policy, 90 % of labels right": Row(ReferencePolicy(accuracy=0.9, sources=["wordnet"])),
-    "answer at random": Row(BlindPolicy("random")),
-    "answer what is named first": Row(Prior()),
-    "the same, and 3 for every number": Row(Prior(number="3")),
-    "the same under `min_reward = 1`": Row(Prior(number="3"), {"gates": {"min_reward": 1.0}}),
-    "the same with `numeric` at weight 1": Row(Prior(number="3"), {"rewards": {"numeric": {"weight": 1.0}}}),
-    "repeat the question": Row(cell(say("question"))),
-    "list every label, phrase, user, date and number": Row(cell(LIST_EVERYTHING)),
-    "overflow or confuse the scorer, or break the trace": Row(cell(OVERFLOW), tasks=12),
-    "forge frames of the REPL's protocol": Row(cell(FORGE_FRAMES), tasks=6),
-    "kill the REPL's supervisor and the parent of all REPLs": Row(cell(KILL), tasks=6),
-    "an answer whose text never ends": Row(cell(WEDGE), harness={"cell_timeout": 1.0}, tasks=6),
-    "forge sub-calls under `min_subcalls`, and name the first": Row(Prior(FORGE_SUBCALLS), GATE),
-    "ask empty sub-calls under `min_subcalls`, and name the first": Row(Prior('llm_query("hi")'), GATE),
+ROWS: dict[str, Attack] = {
+    "reference policy, all labels right": Attack(ReferencePolicy(accuracy=1.0, sources=["wordnet"])),
+    "reference policy, 90 % of labels right": Attack(ReferencePolicy(accuracy=0.9, sources=["wordnet"])),
+    "answer at random": Attack(BlindPolicy("random")),
+    "answer what is named first": Attack(Prior()),
+    "the same, and 3 for every number": Attack(Prior(number="3")),
+    "the same under `min_reward = 1`": Attack(Prior(number="3"), {"gates": {"min_reward": 1.0}}),
+    "the same with `numeric` at weight 1": Attack(
+        Prior(number="3"), {"rewards": {"numeric": {"weight": 1.0}}}
+    ),
+    "repeat the question": Attack(cell(say("question"))),
+    "list every label, phrase, user, date and number": Attack(cell(LIST_EVERYTHING)),
+    "overflow or confuse the scorer, or break the trace": Attack(cell(OVERFLOW), tasks=12),
+    "forge frames of the REPL's protocol": Attack(cell(FORGE_FRAMES), tasks=6),
+    "kill the REPL's supervisor and the parent of all REPLs": Attack(cell(KILL), tasks=6),
+    "an answer whose text never ends": Attack(cell(WEDGE), harness={"cell_timeout": 1.0}, tasks=6),
+    "forge sub-calls under `min_subcalls`, and name the first": Attack(Prior(FORGE_SUBCALLS), GATE),
+    "ask empty sub-calls under `min_subcalls`, and name the first": Attack(Prior('llm_query("hi")'), GATE),
 }
 
 REGENERATES = "import `oolong` and make the questions again"
@@ -230,17 +232,17 @@ READS_MEMORY = "read the memory of the process that scores"
 
 
 def table() -> dict[str, list[str]]:
-    """The cells of the document's table of attacks, by the first one."""
+    """The rows of the document's table of attacks, by their first cell."""
     rows = re.findall(r"(?m)^\| (.*?) \|$", DOCUMENT.read_text().split("## Attacks")[1])
     return {cells[0]: cells[1:] for row in rows if (cells := row.split(" | "))}
 
 
 def check(expected: list[str], traces: list[list[Any]]) -> None:
-    """Compares the mean rewards of an attack with the document: by the strict scorer, and by the published one."""
+    """Compares the mean rewards of an attack with the document, by the strict scorer and by the published one."""
     flat = [trace for [trace] in traces]
     assert all(
         trace.ok and trace.model_dump_json() for trace in flat
-    )  # none has withdrawn itself from its group
+    )  # no rollout has withdrawn itself from its group
     answers = [(trace.info["rlm"]["answer"], trace.task.data) for trace in flat]
     ours = sum(trace.reward for trace in flat) / len(flat)
     theirs = sum(official(answer, data) for answer, data in answers) / len(flat)
@@ -248,7 +250,7 @@ def check(expected: list[str], traces: list[list[Any]]) -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-async def test_what_a_policy_gets(episodes: Any, name: str) -> None:
+async def test_an_attack_of_the_policy_scores_what_the_document_says(episodes: Any, name: str) -> None:
     row = ROWS[name]
     taskset = {**TASKS, "num_tasks": row.tasks, "task": row.task}
     check(table()[name][:2], await episodes(row.policy, taskset, harness=row.harness))
@@ -256,14 +258,14 @@ async def test_what_a_policy_gets(episodes: Any, name: str) -> None:
 
 @pytest.fixture(params=["sandbox", "process"])
 def isolation(request: pytest.FixtureRequest) -> str:
-    """Where the rollouts run: in the sandbox, or without."""
+    """The isolation of the rollouts: with the sandbox, and without."""
     if request.param == "sandbox" and probe().level != "sandbox":
         pytest.skip(f"no sandbox: {probe().reason}")
     return str(request.param)
 
 
 def expected(name: str, isolation: str) -> list[str]:
-    """What the document says that an attack gets which the sandbox closes, and what it gets without."""
+    """The documented scores of an attack that the sandbox prevents, with the sandbox or without it."""
     if isolation == "sandbox":
         return table()[name][:2]
     assert "they get 1.00, each" in DOCUMENT.read_text()
@@ -271,20 +273,22 @@ def expected(name: str, isolation: str) -> list[str]:
 
 
 def records() -> list[str]:
-    """What is written to `traces.jsonl` of a rollout, as far as it is the task's."""
+    """The task's part of the lines of `traces.jsonl`."""
     config = OolongConfig.model_validate({"id": "oolong", **TASKS})
     return [
         json.dumps({"task": {"data": task.data.model_dump(mode="json")}}) for task in OolongTaskset(config)
     ]
 
 
-async def test_what_importing_the_taskset_gets(episodes: Any, isolation: str) -> None:
+async def test_importing_the_taskset_scores_what_the_document_says(episodes: Any, isolation: str) -> None:
     harness = {"isolation": isolation}
     traces = await episodes(cell(REGENERATE), {**TASKS, "num_tasks": 6}, harness=harness)
     check(expected(REGENERATES, isolation), traces)
 
 
-async def test_what_reading_traces_gets(episodes: Any, isolation: str, tmp_path: Path) -> None:
+async def test_reading_traces_scores_what_the_document_says(
+    episodes: Any, isolation: str, tmp_path: Path
+) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text("\n".join(records()))
     attack = cell(f"TRACES = {str(path)!r}\n{READ_TRACES}")
@@ -296,21 +300,21 @@ async def test_what_reading_traces_gets(episodes: Any, isolation: str, tmp_path:
 
 @pytest.fixture
 def readable_parents() -> None:
-    """Skips where a process cannot read its parent's memory: there, that attack is closed anyway."""
+    """Skips the test on systems where a process cannot read its parent's memory, which prevents the attack."""
     peek = "import os; open(f'/proc/{os.getppid()}/mem', 'rb')"
     if subprocess.run([sys.executable, "-c", peek], check=False, capture_output=True).returncode:
         pytest.skip("this system lets no process read its parent's memory")
 
 
 @pytest.mark.usefixtures("readable_parents")
-async def test_what_reading_memory_gets(episodes: Any, isolation: str) -> None:
-    held = records()  # as an environment server holds the requests that it works on
+async def test_reading_memory_scores_what_the_document_says(episodes: Any, isolation: str) -> None:
+    held = records()  # in memory, like the requests in an environment server
     harness = {"isolation": isolation}
     traces = await episodes(cell(READ_MEMORY), {**TASKS, "num_tasks": 2}, harness=harness)
     check(expected(READS_MEMORY, isolation), traces)
     assert len(held) == TASKS["num_tasks"]
 
 
-def test_every_row_of_the_document_was_tried() -> None:
+def test_every_row_of_the_document_has_a_test() -> None:
     named = {name for name in table() if not set(name) <= set("- ")} - {"policy"}
     assert named == {*ROWS, REGENERATES, READS_TRACES, READS_MEMORY}

@@ -24,7 +24,7 @@ FILES = [
 ]
 
 
-def test_there_are_some() -> None:
+def test_there_are_evaluation_files() -> None:
     assert "oolong.toml" in [file.name for file in FILES]
 
 
@@ -34,7 +34,7 @@ def resolved(data: dict[str, Any]) -> Any:
 
 
 def tables(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The table itself, and all below it."""
+    """The table and all tables inside it."""
     yield data
     for value in data.values():
         if isinstance(value, dict):
@@ -50,7 +50,7 @@ def test_an_evaluation_file_repeats_no_default(file: Path) -> None:
             if isinstance(value, dict):
                 continue
             del table[name]
-            with contextlib.suppress(ValueError):  # it has to be there
+            with contextlib.suppress(ValueError):  # the value is required
                 assert resolved(data).model_dump(mode="json", exclude={"run", "output_dir"}) != settings, name
             table[name] = value
 

@@ -1,4 +1,4 @@
-"""The reference policy through the real engine: model server, REPL process, sub-calls. A wrong answer here is a bug in the
+"""The reference policy in the real engine, with model server, REPL process and sub-calls. A wrong answer is a bug in the
 generator, the scorer or the engine."""
 
 from __future__ import annotations

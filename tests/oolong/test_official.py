@@ -26,7 +26,7 @@ def window(rows: int = 400, seed: int = 0, source: str = "wordnet") -> Window:
 
 
 def asked(rows: int, compat: Compat, phrase: str, seeds: int = 6) -> list[tuple[Window, Question]]:
-    """All questions with a phrase, over several windows."""
+    """All questions of several windows that contain a phrase."""
     windows = [window(rows, seed) for seed in range(seeds)]
     return [
         (w, question) for w in windows for question in window_questions(w, compat) if phrase in question.text
@@ -35,7 +35,7 @@ def asked(rows: int, compat: Compat, phrase: str, seeds: int = 6) -> list[tuple[
 
 @pytest.mark.parametrize("compat", [ALL_DEFECTS, NO_DEFECT], ids=["as published", "corrected"])
 @pytest.mark.parametrize("rows", [8, 14, 60, 200])
-def test_golds_are_what_counting_finds(rows: int, compat: Compat) -> None:
+def test_recorded_answers_equal_those_of_plain_counting(rows: int, compat: Compat) -> None:
     for seed in range(3):
         for example in generate(
             25, sizes=(rows,), unit="rows", mode="official", split="all", seed=seed, compat=compat
@@ -43,7 +43,7 @@ def test_golds_are_what_counting_finds(rows: int, compat: Compat) -> None:
             verify(example)
 
 
-def test_the_wordings_are_the_published_ones(tmp_path: Path) -> None:
+def test_official_questions_have_the_published_wordings(tmp_path: Path) -> None:
     path = tmp_path / "spam.csv"
     path.write_text(
         "text,label\n" + "".join(f"message {i},{'ham' if i % 4 else 'spam'}\n" for i in range(900))

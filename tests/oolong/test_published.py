@@ -21,7 +21,7 @@ from oolong.sources.source import SourceError
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keeps the library's cache in a folder of the test, and the library off the network."""
+    """Moves the library's cache to a folder of the test, and keeps the library offline."""
     datasets: Any = importlib.import_module("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -50,7 +50,7 @@ def published_answer(example: Example) -> str:
 
 @pytest.fixture
 def synth(tmp_path: Path) -> tuple[Path, list[Example]]:
-    """A file of the published form, and the examples that it was made of."""
+    """A file in the published form, and the examples that it was made from."""
     examples = generate(
         25, sizes=(120,), unit="rows", mode="official", split="all", seed=1, compat=Compat.of(())
     )
@@ -122,7 +122,7 @@ def test_a_folder_of_parquet_files_is_a_data_set(synth: tuple[Path, list[Example
     assert [example.question for example in examples] == [example.question for example in originals[:2]]
 
 
-def test_real_rows(tmp_path: Path) -> None:
+def test_rows_of_oolong_real_become_examples(tmp_path: Path) -> None:
     common = {
         "context_window_id": "w1", "context_window_text": "[START OF EPISODE]\nLaura: hi\n[END OF EPISODE]", "episodes": "[1]",
         "campaign": "campaign2",
@@ -153,7 +153,9 @@ def test_real_rows(tmp_path: Path) -> None:
         examples[0].materialise_labelled()
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, synth: tuple[Path, list[Example]]) -> None:
+def test_unreadable_data_sets_and_rows_are_named_in_errors(
+    tmp_path: Path, synth: tuple[Path, list[Example]]
+) -> None:
     with pytest.raises(SourceError, match=r"nowhere\.parquet, split validation, cannot be read"):
         load_published(str(tmp_path / "nowhere.parquet"))
     broken = tmp_path / "broken.parquet"

@@ -1,4 +1,4 @@
-"""Questions of our own mode: golds recomputed from the text, spread, ties, and no answer that can be had without reading."""
+"""Questions of mode "fixed": right answers, even spread, ties, and nothing to guess without reading."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def make_csv(tmp_path: Path, labels: tuple[str, ...], n: int = 300) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_golds_are_what_counting_finds(seed: int) -> None:
+def test_recorded_answers_equal_those_of_plain_counting(seed: int) -> None:
     for example in generate(72, sizes=(3_000, 8_000, 20_000), seed=seed):
         verify(example)
 
 
 @pytest.mark.parametrize("labels", [("yes", "no"), ("a b", "c/d", "E", "f-1", "ü")])
-def test_golds_hold_for_any_labels(tmp_path: Path, labels: tuple[str, ...]) -> None:
+def test_recorded_answers_are_right_for_any_labels(tmp_path: Path, labels: tuple[str, ...]) -> None:
     source = make_csv(tmp_path, labels)
     for seed in range(3):
         for example in generate(48, source=source, sizes=(40, 90, 200), unit="rows", seed=seed):
             verify(example)
 
 
-def test_golds_are_checked_in_the_large() -> None:
+def test_recorded_answers_are_right_in_large_windows() -> None:
     for example in generate(24, sizes=(130_000,), seed=11, split="eval", questions_per_window=8):
         verify(example)
 
 
-def test_wrong_golds_and_texts_are_found() -> None:
+def test_the_check_finds_wrong_answers_and_texts() -> None:
     examples = {example.answer_type: example for example in generate(24, seed=5)}
     assert set(examples) == set(ANSWER_TYPES)
     wrong = {
@@ -72,7 +72,7 @@ def test_wrong_golds_and_texts_are_found() -> None:
         verify(example, example.materialise_labelled().replace("User: 1", "User: 2", 1))
 
 
-def test_brute_force_by_hand() -> None:
+def test_the_check_agrees_with_answers_worked_out_by_hand() -> None:
     lines = parse(
         "Header\n"
         "Date: Mar 01, 2023 || User: 1 || Instance: a || Label: x\n"
@@ -132,7 +132,7 @@ def test_comparisons_stay_below_a_quarter_if_others_are_asked_too() -> None:
     assert {example.answer_type for example in only} == {"COMPARISON"}
 
 
-def test_the_first_examples_do_not_depend_on_how_many_there_are() -> None:
+def test_a_larger_number_leaves_the_first_examples_unchanged() -> None:
     assert generate(30, sizes=(5_000, 9_000), seed=3)[:7] == generate(7, sizes=(5_000, 9_000), seed=3)
     assert generate(7, seed=3) != generate(7, seed=4)
 
@@ -148,13 +148,13 @@ def by_type(answer_type: str, n: int = 200, **arguments: Any) -> list[Example]:
     return generate(n, answer_types=[answer_type], sizes=(8_000, 40_000), **{"seed": 6, **arguments})
 
 
-def test_no_comparison_is_the_likely_one() -> None:
+def test_both_outcomes_of_comparisons_are_equally_frequent() -> None:
     counts = Counter(example.answer[0] for example in by_type("COMPARISON", 300))
     assert set(counts) == {"more common", "less common", "same frequency"}
     assert 0.7 < counts["more common"] / counts["less common"] < 1.43
 
 
-def test_neither_the_first_label_nor_the_first_user_is_the_likely_one() -> None:
+def test_the_first_named_label_or_user_is_not_right_more_often() -> None:
     labels = by_type("LABEL", 300)
     first = sum(example.labels[0] in example.answer for example in labels) / 300
     assert 0.05 < first < 0.25
@@ -168,18 +168,18 @@ def test_neither_the_first_label_nor_the_first_user_is_the_likely_one() -> None:
     assert 0.35 < named_first / len(users) < 0.65
 
 
-def test_first_months_are_many() -> None:
+def test_first_months_vary() -> None:
     counts = Counter(example.answer[0] for example in by_type("MONTH_YEAR"))
     assert len(counts) > 15
     assert counts.most_common(1)[0][1] < 60
 
 
-def test_numbers_are_of_all_magnitudes() -> None:
+def test_numbers_have_all_magnitudes() -> None:
     counts = Counter(len(f"{int(example.answer[0]):b}") for example in by_type("NUMERIC", 300))
     assert sum(count >= 10 for count in counts.values()) >= 5
 
 
-def test_ties_are_accepted_within_reason_or_left_out(tmp_path: Path) -> None:
+def test_ties_are_accepted_up_to_three_or_excluded(tmp_path: Path) -> None:
     tied = [example for example in generate(120, seed=8) if len(example.answer) > 1]
     assert tied
     assert all(len(example.answer) <= 3 and "If several are tied" in example.question for example in tied)
@@ -190,7 +190,7 @@ def test_ties_are_accepted_within_reason_or_left_out(tmp_path: Path) -> None:
     assert all(len(example.answer) == 1 for example in two)
 
 
-def test_comparisons_turn_on_differences_or_on_equality() -> None:
+def test_comparisons_are_of_clear_differences_or_equal_counts() -> None:
     for example in generate(40, seed=9, answer_types=["COMPARISON"], task_groups=["counting"], min_gap=0.1):
         reading = read(example.question)
         assert reading is not None
@@ -212,6 +212,6 @@ def test_comparisons_turn_on_differences_or_on_equality() -> None:
         ),
     ],
 )
-def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(3, **arguments)

@@ -1,4 +1,4 @@
-"""The scripted policies: the reference plays every kind of question right, and nobody who does not read does."""
+"""The scripted policies: the reference policy answers every kind of question right, and blind policies score as chance."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_with_right_labels_every_answer_is_right(play: Play, seed: int) -> None:
 @pytest.mark.parametrize(
     "compat", [Compat(top50_dates=False), Compat.of(())], ids=["as published", "corrected"]
 )
-def test_published_questions_are_played_right_too(play: Play, compat: Compat) -> None:
+def test_published_questions_are_answered_right(play: Play, compat: Compat) -> None:
     reference = ReferencePolicy(accuracy=1.0)
     kinds = set()
     for seed in range(3):
@@ -59,10 +59,10 @@ def test_published_questions_are_played_right_too(play: Play, compat: Compat) ->
     assert len(kinds) >= (4 if compat.first25 else 9)
 
 
-def test_every_kind_of_question_is_read_in_both_wordings() -> None:
+def test_every_kind_of_question_is_read_back_in_both_wordings() -> None:
     own = [read(example.question) for example in generate(240, seed=1)]
     assert {reading.kind for reading in own if reading} == set(KINDS)
-    # Within a few weeks one date often is the most frequent alone, and one the second.
+    # Within a few weeks, one date is often the single most frequent one, and another the single second.
     specs = [WindowSpec(rows=400, seed=seed, layout="official", last_day="2022-04-30") for seed in range(6)]
     windows = [build(spec) for spec in specs]
     published = [
@@ -75,7 +75,7 @@ def test_every_kind_of_question_is_read_in_both_wordings() -> None:
     assert read("What is the weather?") is None
 
 
-def test_headers_are_read() -> None:
+def test_labels_are_read_from_headers() -> None:
     layouts: tuple[Layout, ...] = ("own", "official")
     for layout in layouts:
         window = build(WindowSpec(rows=5, layout=layout))
@@ -91,7 +91,7 @@ def test_headers_are_read() -> None:
     assert labels_in_header("nothing of the kind") == ()
 
 
-def test_files_of_ones_own_are_played_too(play: Play, tmp_path: Path) -> None:
+def test_questions_about_a_file_are_answered_right(play: Play, tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
     rows = (f"review {i} || User: 7,{'very good' if i % 3 else 'bad'}\n" for i in range(400))
     path.write_text("text,label\n" + "".join(rows))
@@ -101,15 +101,15 @@ def test_files_of_ones_own_are_played_too(play: Play, tmp_path: Path) -> None:
         assert score(played.answer, example) == 1.0, (played.answer, example.answer, example.question)
 
 
-def test_replies_follow_from_the_messages_alone(play: Play) -> None:
+def test_equal_messages_get_equal_replies(play: Play) -> None:
     (example,) = generate(1, seed=3, answer_types=["LABEL"])
     one, other = play(ReferencePolicy(), example), play(ReferencePolicy(), example)
     assert one == other
     assert one.ready
 
 
-def test_the_root_reads_what_its_code_printed(play: Play) -> None:
-    """With labels that are all alike, the answer changes: it comes from the sub-models, not from a gold that it knows."""
+def test_the_root_answers_from_its_codes_output(play: Play) -> None:
+    """With equal labels for all lines the answer changes, so it comes from the sub-models and not from the gold answer."""
     (example,) = generate(1, seed=3, answer_types=["LABEL"], task_groups=["counting"])
 
     def all_alike(prompts: Sequence[str], ask: Callable[[str], str]) -> list[str]:
@@ -124,9 +124,7 @@ def test_the_root_reads_what_its_code_printed(play: Play) -> None:
         )
 
 
-def test_failed_and_garbled_subcalls_are_asked_again(
-    play: Play, failed_subcall: Callable[[str], str]
-) -> None:
+def test_failed_and_garbled_subcalls_are_repeated(play: Play, failed_subcall: Callable[[str], str]) -> None:
     (example,) = generate(1, seed=1, sizes=(60_000,), answer_types=["NUMERIC"], task_groups=["counting"])
     calls = 0
 
@@ -146,7 +144,9 @@ def test_failed_and_garbled_subcalls_are_asked_again(
     assert calls == 2
 
 
-def test_dead_submodels_end_in_an_answer(play: Play, failed_subcall: Callable[[str], str]) -> None:
+def test_a_rollout_without_working_submodels_ends_with_an_answer(
+    play: Play, failed_subcall: Callable[[str], str]
+) -> None:
     for answer_type in ANSWER_TYPES:
         (example,) = generate(1, seed=2, answer_types=[answer_type])
         played = play(
@@ -157,14 +157,14 @@ def test_dead_submodels_end_in_an_answer(play: Play, failed_subcall: Callable[[s
 
 
 @pytest.mark.parametrize("max_turns", [1, 2, 3, 4])
-def test_the_last_turn_does_all_that_is_left(play: Play, max_turns: int) -> None:
+def test_the_last_turn_runs_all_remaining_steps(play: Play, max_turns: int) -> None:
     for example in generate(24, seed=4):
         played = play(ReferencePolicy(accuracy=1.0), example, max_turns=max_turns)
         assert played.ready
         assert score(played.answer, example) == 1.0 or max_turns == 1, example.question
 
 
-def test_when_turns_are_out_it_says_what_it_has(play: Play) -> None:
+def test_after_the_last_turn_it_answers_with_its_candidate(play: Play) -> None:
     (example,) = generate(1, seed=3, answer_types=["USER"])
 
     def never(prompts: Sequence[str], ask: Callable[[str], str]) -> list[str]:
@@ -177,7 +177,7 @@ def test_when_turns_are_out_it_says_what_it_has(play: Play) -> None:
     assert play(ReferencePolicy(accuracy=1.0), example, max_turns=4).ready
 
 
-def test_sub_requests_are_told_from_root_requests() -> None:
+def test_root_requests_and_subcalls_are_told_apart() -> None:
     root = [{"role": "system", "content": "s"}, {"role": "user", "content": "Question: q\n\nTurn 1/30"}]
     assert is_root(root)
     assert not is_root([{"role": "user", "content": "Label these"}])
@@ -189,7 +189,7 @@ def test_sub_requests_are_told_from_root_requests() -> None:
 # The sub-model
 
 
-def test_labels_are_right_at_the_accuracy_that_was_set() -> None:
+def test_the_share_of_right_labels_is_the_accuracy() -> None:
     source = open_source("wordnet")
     rows = source.rows("eval")[:2_000]
     for accuracy in (0.0, 0.5, 0.95, 1.0):
@@ -199,7 +199,7 @@ def test_labels_are_right_at_the_accuracy_that_was_set() -> None:
         assert all(labeller.label(row.text) in source.labels for row in rows)
 
 
-def test_mistakes_depend_on_the_text_and_the_seed_alone() -> None:
+def test_mistakes_depend_only_on_text_and_seed() -> None:
     texts = [row.text for row in open_source("wordnet").rows("train")[:300]]
     labels = open_source("wordnet").labels
 
@@ -211,7 +211,7 @@ def test_mistakes_depend_on_the_text_and_the_seed_alone() -> None:
     assert said(1, texts) != said(2, texts)
 
 
-def test_prompts_of_other_forms_are_answered_as_well_as_may_be() -> None:
+def test_prompts_of_other_forms_are_answered_as_far_as_understood() -> None:
     labeller = Labeller(accuracy=1.0)
     row = open_source("wordnet").rows("train")[5]
     line = f"Date: Mar 01, 2023 || User: 12345 || Instance: {row.text}"
@@ -222,12 +222,12 @@ def test_prompts_of_other_forms_are_answered_as_well_as_may_be() -> None:
     assert unknown in ("1: a", "1: b")
 
 
-def test_accuracy_is_a_share() -> None:
+def test_an_accuracy_outside_of_0_to_1_is_refused() -> None:
     with pytest.raises(ValueError, match="from 0 to 1"):
         ReferencePolicy(accuracy=95)
 
 
-async def test_it_is_a_policy_of_the_test_server() -> None:
+async def test_the_test_server_serves_the_reference_policy() -> None:
     client = ScriptedClient(policy)
     reply = await client.complete(
         [{"role": "user", "content": "one of these labels: 'a', 'b'.\n1. never seen before"}]
@@ -239,7 +239,7 @@ async def test_it_is_a_policy_of_the_test_server() -> None:
 
 
 def scores_of(play: Play, strategy: Strategy, examples: Sequence[Example]) -> dict[str, list[float]]:
-    """Scores by answer type; questions that choose between two users stand apart."""
+    """Scores by answer type, with questions about two users as a type of their own."""
     scores: dict[str, list[float]] = defaultdict(list)
     for i, example in enumerate(examples):
         played = play(BlindPolicy(strategy, seed=i), example, max_turns=1)
@@ -250,12 +250,12 @@ def scores_of(play: Play, strategy: Strategy, examples: Sequence[Example]) -> di
 
 
 def is_chance(scores: Sequence[float], p: float) -> bool:
-    """Whether right answers are as many as guesses of probability p make, within three standard deviations."""
+    """Whether the number of right answers is that of guesses with probability p, within three standard deviations."""
     return abs(mean(scores) - p) <= 3 * math.sqrt(p * (1 - p) / len(scores))
 
 
 @pytest.mark.parametrize("strategy", ["random", "prior"])
-def test_blind_policies_score_what_chance_scores(play: Play, strategy: Strategy) -> None:
+def test_blind_policies_score_as_chance(play: Play, strategy: Strategy) -> None:
     sizes = (8_000, 16_000)
     examples = generate(240, sizes=sizes, seed=21, split="eval")
     examples += generate(120, sizes=sizes, seed=23, split="eval", answer_types=["USER"])
@@ -265,15 +265,15 @@ def test_blind_policies_score_what_chance_scores(play: Play, strategy: Strategy)
     assert is_chance(scores["COMPARISON"], 1 / 3)
     assert len(scores["OF_TWO"]) > 30
     assert is_chance(scores["OF_TWO"], 1 / 2)
-    # A line's user is one of some ten common ones, its date a busy one at most every fifth time.
+    # About ten common users have most lines. At most a fifth of the lines lies on busy days.
     assert mean(scores["USER"]) < 0.2
     assert mean(scores["DATE"]) < 0.2
     assert mean(scores["MONTH_YEAR"]) < 0.3
-    # By the partial credit of small numbers.
+    # Because near numbers earn partial credit.
     assert mean(scores["NUMERIC"]) < 0.35
 
 
-def test_reading_is_worth_more_than_counting_users_and_dates(play: Play) -> None:
+def test_a_policy_that_reads_scores_more_than_one_that_counts(play: Play) -> None:
     examples = generate(144, sizes=(6_000, 16_000), seed=22, split="eval")
     needed = [example for example in examples if (reading := read(example.question)) and reading.needs_labels]
     majority = mean(
@@ -287,8 +287,8 @@ def test_reading_is_worth_more_than_counting_users_and_dates(play: Play) -> None
     assert reference > 0.7
 
 
-def test_published_months_can_be_known_without_reading(play: Play) -> None:
-    """The baseline finds the defect: with it the first month of the window is always right, without it hardly ever."""
+def test_the_month_defect_lets_a_blind_policy_score(play: Play) -> None:
+    """With the defect the first month of the window is always right, without it hardly ever."""
 
     def months(compat: Compat) -> float:
         examples = generate(
@@ -300,6 +300,6 @@ def test_published_months_can_be_known_without_reading(play: Play) -> None:
     assert months(Compat(first25=False, month_year_bug=False)) < 0.8
 
 
-def test_strategies_are_named() -> None:
+def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(ValueError, match="no strategy 'clever'"):
         BlindPolicy("clever")  # type: ignore[arg-type] # the mistake that is tested

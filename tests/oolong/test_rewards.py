@@ -1,4 +1,4 @@
-"""OOLONG's optional rewards, costs among the attempts at one task, and what a curriculum can go by."""
+"""OOLONG's optional rewards, costs among the attempts at one task, and the figures for a curriculum."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def scored(task: OolongTask, answer: str) -> Any:
     return trace
 
 
-async def test_a_file_sets_weights_and_gates() -> None:
+async def test_a_launch_file_sets_weights_and_gates() -> None:
     table = tomllib.loads("""
         [task]
         gates = { min_iterations = 2, min_subcalls = 1 }
@@ -74,12 +74,12 @@ async def test_a_file_sets_weights_and_gates() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_bad_reward_settings_are_refused_as_the_file_is_read(table: dict[str, Any], words: str) -> None:
+def test_bad_reward_settings_are_refused_when_the_file_is_read(table: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         OolongConfig.model_validate({"id": "oolong", "task": table})
 
 
-async def test_numbers_that_are_near_earn_a_share_whatever_their_size() -> None:
+async def test_near_numbers_earn_a_share_at_any_magnitude() -> None:
     numeric = {"rewards": {"numeric": {"weight": 1.0}}}
     for gold, answer, plain, shaped in [
         (500, 500, 1.0, 1.0),
@@ -94,13 +94,13 @@ async def test_numbers_that_are_near_earn_a_share_whatever_their_size() -> None:
         assert (await scored(numeric_task(gold, **numeric), str(answer))).reward == pytest.approx(shaped)
 
 
-async def test_a_number_that_is_off_never_earns_as_much_as_the_right_one() -> None:
+async def test_a_wrong_number_earns_less_than_the_right_one() -> None:
     for gold, off, weight in itertools.product((1, 7, 900), (1, 2, 50), (0.3, 1.0)):
         task = numeric_task(gold, rewards={"numeric": {"weight": weight}})
         assert (await scored(task, str(gold + off))).reward < (await scored(task, str(gold))).reward == 1.0
 
 
-def test_only_numbers_are_near() -> None:
+def test_nearness_is_0_for_answers_that_are_not_numbers() -> None:
     [task] = load(**SMALL)
     data = task.data.model_copy(update={"answer": ("1000",)})
     assert nearness("Answer: 1,010.", data, 0.1) == pytest.approx(0.9)
@@ -111,7 +111,7 @@ def test_only_numbers_are_near() -> None:
 
 
 class Attempts:
-    """Each attempt gets a script of its own, in the order in which they begin."""
+    """Each attempt gets its own script, in the order in which the attempts start."""
 
     def __init__(self, *scripts: list[str]) -> None:
         self.scripts = scripts
@@ -155,14 +155,14 @@ def group(episodes: Any) -> Callable[..., Any]:
     return group
 
 
-async def test_attempts_are_not_charged_by_default(group: Any) -> None:
+async def test_attempts_pay_no_costs_by_default(group: Any) -> None:
     traces = await group({})
     assert [trace.reward for trace in traces] == [1.0, 1.0, 1.0, 0.0]
     assert {name for trace in traces for name in trace.rewards} == {"correct"}
     assert {trace.metrics["group_correct"] for trace in traces} == {0.75}
 
 
-async def test_right_attempts_pay_for_what_they_took_more_than_the_thriftiest(group: Any) -> None:
+async def test_right_attempts_pay_for_exceeding_the_cheapest_one(group: Any) -> None:
     traces = await group({"turns": 0.2, "subcalls": 0.1})
     assert [trace.metrics["subcalls"] for trace in traces] == [0, 2, 10, 0]
     turns = [0, 1 / 4, 3 / 4]
@@ -172,7 +172,7 @@ async def test_right_attempts_pay_for_what_they_took_more_than_the_thriftiest(gr
     assert traces[3].rewards["turns_cost"].score == 0.0
 
 
-async def test_an_attempt_that_missed_a_gate_is_not_a_right_one(group: Any) -> None:
+async def test_an_attempt_that_missed_a_gate_is_not_counted_as_right(group: Any) -> None:
     traces = await group({"turns": 0.2}, task={"gates": {"min_subcalls": 1}})
     assert [trace.reward for trace in traces] == pytest.approx([0.0, 1.0, 1 - 0.2 * 2 / 4, 0.0])
 
@@ -193,15 +193,15 @@ def test_bad_costs_are_refused(fields: dict[str, Any], words: str) -> None:
         vf.resolve_env_config({"id": "rlm-train", "taskset": {"id": "oolong"}, **fields})
 
 
-def test_costs_need_the_environment_that_sees_all_attempts() -> None:
+def test_costs_are_refused_outside_of_rlm_group() -> None:
     with pytest.raises(ValidationError, match="costs"):
         vf.resolve_env_config({"taskset": {"id": "oolong"}, "costs": {"turns": 0.1}})
 
 
-# What a curriculum goes by
+# Figures for a curriculum
 
 
-async def test_a_task_says_how_hard_it_is() -> None:
+async def test_a_task_records_metrics_of_its_difficulty() -> None:
     for task in load(sizes=[6_000, 12_000]):
         data = task.data
         assert data.num_labels == len(data.labels) > 1
@@ -212,7 +212,7 @@ async def test_a_task_says_how_hard_it_is() -> None:
         assert trace.metrics["n_rows"] == data.n_rows
 
 
-def test_tasks_can_come_short_ones_first() -> None:
+def test_tasks_can_be_sorted_by_size() -> None:
     mixed = load(sizes=[12_000, 6_000], num_tasks=8)
     ordered = load(sizes=[12_000, 6_000], num_tasks=8, order="short_first")
     sizes = [task.data.context_size for task in ordered]
@@ -222,7 +222,7 @@ def test_tasks_can_come_short_ones_first() -> None:
         load(order="hard_first")
 
 
-def test_keys_are_unique_and_stay_the_same() -> None:
+def test_keys_are_unique_and_do_not_depend_on_the_order() -> None:
     keys = [task.key for task in load(num_tasks=12, questions_per_window=3)]
     assert len(set(keys)) == len(keys)
     assert [task.key for task in load(num_tasks=6, questions_per_window=3)] == keys[:6]
@@ -234,7 +234,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "rewards.md").read_text()
 
 
-def test_the_files_of_the_document_are_configurations() -> None:
+def test_the_documents_example_files_are_valid() -> None:
     blocks = [tomllib.loads(block) for block in re.findall(r"(?ms)^```toml\n(.*?)^```$", DOCUMENT)]
     assert len(blocks) == 3
     trained = [block["orchestrator"]["train"]["source"] for block in blocks if "orchestrator" in block]
@@ -246,7 +246,7 @@ def test_the_files_of_the_document_are_configurations() -> None:
         assert isinstance(config.taskset, OolongConfig)
 
 
-def test_the_curriculum_of_the_document_is_prime_rls() -> None:
+def test_the_documents_curriculum_is_one_of_prime_rl() -> None:
     schema = json.loads((ROOT / "tests" / "configs" / "prime_rl.schema.json").read_text())
     checker = jsonschema.Draft202012Validator({"$ref": "#/$defs/CurriculumConfig", "$defs": schema["$defs"]})
     [source] = re.findall(r"(?ms)^```toml\n(\[\[orch.*?)^```$", DOCUMENT)
@@ -261,8 +261,8 @@ def test_the_document_names_every_entry_and_gate() -> None:
     assert [name for name in names if f"`{name}`" not in DOCUMENT] == []
 
 
-def test_the_document_says_what_a_constant_gets() -> None:
-    """Of the NUMERIC questions, by the size of the context."""
+def test_the_document_has_the_scores_of_constant_answers() -> None:
+    """The scores are of NUMERIC questions, by the size of the context."""
     text = " ".join(DOCUMENT.split("## Attacks")[1].split())
     said = re.findall(r"([\d.]+) (?:of the NUMERIC questions )?at ([\d,]+)", text)
     assert len(said) == 3

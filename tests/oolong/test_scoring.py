@@ -1,4 +1,4 @@
-"""Scorers: what is right scores, and what tries to look right does not."""
+"""Scorers: right answers score, and answers that only look right do not."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ RIGHT = [
 
 
 @pytest.mark.parametrize(("output", "answer_type", "answer"), RIGHT)
-def test_strict_takes_an_answer_with_usual_decoration(output: str, answer_type: str, answer: str) -> None:
+def test_strict_accepts_an_answer_with_usual_decoration(output: str, answer_type: str, answer: str) -> None:
     assert strictly(output, answer_type, answer) == 1.0
 
 
@@ -174,24 +174,24 @@ WRONG = {
 
 
 @pytest.mark.parametrize("attack", WRONG)
-def test_strict_is_not_talked_into_points(attack: str) -> None:
+def test_strict_gives_no_points_for_hedges_and_tricks(attack: str) -> None:
     output, answer_type, answer = WRONG[attack]
     assert strictly(output, answer_type, answer) == 0.0
 
 
 @pytest.mark.parametrize("output", [None, 42, ["ham"], {"ham": 1}, b"ham", True])
-def test_strict_and_official_score_nothing_but_text(output: object) -> None:
+def test_values_that_are_not_strings_score_0(output: object) -> None:
     assert strictly(output, "LABEL", "ham") == 0.0
     assert official(output, Asked("LABEL", ("ham",))) == 0.0
 
 
-def test_strict_takes_any_of_several_right_answers() -> None:
+def test_strict_accepts_any_of_several_right_answers() -> None:
     assert strictly("spam", "LABEL", "ham", "spam") == 1.0
     assert strictly("ham", "LABEL", "ham", "spam") == 1.0
     assert strictly("ham, spam", "LABEL", "ham", "spam") == 0.0
 
 
-def test_near_numbers_score_a_part() -> None:
+def test_numbers_that_are_near_score_a_part() -> None:
     assert strictly("41", "NUMERIC", "42") == 0.75
     assert strictly("Answer: 45.", "NUMERIC", "42") == 0.75**3
     assert strictly("100000000000", "NUMERIC", "42") == 0.0
@@ -214,7 +214,7 @@ def test_comparisons_may_be_whole_sentences_in_the_order_of_the_question() -> No
     assert said(COMPARE, "less common than", COMPARE) == 0.0
 
 
-def test_huge_and_hostile_inputs_score_nothing() -> None:
+def test_huge_and_hostile_answers_score_0_quickly() -> None:
     for text in (
         "ham " * 1_000_000,
         " " * 5_000_000 + "ham",
@@ -282,7 +282,7 @@ def test_no_text_raises_or_scores_outside_of_0_to_1(output: str, answer_type: st
 
 @settings(max_examples=400, deadline=None)
 @given(before=st.text(max_size=12), after=st.text(max_size=12))
-def test_around_a_right_label_only_decoration_is_forgiven(before: str, after: str) -> None:
+def test_only_decoration_is_accepted_around_a_right_label(before: str, after: str) -> None:
     if strictly(f"{before}ham{after}", "LABEL", "ham") == 1.0:
         rest = (before + after).lower()
         for word in ("final answer", "answer", "label"):
@@ -339,16 +339,18 @@ OFFICIAL = [
 
 
 @pytest.mark.parametrize(("output", "answer_type", "gold", "expected"), OFFICIAL)
-def test_official_is_the_published_rule(output: str, answer_type: str, gold: str, expected: float) -> None:
+def test_official_gives_the_published_scores(
+    output: str, answer_type: str, gold: str, expected: float
+) -> None:
     assert official(output, Asked(answer_type, (gold,))) == pytest.approx(expected, abs=1e-12)
 
 
-def test_official_takes_the_first_of_tied_answers_only() -> None:
+def test_official_accepts_only_the_first_of_tied_answers() -> None:
     assert official("Label: ham", Asked("LABEL", ("ham", "spam"))) == 1.0
     assert official("Label: spam", Asked("LABEL", ("ham", "spam"))) == 0.0
 
 
-def test_official_parsing() -> None:
+def test_official_reads_the_text_after_the_last_colon() -> None:
     assert official_parse("short") == "short"
     assert official_parse("this is longer than twenty characters") == "characters"
     assert official_parse("a: b: *[c]*") == "c"
@@ -371,11 +373,11 @@ REAL = [
 
 
 @pytest.mark.parametrize(("output", "gold", "expected"), REAL, ids=[case[0][:30] for case in REAL])
-def test_official_for_real_transcripts(output: str, gold: str, expected: float) -> None:
+def test_official_scores_oolong_real_by_the_published_rule(output: str, gold: str, expected: float) -> None:
     assert official(output, Asked("TEXT", (gold,), task_group="real")) == pytest.approx(expected)
 
 
-def test_strict_for_real_transcripts_counts_what_is_too_much() -> None:
+def test_strict_lists_of_oolong_real_lose_points_for_wrong_items() -> None:
     def real(output: str, answer_type: str, gold: str) -> float:
         return strictly(output, answer_type, gold, task_group="real")
 

@@ -1,4 +1,4 @@
-"""The prompt for small models: the rollout that it shows works, on lines as OOLONG's windows have them."""
+"""The prompt for small models: the rollout and the recipes in it work on lines in OOLONG's form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CELLS = re.findall(r"^```repl\n.*?^```$", PROMPT, re.MULTILINE | re.DOTALL)
 
 
 def label(request: ChatRequest) -> str:
-    """Finds a text positive if the number of its letters is even."""
+    """Labels a text as positive if its number of letters is even."""
     text = request.text.split("\n")[0].removeprefix("Review of a film: ")
     return " Positive." if len(text) % 2 == 0 else "negative"
 
@@ -35,7 +35,7 @@ async def run(*cells: str) -> str:
     return done.response
 
 
-async def test_the_rollout_that_it_shows() -> None:
+async def test_the_rollout_in_the_prompt_runs_as_shown() -> None:
     look, count, answer = CELLS
     window = build(WindowSpec(rows=30, split="eval"))
     expected = sum(len(entry.text) % 2 == 0 for entry in window.entries)
@@ -43,7 +43,7 @@ async def test_the_rollout_that_it_shows() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["max", "min"])
-async def test_the_recipes_for_labels(wanted: str) -> None:
+async def test_the_prompts_recipes_for_labels_are_right(wanted: str) -> None:
     _, count, _ = CELLS
     recipe = re.search(rf"`({wanted}\(.*?\))`", PROMPT)
     assert recipe is not None
@@ -55,7 +55,7 @@ async def test_the_recipes_for_labels(wanted: str) -> None:
     assert await run(count, answer) == expected
 
 
-async def test_the_recipe_for_users() -> None:
+async def test_the_prompts_recipe_for_users_is_right() -> None:
     _, count, _ = CELLS
     recipe = re.search(r"`(Counter\(row\[1\].*?)`", PROMPT)
     assert recipe is not None
@@ -65,7 +65,7 @@ async def test_the_recipe_for_users() -> None:
     assert users.count(int(await run(count, answer))) == max(map(users.count, users))
 
 
-async def test_the_lines_of_some_users() -> None:
+async def test_the_prompts_filter_of_users_is_right() -> None:
     _, count, _ = CELLS
     assert "users = []" in count
     window = build(WindowSpec(rows=30, split="eval"))

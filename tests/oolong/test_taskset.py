@@ -1,4 +1,4 @@
-"""The taskset: what its settings mean, what tasks hold, how they are scored, and that their answers are right."""
+"""The taskset: its settings, the data of its tasks, their scores, and the check of their answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load(**settings: Any) -> list[OolongTask]:
 
 
 def rollout(task: OolongTask, answer: Any = None) -> Any:
-    """A trace in which an RLM gave this answer; None: in which nothing happened."""
+    """A trace with this answer of an RLM; None: an empty trace."""
     trace = vf.Trace(
         task=vf.TraceTask(type="OolongTask", data=task.data),
         agent=vf.AgentInfo(config=vf.AgentConfig.model_validate({"runtime": {"type": "subprocess"}})),
@@ -75,7 +75,7 @@ def test_the_package_alone_is_an_environment() -> None:
     assert loaders.taskset_class("oolong") is OolongTaskset
 
 
-def test_tasks_hold_no_text_and_make_it_again(tasks: list[OolongTask]) -> None:
+def test_a_task_holds_no_context_and_makes_it_again_after_json(tasks: list[OolongTask]) -> None:
     for task in tasks:
         data = task.data
         assert len(data.model_dump_json()) < 3_000
@@ -131,20 +131,20 @@ async def test_right_answers_score_one_and_others_less(tasks: list[OolongTask]) 
 
 
 @pytest.mark.parametrize("scorer", ["strict", "official"])
-async def test_a_rollout_that_did_nothing_scores_zero(scorer: str) -> None:
+async def test_a_rollout_without_an_answer_scores_0(scorer: str) -> None:
     for task in load(num_tasks=12, scorer=scorer):
         for answer in (None, "", 0, ["x"]):
             assert (await scored(task, answer)).reward == 0.0
 
 
-async def test_a_near_number_scores_a_part(tasks: list[OolongTask]) -> None:
+async def test_a_near_number_scores_a_part_and_is_not_exact(tasks: list[OolongTask]) -> None:
     task = next(task for task in tasks if task.data.answer_type == "NUMERIC")
     trace = await scored(task, str(int(task.data.answer[0]) + 1))
     assert trace.reward == 0.75
     assert trace.metrics["exact"] == 0.0
 
 
-async def test_nothing_but_the_answer_is_read(tasks: list[OolongTask]) -> None:
+async def test_a_reward_reads_only_the_answer(tasks: list[OolongTask]) -> None:
     trace = rollout(tasks[0], "no idea")
     trace.info["judge"] = trace.info["answer"] = tasks[0].data.answer[0]
     await tasks[0].score(trace)
@@ -170,7 +170,7 @@ async def test_the_scorer_is_a_setting() -> None:
     ],
     ids=str,
 )
-async def test_answers_are_right_by_brute_force(settings: dict[str, Any]) -> None:
+async def test_validation_counts_the_answers_again(settings: dict[str, Any]) -> None:
     for task in load(num_tasks=12, **settings):
         assert await task.validate(runtime=None) is True  # type: ignore[arg-type]
 
@@ -188,7 +188,7 @@ def test_questions_can_be_chosen() -> None:
     assert {task.data.answer_type for task in tasks} == {"USER", "LABEL"}
 
 
-def test_text_of_ones_own(labelled: Path) -> None:
+def test_the_source_can_be_a_file(labelled: Path) -> None:
     file = {"text_column": "body", "label_column": "queue", "items": "tickets"}
     [task] = load(source=str(labelled), file=file, num_tasks=1)
     assert task.data.source.startswith("tickets-")
@@ -197,7 +197,7 @@ def test_text_of_ones_own(labelled: Path) -> None:
     assert set(task.data.labels) == {"billing", "bugs"}
 
 
-def test_the_published_rows(tmp_path: Path) -> None:
+def test_published_rows_become_tasks(tmp_path: Path) -> None:
     example = generate(1, answer_types=["NUMERIC"], mode="official")[0]
     row = {
         "id": 7,
@@ -226,7 +226,7 @@ def test_the_published_rows(tmp_path: Path) -> None:
     assert again.build_context().value == example.materialise()
 
 
-async def test_published_rows_are_not_judged(tmp_path: Path, tasks: list[OolongTask]) -> None:
+async def test_published_rows_are_not_validated(tmp_path: Path, tasks: list[OolongTask]) -> None:
     published = OolongTask(tasks[0].data.model_copy(update={"mode": "published"}))
     assert await published.validate(runtime=None) is None  # type: ignore[arg-type]
 
@@ -257,28 +257,30 @@ async def test_published_rows_are_not_judged(tmp_path: Path, tasks: list[OolongT
     ],
     ids=str,
 )
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         config(**settings)
 
 
-def test_text_that_was_not_fetched_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_is_not_fetched_is_refused_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RLM_OOLONG_DATA", str(tmp_path))
     with pytest.raises(ValidationError, match="make oolong-sources"):
         config(source="trec_coarse")
 
 
-def test_a_file_without_labels_is_said(labelled: Path) -> None:
+def test_a_file_without_labels_is_refused(labelled: Path) -> None:
     with pytest.raises(ValidationError, match="no column 'label'"):
         config(source=str(labelled), file={"text_column": "body"})
 
 
-def test_contexts_too_small_to_ask_about_are_said() -> None:
+def test_contexts_too_small_to_ask_about_are_refused() -> None:
     with pytest.raises(ValueError, match=r"choose a larger size|no window of"):
         load(sizes=[100])
 
 
-def test_a_missing_data_set_is_said(tmp_path: Path) -> None:
+def test_a_missing_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         load(mode="published", split="validation", source=str(tmp_path / "none.parquet"))
 

@@ -1,4 +1,4 @@
-"""Windows: their layout, their size, and that they are the same everywhere."""
+"""Windows: their layout, their size, and their equality across processes and Python versions."""
 
 from __future__ import annotations
 
@@ -114,13 +114,13 @@ def test_lines_repeat_only_when_their_label_has_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["own", "official"])
-def test_windows_of_few_lines_have_just_these(layout: Literal["own", "official"]) -> None:
+def test_a_window_of_few_lines_has_exactly_that_number(layout: Literal["own", "official"]) -> None:
     for rows in range(1, 20):
         for seed in range(20):
             assert len(build(WindowSpec(rows=rows, seed=seed, layout=layout)).entries) == rows
 
 
-def test_users_are_mostly_common_ones() -> None:
+def test_most_lines_belong_to_common_users() -> None:
     window = build(WindowSpec(rows=3_000))
     users = {entry.user for entry in window.entries}
     assert all(10_000 <= user <= 99_999 for user in users)
@@ -155,15 +155,15 @@ def test_train_windows_hold_no_eval_text() -> None:
         ({"rows": 1, "layout": "fancy"}, "no layout 'fancy'"),
     ],
 )
-def test_specs_that_make_no_sense(fields: dict[str, Any], message: str) -> None:
+def test_invalid_specs_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WindowSpec(**fields)
 
 
-# The same everywhere
+# Equal in every process
 
 GOLDEN = "02dd5ea5"
-"""Of `DESCRIBE`'s output, under Python 3.11.7, 3.12.1 and 3.13.0."""
+"""Output of `DESCRIBE` under Python 3.11.7, 3.12.1 and 3.13.0."""
 
 DESCRIBE = """
 import hashlib, json
@@ -185,7 +185,7 @@ def test_examples_are_the_same_in_every_process(hash_seed: str) -> None:
     assert done.stdout.strip() == GOLDEN
 
 
-def test_an_example_goes_through_json_and_comes_out_in_another_process(tmp_path: Path) -> None:
+def test_an_example_sent_as_json_gives_the_same_context_in_another_process(tmp_path: Path) -> None:
     (example,) = generate(1, source=write_messages(tmp_path), sizes=(6_000,), seed=9)
     described = json.dumps(example.to_dict())
     assert len(described) < 3_000
@@ -206,7 +206,7 @@ def test_an_example_goes_through_json_and_comes_out_in_another_process(tmp_path:
     assert done.stdout.split() == [str(example.context_size), example.context_sha256]
 
 
-def test_a_source_that_changed_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_source_is_an_error(tmp_path: Path) -> None:
     name = write_messages(tmp_path)
     (example,) = generate(1, source=name, sizes=(6_000,))
     assert text_sha256(example.materialise()) == example.context_sha256

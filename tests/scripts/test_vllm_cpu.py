@@ -1,4 +1,4 @@
-"""The launcher of vLLM, as far as it goes without vLLM."""
+"""The parts of vLLM's launcher that need no vLLM."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def launch(*arguments: str, cache: Path, **environment: str) -> subprocess.Compl
     )
 
 
-def test_a_port_in_use_is_said_before_anything_is_installed(tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         done = launch("--port", str(port), cache=tmp_path)
@@ -36,25 +36,25 @@ def test_a_port_in_use_is_said_before_anything_is_installed(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_option_that_does_not_exist(tmp_path: Path) -> None:
+def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
     done = launch("--modle", "x", cache=tmp_path)
     assert done.returncode == 2
     assert "--modle" in done.stderr
 
 
-def test_options_after_two_dashes_are_vllms() -> None:
+def test_options_after_two_dashes_go_to_vllm() -> None:
     ours, more = vllm_cpu.parse(["--port", "1234", "--", "--enable-lora", "--port"])
     assert ours.port == 1234
     assert more == ["--enable-lora", "--port"]
 
 
-def test_too_little_disk(tmp_path: Path) -> None:
+def test_too_little_disk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"needs about 1000000 GB of disk .* XDG_CACHE_HOME"):
         vllm_cpu.check_disk(tmp_path, 10**15, "the model")
     vllm_cpu.check_disk(tmp_path, 1, "the model")
 
 
-def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_refused_with_models_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_cpu, "available_memory", lambda: 6 * 10**9)
     with pytest.raises(
         SetupError, match=r"needs about 8 GB .* 6\.0 GB are free\. .*: qwen2\.5-coder-0\.5b, smollm2"
@@ -63,13 +63,13 @@ def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     vllm_cpu.check_memory("smollm2-135m", "bfloat16")
 
 
-def test_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(SetupError, match="linux on aarch64"):
         vllm_cpu.check_machine()
 
 
-def test_no_python_3_11(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_python_3_11_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.executable", "/bin/sh")
     with pytest.raises(SetupError, match=r"needs Python 3\.11"):
@@ -86,7 +86,7 @@ def test_errors_of_vllm_are_found_in_its_log(tmp_path: Path) -> None:
     assert vllm_cpu.complaints(log) == "INFO: start"
 
 
-def test_what_is_pinned_is_pinned_exactly() -> None:
+def test_requirements_are_pinned_exactly() -> None:
     lines = [line for line in vllm_cpu.REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
     assert all(line.count("==") == 1 for line in lines)
     assert not any(line.startswith(("torchvision", "torchaudio", "torchcodec")) for line in lines)

@@ -1,5 +1,5 @@
-"""Rollouts of the harness against scripted models: through verifiers' evaluation client, and through its training
-client with real tokens."""
+"""Rollouts of the harness with scripted models: through verifiers' evaluation client, and through its training client with
+real tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ materialised: list[str] = []
 
 
 class FruitData(ContextTaskData):
-    """A question about a text that is made from `copies`."""
+    """A question about a text of `copies` repetitions."""
 
     gold: str
     copies: int = 1
@@ -40,8 +40,8 @@ class FruitData(ContextTaskData):
 
 @pytest.fixture(autouse=True)
 def _one_loop_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training client keeps a lock for its process, which belongs to the first event loop on which it was waited for.
-    A worker has one loop; here each test has its own."""
+    """Replaces the lock of the training client. The client keeps one lock per process, which belongs to the first event loop
+    that waits for it. A worker has one loop, but here each test has its own."""
     monkeypatch.setattr("renderers.client._max_prompt_len_lock", asyncio.Lock())
 
 
@@ -90,14 +90,14 @@ def task() -> Callable[..., FruitTask]:
 
 @pytest.fixture
 def materialisations() -> list[str]:
-    """The contexts that were made since the test began, by hash."""
+    """Hashes of the contexts that were made since the test began."""
     materialised.clear()
     return materialised
 
 
 @pytest.fixture
 def run() -> Run:
-    """Through the evaluation client, which relays chat completions."""
+    """Runs a rollout through the evaluation client, which relays chat completions."""
 
     async def run(
         policy: Policy,
@@ -117,7 +117,7 @@ def run() -> Run:
 
 @pytest.fixture
 def token_client(tokenizer_path: Path) -> dict[str, Any]:
-    """The settings of a training client, but for the server's URL."""
+    """Settings of a training client, without the server's URL."""
     return {
         "type": "train",
         "renderer": {"name": "qwen3", "enable_thinking": False},
@@ -127,13 +127,13 @@ def token_client(tokenizer_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def token_server(tokenizer_path: Path) -> Callable[[Policy], ModelServer]:
-    """Makes a server that speaks tokens and chat, over a policy."""
+    """Makes a server of a policy, for tokens and for chat."""
     return lambda policy: InferenceServer(policy, tokenizer_path)
 
 
 @pytest.fixture
 def train_run(tokenizer_path: Path, token_client: dict[str, Any]) -> Run:
-    """Through the training client, which renders prompts to tokens and asks for tokens."""
+    """Runs a rollout through the training client, which renders prompts to tokens and asks for tokens."""
 
     async def run(
         policy: Policy,

@@ -1,4 +1,4 @@
-"""`train_subcalls = "direct"`: sub-calls go to the model server itself, and the root's calls through the endpoint."""
+"""`train_subcalls = "direct"`: sub-calls go straight to the model server, and the root's calls through the endpoint."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ async def test_only_the_root_is_in_the_trace(run: Any) -> None:
     assert len(trace.calls) == 3
     assert trace.info["rlm"]["root_nodes"] == list(range(len(trace.nodes)))
     assert "echo two" in trace.nodes[3].message.content
-    # verifiers sends its own calls with the id of the trace, and only those.
+    # Only verifiers' own calls carry the id of the trace.
     passed = {is_root(request): "x-session-id" in request.headers for request in server.requests}
     assert passed == {True: True, False: False}
 
 
-async def test_what_went_past_the_endpoint_is_summed_up(run: Any) -> None:
+async def test_direct_calls_are_summed_up_in_the_trace(run: Any) -> None:
     trace = await run(policy, train_subcalls="direct", max_depth=2)
     direct, stats = trace.info["rlm"]["direct"], trace.info["rlm"]["stats"]
     assert (direct["calls"], direct["failures"], direct["retries"]) == (4, 0, 0)
@@ -59,7 +59,7 @@ async def test_what_went_past_the_endpoint_is_summed_up(run: Any) -> None:
     assert usage.completion_tokens == direct["output_tokens"]
 
 
-async def test_other_settings_have_no_such_sum(run: Any) -> None:
+async def test_without_direct_calls_the_trace_has_no_sum(run: Any) -> None:
     trace = await run(policy, max_depth=2)
     assert "direct" not in trace.info["rlm"]
     assert trace.extra_usage == []
@@ -74,15 +74,15 @@ async def test_one_branch_and_only_the_roots_tokens_are_trained(train_run: Any, 
     assert [node.message.content for node in sampled] == [ASK, ASK_CHILD, ANSWER]
     assert all(sum(node.mask) == len(node.logprobs) > 0 for node in sampled)
     assert all(node.loss_weights is None for node in branch.nodes)
-    # The server was asked for tokens by the root, and for chat below it.
+    # The root's calls ask for tokens, the calls below it for chat completions.
     assert [generation.request.turn for generation in server.generations] == [0, 1, 2]
     assert sorted(request.turn for request in server.requests) == [0] * 4
 
 
-async def test_sub_calls_are_asked_as_the_run_says(
+async def test_direct_calls_have_the_runs_sampling(
     tokenizer_path: Path, token_client: Any, task: Any
 ) -> None:
-    """The trainer names the adapter and samples; the renderer's way of thinking becomes the chat template's."""
+    """The trainer sets the adapter and the sampling. The renderer's setting for thinking goes to the chat template."""
     async with InferenceServer(policy, tokenizer_path, models=("base", "adapter-7")) as server:
         agent = vf.Agent(
             vf.AgentConfig.model_validate(
@@ -134,7 +134,7 @@ async def test_a_failed_sub_call_is_one_failed_item(run: Any) -> None:
     assert not any(call.error for call in trace.calls)
 
 
-async def test_limits_count_what_went_past_the_endpoint(run: Any) -> None:
+async def test_token_limits_count_direct_calls(run: Any) -> None:
     trace = await run(policy, train_subcalls="direct", max_tokens=1000)
     assert trace.info["rlm"]["stop"] == "token_limit"
     assert trace.stop_condition == "max_total_tokens"
@@ -158,7 +158,7 @@ class TokensOnly(ModelServer):
         return [route for route in super().routes() if route[1] != "/v1/chat/completions"]
 
 
-async def test_a_server_without_chat_is_named_as_the_problem(run: Any) -> None:
+async def test_a_server_without_chat_completions_is_a_config_failure(run: Any) -> None:
     trace = await run(None, server=TokensOnly(policy), train_subcalls="direct")
     failure = trace.info["rlm"]["failure"]
     assert trace.ok
@@ -174,7 +174,7 @@ def context(url: str, **sampling: Any) -> vf.ModelContext:
     )
 
 
-async def test_a_server_is_asked_once_whether_it_can_chat() -> None:
+async def test_the_check_for_chat_completions_is_made_once_per_server() -> None:
     async with TokensOnly(policy) as server:
         before = server.connections
         clients = [DirectClient(context(server.base_url)) for _ in range(8)]
@@ -183,7 +183,7 @@ async def test_a_server_is_asked_once_whether_it_can_chat() -> None:
         assert server.connections - before == 1
 
 
-async def test_a_server_that_does_not_answer_is_not_judged() -> None:
+async def test_a_server_that_does_not_answer_passes_the_check() -> None:
     server = ModelServer(policy)
     async with server:
         url = server.base_url
@@ -213,7 +213,9 @@ async def test_rollouts_share_the_connections_to_the_server() -> None:
         ("http://host/v1", {"n": 2}, "n must be 1"),
     ],
 )
-def test_what_cannot_work_is_refused(url: str, sampling: dict[str, Any], words: str) -> None:
+def test_a_url_that_cannot_be_a_model_server_is_refused(
+    url: str, sampling: dict[str, Any], words: str
+) -> None:
     ctx = context(url, **sampling)
     with pytest.raises(ValueError, match=words):
         DirectClient(ctx)

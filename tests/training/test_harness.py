@@ -1,4 +1,4 @@
-"""Rollouts of `RLMHarness`: what is on the trace when all goes well, and when something fails."""
+"""Rollouts of `RLMHarness`: the trace of a good rollout, and of one in which something fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASK = repl_block('replies = llm_query_batched(["one", "two"])\nprint(replies)')
 
 
 def with_subcalls(*turns: Any) -> Script:
-    """The root follows a script, and sub-models repeat what they are asked."""
+    """A policy whose root follows a script, and whose sub-models repeat their prompts."""
     return Script(turns, subcalls=lambda request: f"echo {request.text}")
 
 
@@ -48,7 +48,7 @@ async def test_a_rollout_is_scored_and_described(run: Any) -> None:
     assert "apple" not in trace.model_dump_json(exclude={"nodes"})
 
 
-async def test_root_nodes_are_told_from_those_of_subcalls(run: Any) -> None:
+async def test_root_nodes_are_those_of_the_roots_messages(run: Any) -> None:
     trace = await run(with_subcalls(ASK, ANSWER))
     roots = trace.info["rlm"]["root_nodes"]
     roles = [trace.nodes[node].message.role for node in roots]
@@ -57,7 +57,7 @@ async def test_root_nodes_are_told_from_those_of_subcalls(run: Any) -> None:
     assert sorted(others) == ["echo one", "echo two", "one", "two"]
 
 
-async def test_root_replies_with_reasoning_are_the_roots(run: Any) -> None:
+async def test_replies_with_reasoning_are_root_nodes(run: Any) -> None:
     trace = await run(with_subcalls(Reply(ASK, reasoning="first ask"), Reply(ANSWER, reasoning="then count")))
     sampled = [node for node in trace.info["rlm"]["root_nodes"] if trace.nodes[node].sampled]
     assert len(sampled) == 2
@@ -92,7 +92,7 @@ async def test_the_last_model_call_may_fail_and_the_rollout_is_scored(run: Any) 
     assert trace.metrics["failed"] == 1
 
 
-async def test_a_failed_last_subcall_does_not_take_the_answer_away(run: Any) -> None:
+async def test_a_failed_last_subcall_leaves_the_rollout_scored(run: Any) -> None:
     code = finish(
         "len(context.split())", 'reply = llm_query("break")\nassert isinstance(reply, SubcallError)'
     )
@@ -110,8 +110,8 @@ async def test_an_answer_that_was_not_ready_is_scored_when_the_model_fails(run: 
     assert trace.metrics["answered"] == 0
 
 
-async def test_no_answer_keeps_a_trace_from_being_sent(run: Any) -> None:
-    """A policy that could do so could withdraw its bad rollouts from their groups."""
+async def test_a_trace_with_any_answer_can_be_sent(run: Any) -> None:
+    """Otherwise a policy could withdraw its bad rollouts from their groups."""
     for answer, kept in [
         ("'3\\ud800'", "3\ufffd"),
         ("'\\ud83d\\ude00'", "\U0001f600"),
@@ -122,7 +122,7 @@ async def test_no_answer_keeps_a_trace_from_being_sent(run: Any) -> None:
         assert len(trace.model_dump_json()) < 2_500_000
 
 
-async def test_no_failure_keeps_a_trace_from_being_sent(run: Any) -> None:
+async def test_a_trace_with_any_failure_can_be_sent(run: Any) -> None:
     trace = await run(Script([repl_block('raise ValueError("\\ud800")')]), max_errors=1)
     assert trace.info["rlm"]["stop"] == "error_threshold"
     assert trace.model_dump_json()
@@ -132,7 +132,7 @@ async def test_no_failure_keeps_a_trace_from_being_sent(run: Any) -> None:
     ("fault", "kind", "words"),
     [("gone", "OSError", "the disk is gone"), ("changed", "ContextMismatchError", "the generator changed")],
 )
-async def test_a_context_that_cannot_be_had_is_data(
+async def test_a_context_that_cannot_be_made_is_a_failure_on_the_trace(
     run: Any, task: Any, fault: str, kind: str, words: str
 ) -> None:
     trace = await run(Script([ANSWER]), task(fault=fault, copies=7))
@@ -143,7 +143,9 @@ async def test_a_context_that_cannot_be_had_is_data(
     assert words in failure["message"]
 
 
-async def test_a_repl_that_cannot_start_is_data(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_repl_that_cannot_start_is_a_failure_on_the_trace(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Nowhere(Environment):
         async def open(self, *_: Any) -> Any:
             raise REPLError("no process could be started")
@@ -158,11 +160,11 @@ async def test_a_repl_that_cannot_start_is_data(run: Any, monkeypatch: pytest.Mo
     }
 
 
-async def test_a_bug_of_the_engine_is_data_with_its_traceback(
+async def test_a_bug_in_the_engine_is_a_failure_with_its_traceback(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: Any, **__: Any) -> Any:
-        raise ZeroDivisionError("who would have thought")
+        raise ZeroDivisionError("unexpected")
 
     monkeypatch.setattr(RLM, "acompletion", fail)
     trace = await run(Script([ANSWER]))
@@ -196,7 +198,7 @@ async def test_limits_of_the_config_hold(run: Any) -> None:
 
 
 async def test_a_prompt_over_the_window_is_one_failed_item(run: Any) -> None:
-    """verifiers 0.3 would end the whole trace over it, so it must not be sent."""
+    """It must not be sent, because verifiers 0.3 would end the whole rollout."""
     code = repl_block(
         'replies = llm_query_batched(["short", "long " * 10_000])\n'
         "print([isinstance(reply, SubcallError) for reply in replies])"
@@ -212,7 +214,7 @@ async def test_a_prompt_over_the_window_is_one_failed_item(run: Any) -> None:
 
 async def test_a_cancelled_rollout_leaves_nothing_behind(run: Any) -> None:
     started = asyncio.Event()
-    seconds = f"{os.getpid()}.{time.monotonic_ns()}"  # which tells the child from all others
+    seconds = f"{os.getpid()}.{time.monotonic_ns()}"  # unique, so that the child can be found
     tell = repl_block(f"import subprocess\nchild = subprocess.Popen(['sleep', {seconds!r}])")
 
     def policy(request: ChatRequest) -> Reply:
@@ -245,7 +247,7 @@ async def test_rollouts_of_an_example_share_one_context(materialisations: list[s
                 "runtime": {"type": "subprocess"},
             }
         )
-        # An agent of its own for each rollout, as verifiers makes them: each has a harness object of its own.
+        # One agent per rollout, as verifiers makes them: each has its own harness object.
         agents = [vf.Agent(config) for _ in range(6)]
         traces = await asyncio.gather(*(agent.run(example) for agent in agents))
     assert [trace.reward for trace in traces] == [1.0] * 6
@@ -257,7 +259,7 @@ async def test_the_prompt_of_any_other_task_is_the_context(run: Any) -> None:
     assert trace.info["rlm"]["answer"] == "4"
 
 
-async def test_what_the_task_says_to_the_model_follows_the_engines_prompt(run: Any, tmp_path: Path) -> None:
+async def test_the_tasks_system_prompt_follows_the_engines(run: Any, tmp_path: Path) -> None:
     task = vf.Task(vf.TaskData.model_validate({"prompt": "a b", "system_prompt": "Answer in digits."}))
     trace = await run(Script([ANSWER]), task)
     assert trace.nodes[0].message.content == f"{prompts.system_prompt()}\n\nAnswer in digits."
@@ -267,7 +269,7 @@ async def test_what_the_task_says_to_the_model_follows_the_engines_prompt(run: A
     assert trace.nodes[0].message.content == "Use {braces} freely.\n\nAnswer in digits."
 
 
-async def test_an_event_log_is_written_where_asked(run: Any, tmp_path: Path) -> None:
+async def test_an_event_log_is_written_to_log_dir(run: Any, tmp_path: Path) -> None:
     trace = await run(with_subcalls(ASK, ANSWER), log_dir=tmp_path / "logs")
     [file] = (tmp_path / "logs").glob("*.jsonl")
     events = [json.loads(line)["type"] for line in file.read_text().splitlines()]
@@ -293,12 +295,12 @@ async def test_an_event_log_is_written_where_asked(run: Any, tmp_path: Path) -> 
         ("checkpoint_bytes", -1, "checkpoint_bytes"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(field: str, value: Any, words: str) -> None:
+def test_invalid_settings_are_refused(field: str, value: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         RLMHarnessConfig.model_validate({"id": "rlm-train", field: value})
 
 
-def test_settings_of_a_sandbox_need_one() -> None:
+def test_sandbox_settings_are_refused_without_a_sandbox() -> None:
     for setting in ({"readable": ["/data"]}, {"hidden": ["answers"]}):
         settings = {"id": "rlm-train", "isolation": "process", **setting}
         with pytest.raises(ValidationError, match="settings of a sandbox"):

@@ -1,4 +1,4 @@
-"""`rlm_train.testing.InferenceServer`, asked as verifiers and prime-rl ask it."""
+"""`rlm_train.testing.InferenceServer`, with the requests of verifiers and prime-rl."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlm_train.testing import (
 
 
 class Chat:
-    """The real tokenizer and renderer, and requests made with them."""
+    """Requests made with the real tokenizer and renderer."""
 
     def __init__(self, folder: Path, **renderer: Any) -> None:
         from renderers import Qwen3RendererConfig, create_renderer
@@ -64,7 +64,7 @@ async def generate(server: InferenceServer, body: dict[str, Any]) -> tuple[int, 
     return await post(server, "/inference/v1/generate", body)
 
 
-async def test_tokens_come_and_go(chat: Chat, tokenizer_path: Path) -> None:
+async def test_generate_takes_and_gives_tokens(chat: Chat, tokenizer_path: Path) -> None:
     body = chat.body(SYSTEM, HELLO, temperature=0.5, max_tokens=100, cache_salt="v3")
     async with InferenceServer(upper, tokenizer_path) as server:
         status, answer = await generate(server, body)
@@ -85,7 +85,7 @@ async def test_tokens_come_and_go(chat: Chat, tokenizer_path: Path) -> None:
     assert generation.request.sampling["temperature"] == 0.5
 
 
-async def test_equal_calls_can_be_told_apart(chat: Chat, tokenizer_path: Path) -> None:
+async def test_equal_calls_have_different_log_probabilities(chat: Chat, tokenizer_path: Path) -> None:
     async with InferenceServer(upper, tokenizer_path) as server:
         for _ in range(3):
             await generate(server, chat.body(HELLO))
@@ -98,13 +98,13 @@ async def test_equal_calls_can_be_told_apart(chat: Chat, tokenizer_path: Path) -
     assert generations_of(ids, mask, [0.0] * size + [*two.logprobs], server.generations) == [two]
 
 
-async def test_the_policy_sees_the_conversation(chat: Chat, tokenizer_path: Path) -> None:
+async def test_the_policy_gets_the_messages_of_the_tokens(chat: Chat, tokenizer_path: Path) -> None:
     thought = Reply("yes", reasoning="Let me\n\nthink.")
     thinking = Chat(tokenizer_path, enable_thinking=True)
     async with InferenceServer(lambda _: thought, tokenizer_path) as server:
         await generate(server, thinking.body(HELLO))
         first = server.generations[0]
-        # As the renderer goes on from sampled tokens, and as it renders the same conversation anew.
+        # The renderer's prompt that extends sampled tokens, and its prompt for the same conversation rendered anew.
         later = thinking.renderer.bridge_to_next_turn(
             list(first.prompt_ids),
             list(first.completion_ids),
@@ -117,12 +117,12 @@ async def test_the_policy_sees_the_conversation(chat: Chat, tokenizer_path: Path
         answers = chat.tokenizer.decode(list(first.completion_ids))
     assert answers == "<think>\nLet me\n\nthink.\n</think>\n\nyes<|im_end|>"
     messages = [generation.request.messages for generation in server.generations]
-    # Qwen3 forgets what was thought before the last question.
+    # Qwen3's template drops the thoughts before the last question.
     assert messages[1] == [HELLO, {"role": "assistant", "content": "yes"}, HELLO]
     assert messages[2] == [HELLO, {"role": "assistant", "content": "no"}, HELLO]
 
 
-async def test_replies_may_be_spelled_as_no_tokenizer_would(chat: Chat, tokenizer_path: Path) -> None:
+async def test_replies_can_be_spelled_in_single_characters(chat: Chat, tokenizer_path: Path) -> None:
     text = "<think>\nprint the answer\n</think>\n\nprint the answer"
     async with InferenceServer(lambda _: text, tokenizer_path, spell=True) as server:
         _, answer = await generate(server, chat.body(HELLO))
@@ -160,7 +160,7 @@ async def test_limits_are_counted_in_tokens(chat: Chat, tokenizer_path: Path) ->
         ({"sampling_params": None}, 400, "sampling_params must be an object"),
     ],
 )
-async def test_what_vllm_would_not_take_is_refused(
+async def test_requests_that_vllm_would_refuse_are_refused(
     chat: Chat, tokenizer_path: Path, change: dict[str, Any], status: int, words: str
 ) -> None:
     async with InferenceServer(upper, tokenizer_path) as server:
@@ -173,7 +173,7 @@ async def test_what_vllm_would_not_take_is_refused(
     assert server.generations == []
 
 
-async def test_new_weights_wait_for_a_pause_and_keep_what_is_in_flight(
+async def test_new_weights_need_a_pause_and_keep_requests_in_flight(
     chat: Chat, tokenizer_path: Path, tmp_path: Path
 ) -> None:
     asked, answered = asyncio.Event(), asyncio.Event()
@@ -259,7 +259,7 @@ SAMPLE = (
 )
 
 
-def test_a_sample_is_made_of_calls() -> None:
+def test_the_calls_of_a_sample_are_found() -> None:
     assert generations_of(*SAMPLE, [SECOND, FIRST]) == [FIRST, SECOND]
     assert generations_of([1, 2], [False, False], [0.0, 0.0], [FIRST]) == []
 
@@ -278,7 +278,9 @@ def test_a_sample_is_made_of_calls() -> None:
         (2, 6, -0.5, "tokens from 6"),
     ],
 )
-def test_a_sample_that_the_server_did_not_give_is_told(part: int, place: int, value: Any, words: str) -> None:
+def test_a_sample_that_differs_from_the_servers_calls_is_refused(
+    part: int, place: int, value: Any, words: str
+) -> None:
     changed: list[Any] = [list(column) for column in SAMPLE]
     changed[part][place] = value
     with pytest.raises(SampleMismatchError, match=words):

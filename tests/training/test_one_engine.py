@@ -1,4 +1,4 @@
-"""One engine, three uses: what is trained and evaluated is what `rlm.RLM` does."""
+"""One engine, three uses: training and evaluation send the same messages as `rlm.RLM`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from rlm_train import report
 
 
 def trace(category: str, reward: float | None, **changes: Any) -> dict[str, Any]:
-    """One trace with the fields that the report reads."""
+    """A trace with the fields that the report reads."""
     metrics = {
         "turns": 3.0,
         "subcalls": 4.0,
@@ -91,7 +91,7 @@ def test_a_rollout_that_was_not_scored_counts_as_zero_and_as_failed(tmp_path: Pa
     assert "model: configured, served" in text
 
 
-def test_failures_inside_are_shown_with_their_number(tmp_path: Path) -> None:
+def test_failures_are_shown_with_their_count(tmp_path: Path) -> None:
     failure = {"where": "model", "type": "ModelUnavailableError", "message": "503 [overloaded]"}
     failed = [trace("user", 0.0, info={"rlm": {"failure": failure}}) for _ in range(2)]
     text = text_of(report.read_run(write(tmp_path, *failed)))
@@ -99,7 +99,7 @@ def test_failures_inside_are_shown_with_their_number(tmp_path: Path) -> None:
     assert row(text, "all")[-1] == "2"
 
 
-def test_a_note_stands_beside_the_model(tmp_path: Path) -> None:
+def test_the_note_is_printed_with_the_model(tmp_path: Path) -> None:
     text = text_of(report.read_run(write(tmp_path, trace("user", 1.0))), note="it is no language model")
     assert "it is no language model" in text
 
@@ -109,7 +109,7 @@ def test_any_field_of_the_task_can_group(tmp_path: Path) -> None:
     assert {rollout.group for rollout in run.rollouts} == {"odd"}
 
 
-def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped_and_counted(tmp_path: Path) -> None:
     run = report.read_run(write(tmp_path, trace("user", 1.0), tail='{"traces": [{"ta'))
     assert len(run.rollouts) == 1
     assert "1 line(s) of the file could not be read" in text_of(run)
@@ -135,6 +135,8 @@ def test_the_command_prints_the_table_and_does_not_import_verifiers(tmp_path: Pa
     assert row(done.stdout, "all")[1:3] == ["1", "1.000"]
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_fails_with_a_message_for_a_missing_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert report.main([str(tmp_path / "nothing")]) == 1
     assert "No such file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Rewards that a configuration switches on, through real rollouts of the harness."""
+"""Rewards that a configuration switches on, in real rollouts of the harness."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def weights(**rewards: float) -> RLMTaskConfig:
 
 
 def policy(*turns: Any) -> Any:
-    """The root follows a script; sub-models repeat what they are asked."""
+    """A policy whose root follows a script, and whose sub-models repeat their prompts."""
     return Script(turns, subcalls=lambda request: f"echo {request.text}")
 
 
@@ -53,7 +53,7 @@ def play(run: Any, task: Any) -> Any:
     return play
 
 
-async def test_without_settings_there_is_correct_and_nothing_else(play: Any) -> None:
+async def test_by_default_correct_is_the_only_reward(play: Any) -> None:
     for config in (None, settings(), vf.TaskConfig()):
         trace = await play(config, LOOK, ANSWER)
         assert set(trace.rewards) == {"correct"}
@@ -84,7 +84,7 @@ async def test_correct_can_be_weighed(play: Any) -> None:
     ],
     ids=str,
 )  # fmt: skip
-async def test_a_gate_that_is_missed_takes_the_reward(
+async def test_a_missed_gate_sets_the_reward_to_0(
     play: Any, turns: list[str], gates: dict[str, float], missed: list[str]
 ) -> None:
     trace = await play(settings(gates=gates), *turns)
@@ -95,13 +95,13 @@ async def test_a_gate_that_is_missed_takes_the_reward(
     assert {name for name in gates if trace.metrics[f"gate_{name}"]} == set(missed)
 
 
-async def test_partial_credit_under_the_least_reward_is_none(play: Any) -> None:
+async def test_a_reward_below_min_reward_becomes_0(play: Any) -> None:
     config = settings(gates={"min_reward": 0.5}, rewards={"correct": {"weight": 0.4}})
     trace = await play(config, ANSWER)
     assert (trace.reward, trace.metrics["ungated_reward"]) == (0.0, 0.4)
 
 
-async def test_calls_that_fail_do_not_open_a_gate(play: Any, run: Any, task: Any) -> None:
+async def test_failed_calls_do_not_count_for_a_gate(play: Any, run: Any, task: Any) -> None:
     graded = FruitTask(task().data, settings(gates={"min_subcalls": 1}))
     code = finish("str(len(context.split()))", 'assert isinstance(llm_query("x"), SubcallError)')
     trace = await run(Script([code], subcalls=lambda request: Fault(400, "no")), graded)
@@ -109,7 +109,7 @@ async def test_calls_that_fail_do_not_open_a_gate(play: Any, run: Any, task: Any
     assert trace.reward == 0.0
 
 
-async def test_a_missed_gate_is_no_way_out_of_a_penalty(play: Any) -> None:
+async def test_a_missed_gate_keeps_penalties(play: Any) -> None:
     config = settings(gates={"min_iterations": 3}, rewards={"format": {"weight": 0.5}})
     trace = await play(config, "I only think.", ANSWER)
     assert trace.rewards["format"].score == -0.5
@@ -121,10 +121,10 @@ async def test_format_counts_turns_without_code(play: Any) -> None:
     on = weights(format=0.2)
     assert (await play(on, LOOK, ANSWER)).reward == 1.0
     assert (await play(on, "Hm.", LOOK, "Hm.", ANSWER)).reward == pytest.approx(0.9)
-    assert (await play(on, repl_block("1/0"), ANSWER)).reward == 1.0  # code that fails is code
+    assert (await play(on, repl_block("1/0"), ANSWER)).reward == 1.0  # code that fails still counts as code
 
 
-async def test_no_answer_is_the_rollouts_own_doing(play: Any) -> None:
+async def test_no_answer_is_charged_only_for_the_rollouts_own_failures(play: Any) -> None:
     on = weights(no_answer=0.5)
     assert (await play(on, LOOK, WRONG)).reward == 0.0
     assert (await play(on, LOOK, LOOK, " ", max_iterations=2)).reward == -0.5
@@ -135,7 +135,7 @@ async def test_no_answer_is_the_rollouts_own_doing(play: Any) -> None:
     assert (limited.info["rlm"]["failure"]["where"], limited.reward) == ("limit", -0.5)
 
 
-async def test_truncated_is_a_reply_or_a_run_that_was_cut(play: Any) -> None:
+async def test_truncated_is_charged_for_a_cut_reply_or_run(play: Any) -> None:
     on = weights(truncated=0.5)
     assert (await play(on, LOOK, ANSWER)).reward == 1.0
     assert (await play(on, Reply("Let me thi", finish_reason="length"), ANSWER)).reward == 0.5
@@ -143,7 +143,7 @@ async def test_truncated_is_a_reply_or_a_run_that_was_cut(play: Any) -> None:
     assert (await play(on, *[ASK] * 9, max_tokens=2500)).reward == -0.5
 
 
-async def test_a_function_of_ones_own(play: Any, tmp_path: Path) -> None:
+async def test_a_configuration_can_add_a_reward_function(play: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         textwrap.dedent("""\
@@ -155,7 +155,7 @@ async def test_a_function_of_ones_own(play: Any, tmp_path: Path) -> None:
     assert (await play(settings(rewards=own), ANSWER)).reward == 0.5
 
 
-async def test_a_rollout_of_another_harness_does_not_pass_gates(task: Any) -> None:
+async def test_a_rollout_of_another_harness_misses_gates(task: Any) -> None:
     graded = FruitTask(task().data, settings(gates={"min_iterations": 1}))
     trace: Any = vf.Trace(
         task=vf.TraceTask(type="FruitTask", data=graded.data),
@@ -187,7 +187,7 @@ async def test_scoring_again_gives_the_same(play: Any, task: Any) -> None:
     ],
     ids=str,
 )
-def test_bad_settings_are_refused_as_they_are_read(fields: dict[str, Any], words: str) -> None:
+def test_bad_settings_are_refused_when_they_are_read(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         settings(**fields)
 
@@ -210,12 +210,14 @@ def test_bad_settings_are_refused_as_they_are_read(fields: dict[str, Any], words
     ],
     ids=str,
 )
-def test_what_does_not_fit_the_task_is_refused_at_load(task: Any, fields: dict[str, Any], words: str) -> None:
+def test_settings_for_unknown_rewards_are_refused_at_load(
+    task: Any, fields: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         FruitTask(task().data, settings(**fields))
 
 
-def test_a_task_may_have_optional_rewards_of_its_own(task: Any) -> None:
+def test_a_task_can_have_its_own_optional_rewards(task: Any) -> None:
     class Brief(FruitTask):
         OPTIONAL: ClassVar[frozenset[str]] = FruitTask.OPTIONAL | {"brief"}
 

@@ -1,5 +1,5 @@
 """From a task to training samples with verifiers' own programs: its environment server and client, its training client with
-a real renderer, and a model server that speaks tokens. What prime-rl adds is in tests/acceptance/prime_rl."""
+a real renderer, and a model server for tokens. tests/acceptance/prime_rl tests prime-rl's part."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def env_config(**harness: Any) -> dict[str, Any]:
 
 
 def tasks() -> list[Any]:
-    """As an orchestrator gets them, which never materialises a context."""
+    """Tasks in the form of an orchestrator, which never makes a context."""
     return list(vf.load_taskset(resolve_env_config(env_config()).taskset))
 
 
 class Orchestrator:
-    """Asks an environment server for episodes, as prime-rl's does."""
+    """Asks an environment server for episodes, like prime-rl's orchestrator."""
 
     def __init__(self, address: str, tokenizer: Path) -> None:
         self.client = EnvClient(address)
@@ -94,7 +94,7 @@ async def serve(tokenizer_path: Path) -> AsyncIterator[Serve]:
 
 
 def samples_of(trace: Any, server: InferenceServer) -> list[list[Any]]:
-    """The calls that each sample of a trace is made of: exact tokens and log-probabilities, or this raises."""
+    """The calls of each sample of a trace. Raises if its tokens or log-probabilities differ from those of the calls."""
     return [
         generations_of(branch.token_ids, branch.sampled_mask, branch.logprobs, server.generations)
         for branch in trace.branches
@@ -125,7 +125,7 @@ async def test_samples_are_made_of_the_tokens_that_the_model_server_saw(
 
 
 def weight_of(branch: Any) -> float | None:
-    """The weight of the sampled tokens in the RL loss; None: nothing was said, which is 1."""
+    """The weight of the sampled tokens in the RL loss; None if there is none, which counts as 1."""
     stream = branch.loss_weights("rl")
     if stream is None:
         return None
@@ -133,7 +133,7 @@ def weight_of(branch: Any) -> float | None:
     return float(weight)
 
 
-async def test_sampling_is_the_runs(serve: Serve, tokenizer_path: Path) -> None:
+async def test_sub_calls_have_the_runs_sampling(serve: Serve, tokenizer_path: Path) -> None:
     orchestrator = serve()
     async with InferenceServer(PERFECT, tokenizer_path) as server:
         await orchestrator.rollout(server, tasks()[0], max_tokens=3_000, extra_body={"cache_salt": "7"})
@@ -143,7 +143,7 @@ async def test_sampling_is_the_runs(serve: Serve, tokenizer_path: Path) -> None:
         assert call.cache_salt == "7"
 
 
-async def test_no_text_of_the_context_travels_with_the_task(serve: Serve, tokenizer_path: Path) -> None:
+async def test_task_data_and_traces_hold_no_text_of_the_context(serve: Serve, tokenizer_path: Path) -> None:
     orchestrator = serve()
     task = tasks()[0]
     async with InferenceServer(PERFECT, tokenizer_path) as server:
@@ -155,7 +155,7 @@ async def test_no_text_of_the_context_travels_with_the_task(serve: Serve, tokeni
         assert not any(line in sent for line in lines)
 
 
-async def test_new_weights_in_the_middle_of_a_turn_leave_the_sample_whole(
+async def test_a_sample_spans_a_weight_update_within_a_turn(
     serve: Serve, tokenizer_path: Path, tmp_path: Path
 ) -> None:
     import aiohttp
@@ -185,9 +185,11 @@ async def test_new_weights_in_the_middle_of_a_turn_leave_the_sample_whole(
     assert [call.versions for call in sample][:3] == [(0, 0), (0, 1), (1, 1)]
 
 
-@pytest.mark.timeout(300)  # three processes that import verifiers
+@pytest.mark.timeout(300)  # starts three processes that import verifiers
 @pytest.mark.parametrize("elastic", [False, True], ids=["static", "elastic"])
-async def test_pools_of_workers(tokenizer_path: Path, tmp_path: Path, elastic: bool) -> None:
+async def test_pools_of_workers_give_whole_samples(
+    tokenizer_path: Path, tmp_path: Path, elastic: bool
+) -> None:
     with tempfile.TemporaryDirectory(prefix="rlm-test-") as sockets:
         address = f"ipc://{sockets}/env"
         options = {"max_workers": 2, "elastic": elastic, "multiplex": 1, "address": address}

@@ -1,4 +1,4 @@
-"""What Qwen3's real renderer makes of replies with thinking: how many samples a root trajectory becomes."""
+"""Replies with thinking and Qwen3's real renderer: the number of samples of a root trajectory."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def thinking(request: ChatRequest) -> Reply:
     [
         pytest.param(silent, {"enable_thinking": False}, True, 1, id="no-thinking"),
         pytest.param(silent, {}, False, 1, id="thinking-allowed-and-not-used"),
-        # Every turn is rendered anew, and finds its prefix only if a tokenizer would have chosen the same tokens.
+        # Every turn is rendered anew, and finds its prefix only if the tokenizer chooses the same tokens.
         pytest.param(silent, {}, True, 4, id="thinking-allowed-and-tokens-of-the-models-own"),
-        # What models that never think need: Instruct-2507. Their template has no empty thought to fill in.
+        # For models that never think (Instruct-2507), whose template inserts no empty thought.
         pytest.param(silent, {"thinking_retention": "all"}, True, 1, id="no-thinking-in-the-template-either"),
         pytest.param(silent, {"thinking_retention": "all"}, True, 1, id="thinking-kept-and-not-used"),
         pytest.param(thinking, {}, True, 4, id="thinking"),
@@ -43,7 +43,7 @@ def thinking(request: ChatRequest) -> Reply:
         pytest.param(thinking, {"thinking_retention": "all"}, True, 1, id="thinking-kept"),
     ],
 )
-async def test_samples_of_a_root_trajectory(
+async def test_a_root_trajectory_with_thinking_gives_the_expected_samples(
     train_run: Any, tokenizer_path: Any, policy: Any, renderer: dict[str, Any], spell: bool, samples: int
 ) -> None:
     server = InferenceServer(policy, tokenizer_path, spell=spell)
@@ -53,14 +53,14 @@ async def test_samples_of_a_root_trajectory(
     branches = [branch for branch in trace.branches if any(branch.sampled_mask)]
     assert len(branches) == samples
     calls = [generations_of(b.token_ids, b.sampled_mask, b.logprobs, server.generations) for b in branches]
-    # Every reply is trained, in whichever sample.
+    # Every reply is trained, in one sample or another.
     assert {call.completion_ids for found in calls for call in found} == {
         call.completion_ids for call in server.generations
     }
     assert len(server.generations) == len(TURNS)
     tokens = sum(len(branch.token_ids) for branch in branches)
     longest = max(len(branch.token_ids) for branch in branches)
-    # A sample for every turn repeats all that came before it.
+    # There is one sample per turn, which repeats all earlier turns.
     assert (tokens > 2 * longest) == (samples > 1)
     thoughts = [text_of(request) for request in server.generations[-1].request.messages]
     assert any(THOUGHT in thought for thought in thoughts) == (samples == 1 and policy is thinking)

@@ -1,4 +1,4 @@
-"""Prompts that fit a model's window, but not together with the reply that the run allows for."""
+"""Prompts that fit into a model's window, but not together with the longest allowed reply."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def policy(request: ChatRequest) -> str:
 async def test_a_prompt_without_room_for_the_reply_is_not_sent(
     task: Callable[[], vf.Task[Any]], subcalls: str
 ) -> None:
-    """A server refuses it, and verifiers 0.3 takes the refusal for the end of the whole rollout."""
+    """A server would refuse it, and verifiers 0.3 would end the whole rollout."""
     async with ModelServer(policy, max_model_len=WINDOW) as server:
         config = vf.AgentConfig.model_validate(
             {
@@ -47,8 +47,10 @@ async def test_a_prompt_without_room_for_the_reply_is_not_sent(
     assert not any(text.startswith("long ") for text in sent)
 
 
-async def test_such_a_prompt_would_be_refused(task: Callable[[], vf.Task[Any]]) -> None:
-    """What the test above relies on: the same rollout under no limit of replies sends both, and both are answered."""
+async def test_the_server_refuses_a_prompt_without_room_for_the_reply(
+    task: Callable[[], vf.Task[Any]],
+) -> None:
+    """Counterpart of the test above: without a limit of replies the same rollout sends both prompts, and both are answered."""
     async with ModelServer(policy, max_model_len=WINDOW) as server:
         config = vf.AgentConfig.model_validate(
             {

@@ -1,4 +1,4 @@
-"""Runs of prime-rl's own programs over our environment: all but the model server and the trainer is real."""
+"""Runs of prime-rl's own programs with our environment. Only the model server and the trainer are stand-ins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rlm_train.testing import Generation, InferenceServer, build_tokenizer, gene
 HERE = Path(__file__).parent
 VARIABLE = "PRIME_RL_PYTHON"
 SECONDS = 1_200
-"""That a whole run may take. It takes 1 to 2 minutes where nothing else runs, most of them for imports."""
+"""Most seconds of a whole run. On an idle machine it takes 1 to 2 minutes, mostly for imports."""
 
 GIVE_UP = repl_block(
     'reply = llm_query("Is it worth it?")\nanswer["content"], answer["ready"] = "no idea", True'
@@ -31,8 +31,8 @@ GIVE_UP = repl_block(
 
 
 class Student:
-    """Half of the rollouts of a question are played by the reference policy, the others give up: so every group has
-    something to learn."""
+    """The reference policy plays half of the rollouts of a question, and the others give up, so that rewards differ in every
+    group."""
 
     def __init__(self) -> None:
         self._reference = ReferencePolicy(accuracy=1.0, sources=["wordnet"])
@@ -52,7 +52,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the trainer gets, and what it came from."""
+    """A sample that the trainer gets, and its origin."""
 
     step: int
     source: str
@@ -66,7 +66,7 @@ class Sample:
 
     @property
     def rollout(self) -> str:
-        """The trace's id."""
+        """Id of the trace."""
         [session] = {generation.session for generation in self.generations}
         assert session is not None
         return session
@@ -94,7 +94,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def samples(self, *, whole: bool = True) -> list[Sample]:
-        """Of all steps, in their order.
+        """Samples of all steps, in their order.
 
         Args:
             whole: the samples are not cut: then what they came from is found, or an error is raised.
@@ -112,7 +112,7 @@ class Result:
         return found
 
     def traces(self, pattern: str = "**/traces.jsonl") -> dict[str, dict[str, Any]]:
-        """What prime-rl wrote down of rollouts, by the trace's id."""
+        """prime-rl's records of rollouts, by the trace's id."""
         found = {}
         for file in self.folder.glob(pattern):
             for line in file.read_text().splitlines():
@@ -132,7 +132,7 @@ class PrimeRL:
         self.python = python
 
     def dry_run(self, file: Path, folder: Path) -> Path:
-        """`rl @ file --dry-run`; the folder of the run that it laid out, with a configuration for each program."""
+        """Runs `rl @ file --dry-run`. Returns the run's folder, with a configuration for each program."""
         command = [str(self.python.with_name("rl")), "@", str(file), "--dry-run", "--output-dir", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=_environment())
         assert done.returncode == 0, done.stdout + done.stderr
@@ -140,7 +140,7 @@ class PrimeRL:
         return run
 
     def train(self, run: Path, steps: int, server: InferenceServer) -> Result:
-        """Environment servers, the trainer's stand-in and the orchestrator, until the orchestrator ends."""
+        """Runs environment servers, the trainer's stand-in and the orchestrator, until the orchestrator ends."""
         configs = run / "configs"
         envs = {
             f"{path.parent.name}-{path.stem}": [str(self.python.with_name("env-server")), "@", str(path)]
@@ -187,7 +187,7 @@ class _Program:
         return self._path.read_text()
 
     def end(self) -> int:
-        """Ends it as prime-rl's launcher would. Returns its exit status."""
+        """Ends a process as prime-rl's launcher does. Returns its exit status."""
         if self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
             self.children.update(self.process.children(recursive=True))
             self.process.terminate()
@@ -205,7 +205,7 @@ class _Program:
 
 
 def with_timeout(program: _Program) -> None:
-    """Waits for its end, a second at most."""
+    """Waits for the end of a process, at most a second."""
     with contextlib.suppress(psutil.TimeoutExpired):
         program.process.wait(1)
 
@@ -252,7 +252,7 @@ def train(prime_rl: PrimeRL, tmp_path_factory: pytest.TempPathFactory) -> Train:
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
+    """The first of `count` free ports in a row."""
     import random
     import socket
     from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""What prime-rl's fine-tuning would train on: `python fine_tuning.py FILE TOKENIZER`, under prime-rl's own Python.
+"""Prints what prime-rl's fine-tuning trains on: `python fine_tuning.py FILE TOKENIZER`, in prime-rl's environment.
 
 FILE is a launch file whose data are there; TOKENIZER a folder that stands in for the model's. Prints, for every row of the
 training and of the validation data, its tokens as text, and the parts of them that the loss is on.
@@ -44,7 +44,7 @@ def rows(config: Any, settings: Any, tokenizer: Any) -> list[dict[str, Any]]:
 def main() -> None:
     if (
         util.find_spec("torchdata") is None
-    ):  # its loader is not used here, and is not in environments without CUDA
+    ):  # its loader is not used here, and environments without CUDA lack it
         loader = ModuleType("torchdata.stateful_dataloader")
         loader.__dict__["StatefulDataLoader"] = None
         sys.modules.update({"torchdata": ModuleType("torchdata"), loader.__name__: loader})

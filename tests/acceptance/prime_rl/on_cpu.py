@@ -19,7 +19,7 @@ from typing import Any
 
 
 def leave_out_the_trainer() -> None:
-    """Puts stand-ins into `sys.modules` before anything asks for the real modules."""
+    """Puts stand-ins into `sys.modules` before the real modules are imported."""
     model = ModuleType("prime_rl.trainer.model")
     model.__dict__["setup_tokenizer"] = _setup_tokenizer
     sys.modules[model.__name__] = model

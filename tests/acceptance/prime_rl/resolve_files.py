@@ -1,5 +1,5 @@
-"""Launch files, as prime-rl's own classes take them. Runs under the Python of a prime-rl environment: for each pair of
-arguments, `command=file`, a line of JSON with the settings that the file comes to, and the keys in it that repeat a default."""
+"""Launch files, as prime-rl's own classes read them. Runs in a prime-rl environment. For each argument
+`command=file` it prints a line of JSON with the resulting settings, and the keys of the file that repeat a default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Place = tuple[str | int, ...]
 
 
 def places(value: Any, here: Place = ()) -> Iterator[Place]:
-    """Where the values of a file stand. A list of plain values is one value."""
+    """The places of the values in a file. A list of plain values is one value."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from places(item, (*here, name))
@@ -49,7 +49,7 @@ def without(data: Any, place: Place) -> Any:
 def resolve(config: Any, data: Any) -> Any:
     data = copy.deepcopy(data)
     if "run" in config.model_fields:
-        data["run"] = {"name": "run"}  # it would be a random one
+        data["run"] = {"name": "run"}  # else the name is random
     return config.model_validate(data).model_dump(mode="json")
 
 
@@ -67,7 +67,7 @@ def main() -> int:
                 if resolve(config, without(data, place)) == resolved:
                     repeated.append(".".join(map(str, place)))
             except ValueError:
-                pass  # it has to be there
+                pass  # the value is required
         print(json.dumps({"file": file, "resolved": resolved, "repeated": repeated}))
     return 0
 

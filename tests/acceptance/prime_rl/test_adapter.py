@@ -1,4 +1,4 @@
-"""Two steps with a LoRA adapter, and samples that are longer than the trainer takes."""
+"""Two steps with a LoRA adapter, and samples longer than seq_len."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def result(train: Any) -> Any:
     return result
 
 
-def test_an_adapter_is_loaded_and_asked(result: Any) -> None:
+def test_an_adapter_is_loaded_and_used(result: Any) -> None:
     calls = result.server.calls
     assert [call.path for call in calls] == ["/load_lora_adapter"] * 2
     [adapter] = {call.arguments["lora_name"] for call in calls}
@@ -62,8 +62,8 @@ def test_an_adapter_is_loaded_and_asked(result: Any) -> None:
     assert {generation.cache_salt for generation in result.server.generations} == {"0", "1"}
 
 
-def test_samples_are_cut_and_the_traces_say_which(result: Any) -> None:
-    """prime-rl cuts without a word; `longest_branch` among the metrics is what to compare with seq_len."""
+def test_cut_samples_can_be_told_from_the_traces(result: Any) -> None:
+    """prime-rl cuts samples silently. The metric `longest_branch` can be compared with seq_len."""
     samples = result.samples(whole=False)
     lengths = [len(sample.token_ids) for sample in samples]
     assert len(samples) == 8

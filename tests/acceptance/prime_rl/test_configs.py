@@ -1,4 +1,4 @@
-"""The launch files, as prime-rl itself takes them: its classes, its dry run, and an evaluation over two env servers."""
+"""The launch files in prime-rl itself: its classes, its dry run, and an evaluation on two env servers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ pytestmark = [
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, with prime-rl's commands in reach, as after activating its virtual environment."""
+    """The environment variables, with prime-rl's commands on PATH, as in its activated virtual environment."""
     folder = str(Path(PYTHON).parent)
     return {
         **os.environ,
@@ -61,7 +61,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def resolved() -> dict[Path, dict[str, Any]]:
-    """What each file comes to."""
+    """The resulting settings of each file."""
     script = Path(__file__).with_name("resolve_files.py")
     done = subprocess.run(
         [PYTHON, str(script), *(f"{command}={file}" for file, command in FILES.items())],
@@ -78,11 +78,11 @@ def resolved() -> dict[Path, dict[str, Any]]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_no_value_repeats_a_default(resolved: dict[Path, dict[str, Any]], file: Path) -> None:
-    """Left out, each value changes what the file comes to."""
+    """Without any one of its values, a file has other settings."""
     assert resolved[file]["repeated"] == []
 
 
-def test_what_follows_from_the_large_run(resolved: dict[Path, dict[str, Any]]) -> None:
+def test_the_large_run_resolves_to_the_expected_settings(resolved: dict[Path, dict[str, Any]]) -> None:
     run = resolved[CONFIGS / "rl" / "oolong-qwen3-30b-a3b.toml"]["resolved"]
     assert run["orchestrator"]["num_train_workers"] == 4
     vllm = run["inference"]["vllm"]
@@ -102,8 +102,8 @@ def test_what_follows_from_the_large_run(resolved: dict[Path, dict[str, Any]]) -
     [file for file, command in FILES.items() if command in ("rl", "sft")],
     ids=lambda file: str(file.relative_to(CONFIGS)),
 )
-def test_a_dry_run(file: Path, tmp_path: Path) -> None:
-    """As a person would start it, from the root of the checkout."""
+def test_the_dry_run_of_a_file_succeeds(file: Path, tmp_path: Path) -> None:
+    """The command runs from the root of the checkout, as documented."""
     done = subprocess.run(
         [
             FILES[file],
@@ -131,8 +131,8 @@ def test_a_dry_run(file: Path, tmp_path: Path) -> None:
     )
 
 
-def test_fine_tuning_is_on_what_the_assistant_said(tmp_path: Path) -> None:
-    """A rollout of the engine in the format that the file asks for, through prime-rl's own reading of data."""
+def test_fine_tuning_trains_on_assistant_messages(tmp_path: Path) -> None:
+    """prime-rl reads a rollout of the engine in the documented format."""
     replies = [
         repl_block("print(len(context))", "I look first."),
         finish("'5'"),
@@ -168,7 +168,7 @@ def test_fine_tuning_is_on_what_the_assistant_said(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def running(command: list[str], folder: Path, **variables: str) -> Iterator[Path]:
-    """A program in the background; its output goes to a file. It is asked to end, and has to, with all that it started."""
+    """A program in the background, with its output in a file. At the end it must stop on request, with all its processes."""
     folder.mkdir()
     log = folder / "output.txt"
     with log.open("w") as output:
@@ -199,7 +199,7 @@ def free_port() -> int:
 
 
 def typed(start: str, document: str = "docs/evaluation.md") -> list[str]:
-    """The one command of a document that begins so, as a shell would split it."""
+    """The only command of a document that begins with `start`, split as in a shell."""
     text = (ROOT / document).read_text(encoding="utf-8")
     blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
     [line] = [line for line in blocks.splitlines() if line.startswith(start)]
@@ -207,14 +207,14 @@ def typed(start: str, document: str = "docs/evaluation.md") -> list[str]:
 
 
 def test_the_guide_names_a_file_that_resolves(resolved: dict[Path, dict[str, Any]]) -> None:
-    """Its dry run is one of those above."""
+    """The test above runs its dry run."""
     dry = typed("rl @ configs/rl/oolong-qwen3-4b.toml --run.name oolong-4b --dry-run", "docs/training.md")
     assert ROOT / dry[2] in resolved
     readme = typed("rl @", "README.md")
     assert [*readme, "--dry-run"] == dry
 
 
-def test_one_evaluation_on_two_env_servers(tmp_path: Path) -> None:
+def test_one_evaluation_runs_on_two_env_servers(tmp_path: Path) -> None:
     ports = {"5000": free_port(), "5001": free_port()}
     text = (CONFIGS / "eval" / "prime-rl-evals.toml").read_text(encoding="utf-8")
     for usual, port in ports.items():

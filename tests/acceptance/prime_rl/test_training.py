@@ -1,4 +1,4 @@
-"""Two steps of GRPO with prime-rl's orchestrator and env-servers: what its trainer would get."""
+"""Two steps of GRPO with prime-rl's orchestrator and env-servers, and the samples for its trainer."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def source(name: str, pool: str, subcalls: str, *, kind: str = "train", more: st
 
 @pytest.fixture(scope="module")
 def result(train: Any) -> Any:
-    """Three ways to treat sub-calls, served by a static pool, an elastic pool and a single worker; and an evaluation."""
+    """A run with three settings for sub-calls, on a static pool, an elastic pool and a single worker; and an evaluation."""
     config = (
-        # Six groups a step: enough for prime-rl's draw to meet every source.
+        # Six groups per step, so that prime-rl draws from every source.
         fill(COMMON, batch_size=24, seq_len=SEQ_LEN, lora="")
         + source("masked", 'type = "static"\nnum_workers = 2', '"mask"')
         + source("trained", 'type = "elastic"\nmax_workers = 2\nmultiplex = 2', '"train"')
@@ -96,7 +96,7 @@ def result(train: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def samples(result: Any) -> list[Any]:
-    """Every sample, with the calls that it is made of: exact tokens and log-probabilities, or this raises."""
+    """Every sample with its calls. Raises if its tokens or log-probabilities differ from those of the calls."""
     return list(result.samples())
 
 
@@ -134,7 +134,7 @@ def test_sub_calls_are_trained_as_configured(result: Any, samples: list[Any]) ->
     assert {root.source for root in roots if asked[root.rollout]} == {"masked", "trained", "weighted"}
     for root in roots:
         assert len(below[root.rollout]) == (0 if root.source == "masked" else asked[root.rollout])
-        # A stream of weights is there if any sample that was packed along has one; absent, it means 1.
+        # Weights exist if any sample in the same batch has them; without them the weight is 1.
         assert root.rl_weights is None or root.trained(root.rl_weights) == {1.0}
     for sample in (sample for group in below.values() for sample in group):
         assert len(sample.generations) == 1
@@ -144,7 +144,7 @@ def test_sub_calls_are_trained_as_configured(result: Any, samples: list[Any]) ->
             assert sample.rl_weights is None or sample.trained(sample.rl_weights) == {1.0}
 
 
-def test_advantages_are_those_of_the_group(result: Any, samples: list[Any]) -> None:
+def test_advantages_follow_from_the_group(result: Any, samples: list[Any]) -> None:
     traces = result.traces()
     rollouts = {sample.rollout for sample in samples}
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -162,9 +162,9 @@ def test_advantages_are_those_of_the_group(result: Any, samples: list[Any]) -> N
         assert sample.trained(sample.advantages) == {expected[sample.rollout]}
 
 
-def test_nothing_is_longer_than_the_trainer_takes(samples: list[Any]) -> None:
+def test_no_sample_is_longer_than_seq_len(samples: list[Any]) -> None:
     assert max(len(sample.token_ids) for sample in samples) <= SEQ_LEN
-    # The end of every reply is there, so nothing was cut either.
+    # Every reply is complete, so nothing was cut.
     for sample in samples:
         assert sum(sample.mask) == sum(len(g.completion_ids) for g in sample.generations)
 
@@ -179,7 +179,7 @@ def test_weights_change_between_the_steps(result: Any, samples: list[Any]) -> No
     ]
     assert names == ["step_0", "step_1"]
     for sample in samples:
-        # Every call of a step's rollouts was made with that step's weights, and salted so that no old KV is used.
+        # Every call of a step's rollouts used that step's weights, with a salt that keeps old KV caches from being used.
         assert {generation.versions for generation in sample.generations} == {(sample.step, sample.step)}
         assert {generation.cache_salt for generation in sample.generations} == {str(sample.step - 1)}
 
@@ -197,10 +197,10 @@ def test_task_data_holds_no_context(result: Any) -> None:
         assert not any(line in task for line in lines)
 
 
-def test_the_evaluation_is_of_other_texts_and_scored(result: Any) -> None:
+def test_the_evaluation_uses_other_texts_and_is_scored(result: Any) -> None:
     log = result.logs["orchestrator"]
     assert len(re.findall(r"Evaluated held-out \(Step \d\)", log)) >= 1
-    # Evaluations ask in messages, not in tokens.
+    # Evaluations send messages, not tokens.
     asked = {request.headers["x-session-id"] for request in result.server.requests}
     scored = [trace for trace in result.traces().values() if trace["id"] in asked]
     assert len(scored) >= 2

@@ -33,7 +33,7 @@ def publish(run: Path, version: int) -> None:
 
 
 def samples_of(micro_batch: Any) -> list[dict[str, Any]]:
-    """The samples that were packed together, apart again."""
+    """Splits packed samples."""
     samples = []
     start = 0
     for length in micro_batch.seq_lens:

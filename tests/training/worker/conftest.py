@@ -1,4 +1,4 @@
-"""verifiers' own environment workers, as processes of their own, and what they leave behind."""
+"""verifiers' own environment workers as separate processes, and the check that they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from rlm.testing import ModelServer
 if TYPE_CHECKING:
     AnyTrace: TypeAlias = vf.Trace[Any, Any, Any]
 
-# What `env-server` of prime-rl runs. It ends with the test run, and orphans of its workers become its own children, so that
-# a test sees them.
+# The same server that prime-rl's `env-server` runs. It ends with the test run. Orphans of its workers become its children, so
+# that a test sees them.
 _SERVE = """
 import ctypes, json, sys
 from verifiers.v1.serve import serve_env
@@ -58,7 +58,7 @@ class Trainer:
         client: dict[str, Any] | None = None,
         **sampling: Any,
     ) -> AnyTrace:
-        """One rollout of task `number`."""
+        """Runs one rollout of task `number`."""
         given = {"type": "eval", "base_url": server.base_url, "api_key_var": "RLM_TEST_KEY", **(client or {})}
         kind = vf.TrainClientConfig if given["type"] == "train" else vf.EvalClientConfig
         episode = await self.client.run(
@@ -88,7 +88,7 @@ class Worker:
             "address": self.address,
             "config_data": config_of(harness),
         }
-        script = folder / "serve.py"  # a file, which the broker's workers import again
+        script = folder / "serve.py"  # a file, because the broker's workers import it again
         script.write_text(_SERVE)
         self._log = (folder / "worker.log").open("w+")
         self.process = psutil.Popen(
@@ -115,7 +115,7 @@ class Worker:
         return self.process.children(recursive=True)
 
     async def ready(self) -> Trainer:
-        """A client of the server, once that answers."""
+        """Waits until the server answers, and returns a client."""
         if self._trainer is None:
             self._trainer = Trainer(self.address, self._tallies)
             while not await self._trainer.client.health(timeout=0.5):
@@ -124,22 +124,22 @@ class Worker:
         return self._trainer
 
     async def run(self, server: ModelServer, number: int = 0, **options: Any) -> AnyTrace:
-        """One rollout; see `Trainer.run`."""
+        """Runs one rollout; see `Trainer.run`."""
         return await (await self.ready()).run(server, number, **options)
 
     async def close(self) -> None:
-        """Closes the client; before the test's event loop ends."""
+        """Closes the client. Call it before the test's event loop ends."""
         if self._trainer is not None:
             await self._trainer.client.close()
             self._trainer = None
 
     async def left_by_rollouts(self) -> list[psutil.Process]:
-        """What rollouts that are over left behind. The supervisor and the warm parent of REPLs stay for the next ones,
-        and so does the REPL that is forked ahead: it has no folder yet."""
+        """Processes and folders that finished rollouts have left behind. Not counted: the supervisor, the fork server and the
+        REPL that is forked in advance, which has no folder yet. They stay for the next rollouts."""
         return await left_of([child for child in self.children if _folder_of(child) not in (None, "/")])
 
     def end(self) -> None:
-        """Ends the server as its starter would, and everything that it should have ended itself."""
+        """Ends the server as prime-rl would, and kills the processes that it should have ended."""
         left: list[psutil.Process] = []
         try:
             if self.process.is_running():
@@ -159,7 +159,7 @@ class Worker:
 
 
 async def left_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Waits until these processes have ended, or half a minute; those that have not."""
+    """Waits until the processes have ended, at most half a minute. Returns those that have not."""
     deadline = asyncio.get_running_loop().time() + 30
     alive = list(processes)
     while alive and asyncio.get_running_loop().time() < deadline:
@@ -169,7 +169,7 @@ async def left_of(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 
 def _runs(process: psutil.Process) -> bool:
-    # An orphan's body stays until the server that inherited it ends.
+    # An orphan stays a zombie until the server, its new parent, ends.
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -227,7 +227,7 @@ def workers_in(folder: Path, tallies: ModuleType) -> Iterator[tuple[StartWorker,
 
 @pytest.fixture
 async def start_worker(tmp_path: Path, tallies: ModuleType) -> AsyncIterator[StartWorker]:
-    """Starts an environment server; what still runs of it at the end of the test fails the test."""
+    """Starts an environment server. Processes that still run at the end of the test fail the test."""
     with workers_in(tmp_path, tallies) as (start, started):
         yield start
         for worker in started:
@@ -243,7 +243,7 @@ def shared_worker(tmp_path_factory: pytest.TempPathFactory, tallies: ModuleType)
 
 @pytest.fixture
 async def worker(shared_worker: Worker) -> AsyncIterator[Worker]:
-    """The shared worker, with a client on the test's event loop. A test leaves it as it found it."""
+    """The shared worker, with a client on the test's event loop. A test must leave it unchanged."""
     await shared_worker.ready()
     yield shared_worker
     await shared_worker.close()
@@ -251,7 +251,7 @@ async def worker(shared_worker: Worker) -> AsyncIterator[Worker]:
 
 @pytest.fixture
 async def serve_here(tallies: ModuleType) -> AsyncIterator[Callable[..., Trainer]]:
-    """Runs an environment server on the test's own event loop, which takes no time to start."""
+    """Runs an environment server on the test's own event loop, without starting a process."""
     with tempfile.TemporaryDirectory(prefix="rlm-test-") as sockets:
         started: list[tuple[Trainer, asyncio.Task[None]]] = []
 

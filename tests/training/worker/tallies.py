@@ -1,5 +1,5 @@
-"""A taskset for the tests of environment workers, which import it by its name: contexts that nobody can mistake for
-another's, and a reward for whoever names the own one."""
+"""A taskset for the tests of environment workers, which import it by name. Each context is unmistakable, and the reward is for
+naming the rollout's own context."""
 
 from __future__ import annotations
 

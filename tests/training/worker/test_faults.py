@@ -1,4 +1,4 @@
-"""What goes wrong around rollouts in an environment worker: nothing is left behind, and no rollout is lost."""
+"""Faults around rollouts in an environment worker: nothing is left behind, and no rollout is lost."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from rlm.testing import ChatRequest, ModelServer, finish, repl_block
 from rlm_train.testing import InferenceServer
 
-# A worker imports verifiers, which takes ten seconds of a core.
+# A worker imports verifiers, which takes ten seconds of CPU time.
 pytestmark = pytest.mark.timeout(180)
 
 LOOK = repl_block('number = llm_query("repeat: " + context.split()[1])')
 ANSWER = finish('f"{context.split()[1]} x {len(context.splitlines())}"')
 
-# Cells that do not end by themselves: in Python, and in a C function that lets nobody interrupt it. Both say that they
-# are there, and have a child that would outlive them.
+# Cells that do not end by themselves: one in Python, and one in a C function that cannot be interrupted. Both report that
+# they run, and have a child process that would outlive them.
 STUCK = """import re, subprocess
 child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 llm_query("stuck " + context.split()[1])
@@ -39,12 +39,12 @@ def number_of(request: ChatRequest) -> int:
 
 
 def play(request: ChatRequest, turns: Sequence[str] = (LOOK, ANSWER)) -> str:
-    """The root's turns in order; a sub-model repeats what it is asked."""
+    """A policy with the root's turns in order. Its sub-models repeat their prompts."""
     return request.text.removeprefix("repeat: ") if request.is_subcall else turns[request.turn]
 
 
 class Arrivals:
-    """Waits for requests to arrive, and can hold them there."""
+    """Waits for requests to arrive, and can hold them back."""
 
     def __init__(self) -> None:
         self._seen: list[ChatRequest] = []
@@ -67,9 +67,9 @@ def below(process: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(300)  # a broker and two workers
-async def test_a_killed_worker_takes_its_rollouts_processes_along(start_worker: Any, ended: Any) -> None:
-    """The other worker's rollouts end well. verifiers does not replace a worker that dies, and what it was doing is never
-    answered: whoever asked gives it up and asks again, as a trainer does with rollouts that have become stale."""
+async def test_a_killed_worker_leaves_no_processes_of_its_rollouts(start_worker: Any, ended: Any) -> None:
+    """The other worker's rollouts end well. verifiers neither replaces a dead worker nor answers its requests: a client gives
+    them up and asks again, as a trainer does with stale rollouts."""
     worker = start_worker(workers=2, cell_timeout=3.0)
     arrivals = Arrivals()
 
@@ -85,12 +85,12 @@ async def test_a_killed_worker_takes_its_rollouts_processes_along(start_worker: 
         rollouts = [asyncio.ensure_future(worker.run(server, number)) for number in range(4)]
         await arrivals.count(4, lambda request: not request.is_subcall)
         await arrivals.count(2, lambda request: "stuck" in request.text)
-        # The broker gives each to the one who has less to do: both have one in a cell and one that waits for its model.
+        # The broker gives each rollout to the less busy worker, so each worker has one in a cell and one waiting for its model.
         loaded = [child for child in worker.process.children() if below(child)]
         assert len(loaded) == 2
         victim, other = loaded
         doomed = below(victim)
-        assert len(doomed) >= 3  # a supervisor, a warm parent, a worker
+        assert len(doomed) >= 3  # a supervisor, a fork server, a worker
         victim.kill()
         assert await ended([victim, *doomed]) == []
         arrivals.open.set()
@@ -106,10 +106,10 @@ async def test_a_killed_worker_takes_its_rollouts_processes_along(start_worker: 
         )
     assert [trace.reward for trace in again] == [1.0] * 2
     assert other.is_running()
-    assert len(list(worker.temporary.glob("rlm-*"))) <= 1  # the other worker's own
+    assert len(list(worker.temporary.glob("rlm-*"))) <= 1  # that of the other worker
 
 
-async def test_cancelled_rollouts_end_wherever_they_are(worker: Any) -> None:
+async def test_cancelled_rollouts_end_in_every_state(worker: Any) -> None:
     arrivals = Arrivals()
 
     async def policy(request: ChatRequest) -> str:
@@ -141,7 +141,7 @@ async def test_cancelled_rollouts_end_wherever_they_are(worker: Any) -> None:
 
 
 @pytest.mark.parametrize("cell", [IN_PYTHON, IN_C], ids=["python", "c"])
-async def test_a_wedged_cell_costs_its_time_and_no_more(worker: Any, cell: str) -> None:
+async def test_a_hanging_cell_costs_only_its_time_limit(worker: Any, cell: str) -> None:
     async with ModelServer(lambda request: play(request, (cell, ANSWER))) as server:
         trace = await worker.run(server, 1)
         assert await worker.left_by_rollouts() == []
@@ -154,7 +154,7 @@ async def test_a_wedged_cell_costs_its_time_and_no_more(worker: Any, cell: str) 
 
 
 @pytest.mark.parametrize("setting", ["mask", "direct"])
-async def test_a_model_server_may_restart_in_the_middle(serve_here: Any, setting: str) -> None:
+async def test_rollouts_survive_a_restart_of_the_model_server(serve_here: Any, setting: str) -> None:
     trainer = serve_here(train_subcalls=setting)
     arrivals = Arrivals()
 
@@ -205,11 +205,11 @@ async def test_a_model_server_that_does_not_come_back_is_named_on_every_trace(se
         assert any(call.error is not None for call in trace.calls)
 
 
-async def test_a_weight_update_in_the_middle_of_a_turn_holds_it_up_and_no_more(
+async def test_a_weight_update_within_a_turn_only_delays_it(
     serve_here: Any, tokenizer_path: Path, token_client: Any, tmp_path: Path
 ) -> None:
-    """The trainer pauses the server, loads an adapter and lets it go on. Rollouts keep the name they began with, and
-    those that begin after it get the adapter's."""
+    """The trainer pauses the server, loads an adapter and resumes the server. Running rollouts keep their model's name, and
+    later ones get the adapter's."""
     trainer = serve_here()
     arrivals = Arrivals()
 
@@ -248,7 +248,7 @@ async def test_a_weight_update_in_the_middle_of_a_turn_holds_it_up_and_no_more(
     assert sorted(asked) == ["adapter"] * 12 + [base] * 12
 
 
-async def test_a_weight_update_holds_up_direct_sub_calls_too(serve_here: Any) -> None:
+async def test_a_weight_update_only_delays_direct_sub_calls(serve_here: Any) -> None:
     trainer = serve_here(train_subcalls="direct")
     arrivals = Arrivals()
 

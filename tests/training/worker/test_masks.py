@@ -1,4 +1,4 @@
-"""What a trainer gets from an environment worker: the worker of verifiers 0.4 sends each node as soon as it is there."""
+"""Masks in the traces that a trainer gets from an environment worker, which sends each node at once in verifiers 0.4."""
 
 from __future__ import annotations
 

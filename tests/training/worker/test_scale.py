@@ -1,4 +1,4 @@
-"""Many rollouts at once in one worker: `make bench-env` in small, without the figures."""
+"""Many rollouts at once in one worker: a small `make bench-env` without figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from rlm.testing import ChatRequest, ModelServer, finish, repl_block
 
-# A worker imports verifiers, which takes ten seconds of a core.
+# A worker imports verifiers, which takes ten seconds of CPU time.
 pytestmark = pytest.mark.timeout(180)
 
 ROLLOUTS = 64
@@ -29,7 +29,7 @@ def policy(request: ChatRequest) -> str:
 
 
 @pytest.mark.parametrize("setting", ["mask", "direct"])
-async def test_many_rollouts_at_once_are_scored_apart_and_leave_nothing(
+async def test_many_rollouts_at_once_are_scored_separately_and_leave_nothing(
     start_worker: Any, setting: str
 ) -> None:
     worker = start_worker(train_subcalls=setting)

@@ -35,7 +35,7 @@ print(json.dumps([before() is None, after() is None, frozen, first, gc.get_thres
 """
 
 
-def test_what_is_there_is_left_out_and_later_garbage_still_goes() -> None:
+def test_settling_freezes_present_objects_and_later_garbage_is_collected() -> None:
     done = subprocess.run([sys.executable, "-c", _CHILD], capture_output=True, text=True, check=True)
     result: list[Any] = json.loads(done.stdout)
     before, after, frozen, thresholds, second = result
@@ -43,10 +43,12 @@ def test_what_is_there_is_left_out_and_later_garbage_still_goes() -> None:
     assert after
     assert frozen > 1000
     assert thresholds[0] >= 20_000
-    assert second == [1, 1, 1]  # only once
+    assert second == [1, 1, 1]  # the second call has no effect
 
 
-async def test_the_first_rollout_does_it_unless_told_otherwise(run: Any, monkeypatch: Any) -> None:
+async def test_a_rollout_settles_the_collector_unless_the_config_forbids_it(
+    run: Any, monkeypatch: Any
+) -> None:
     calls: list[None] = []
     monkeypatch.setattr("rlm_train.harness.settle_collector", lambda: calls.append(None))
     answer = finish('"3"')

@@ -1,4 +1,4 @@
-"""Which tokens of a rollout a trainer gets, with the tokens of verifiers' training client."""
+"""The trained tokens of a rollout, with the tokens of verifiers' training client."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def policy(request: ChatRequest) -> str:
 
 
 def sampled(trace: Any) -> tuple[list[Any], list[Any]]:
-    """The sampled nodes of the root, and those below it."""
+    """The sampled nodes of the root, and the sampled nodes below it."""
     roots = set(trace.info["rlm"]["root_nodes"])
     nodes = [(i, node) for i, node in enumerate(trace.nodes) if node.sampled]
     return [n for i, n in nodes if i in roots], [n for i, n in nodes if i not in roots]
 
 
 def trainable(trace: Any) -> list[str]:
-    """What each branch with a trainable token trains: one sample for each."""
+    """The trained texts of each branch with a trained token. Each such branch is one sample."""
     return [
         " | ".join(node.message.content for node in branch.nodes if any(node.mask))
         for branch in trace.branches
@@ -55,7 +55,7 @@ async def test_only_the_root_is_trained_by_default(train_run: Any) -> None:
 
 
 async def test_the_root_is_one_sequence_of_tokens(train_run: Any) -> None:
-    """Every turn extends the tokens of the last: one branch, and so one sample."""
+    """Every turn extends the tokens of the previous one, so there is one branch and one sample."""
     trace = await train_run(policy, max_depth=2)
     branches = [b for b in trace.branches if any(b.sampled_mask)]
     assert len(branches) == 1
@@ -83,7 +83,7 @@ async def test_subcalls_can_be_trained_with_a_weight(train_run: Any) -> None:
 
 
 @pytest.mark.parametrize("setting", ["mask", 0.5])
-async def test_marks_survive_the_wire(train_run: Any, setting: Any) -> None:
+async def test_masks_and_weights_survive_serialisation(train_run: Any, setting: Any) -> None:
     """An environment worker sends the trace to the trainer as plain data."""
     trace = await train_run(policy, train_subcalls=setting, max_depth=2)
     again = type(trace).model_validate(trace.model_dump(mode="python"))

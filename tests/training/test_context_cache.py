@@ -1,4 +1,4 @@
-"""Contexts by reference: made once, checked, shared, and dropped when there are too many."""
+"""The cache of contexts: each is made once, checked and shared, and the oldest are dropped."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ async def test_a_context_is_made_once_and_shared() -> None:
     assert made == ["a"]
 
 
-async def test_it_is_made_beside_the_event_loop() -> None:
+async def test_a_context_is_made_beside_the_event_loop() -> None:
     cache = ContextCache()
     gates["a"] = threading.Event()
     waiting = asyncio.ensure_future(cache.get(letters("a")))
-    other = await cache.get(letters("b"))  # the loop is free, and so is a second thread
+    other = await cache.get(letters("b"))  # the event loop and the second thread are free
     assert not waiting.done()
     gates["a"].set()
     assert (await waiting).value[0] + other.value[0] == "ab"
 
 
-async def test_one_rollout_that_is_cancelled_does_not_take_it_from_the_others() -> None:
+async def test_a_cancelled_rollout_leaves_the_context_to_the_others() -> None:
     cache = ContextCache()
     gates["a"] = threading.Event()
     first = asyncio.ensure_future(cache.get(letters("a")))
@@ -76,7 +76,7 @@ async def test_one_rollout_that_is_cancelled_does_not_take_it_from_the_others() 
     assert made == ["a"]
 
 
-async def test_what_failed_is_tried_again() -> None:
+async def test_a_failed_context_is_made_again_at_the_next_call() -> None:
     cache = ContextCache()
     faults["a"] = OSError("not mounted")
     with pytest.raises(OSError, match="not mounted"):
@@ -85,21 +85,21 @@ async def test_what_failed_is_tried_again() -> None:
     assert (await cache.get(letters("a"))).size == 1000
 
 
-async def test_a_context_other_than_the_described_one_is_refused() -> None:
+async def test_a_context_with_another_hash_is_refused() -> None:
     data = letters("a").model_copy(update={"letter": "b"})
     with pytest.raises(ContextMismatchError, match="the data or the generator changed"):
         await ContextCache().get(data)
 
 
-async def test_the_least_recently_used_go_first() -> None:
+async def test_the_least_recently_used_context_is_dropped_first() -> None:
     cache = ContextCache(capacity=2500)
     for letter in "abacab":
         await cache.get(letters(letter))
-    # b went for c, as a had been used since; c went for the second b.
+    # c replaced b, because a was used later than b; then b replaced c.
     assert made == ["a", "b", "c", "b"]
 
 
-async def test_one_that_is_larger_than_the_cache_is_kept_while_it_is_the_newest() -> None:
+async def test_the_newest_context_is_kept_even_if_it_exceeds_the_capacity() -> None:
     cache = ContextCache(capacity=10)
     await cache.get(letters("a"))
     await cache.get(letters("a"))
@@ -127,14 +127,14 @@ def test_the_cache_of_the_process_takes_the_largest_capacity() -> None:
     assert shared_cache(10).capacity == 2**40
 
 
-def test_the_text_is_not_in_the_task() -> None:
+def test_task_data_does_not_hold_the_context() -> None:
     data = letters("a", copies=100_000)
     assert len(data.model_dump_json()) < 1000
     assert data.context_size == 100_000
     assert data.context_kind == "str"
 
 
-def test_a_task_without_a_way_to_its_context_says_so() -> None:
+def test_task_data_without_materialise_is_an_error() -> None:
     data = ContextTaskData(prompt="?", **ContextTaskData.describe_context(""))
     with pytest.raises(NotImplementedError, match="ContextTaskData does not implement materialise"):
         data.build_context()
