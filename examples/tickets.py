@@ -1,4 +1,4 @@
-"""A complete environment: how many of a shop's messages, one a line, are about a topic? Code cannot tell, a reader can."""
+"""A complete environment: how many of a shop's messages, one per line, are about a topic? A reader can tell, code cannot."""
 
 import random
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def draw(lines: int, seed: int) -> list[tuple[str, str]]:
     return [(topic, dice.choice(MESSAGES[topic])) for topic in topics]
 
 
-class TicketData(ContextTaskData):  # travels as JSON: how the context is made, not the context
+class TicketData(ContextTaskData):  # sent as JSON: the description of the context, not the context
     lines: int
     seed: int
     gold: str
@@ -32,10 +32,10 @@ class TicketData(ContextTaskData):  # travels as JSON: how the context is made, 
         return "\n".join(message for _, message in draw(self.lines, self.seed))
 
 
-class TicketTask(RLMTask[TicketData]):  # brings penalties and gates, all of them off
+class TicketTask(RLMTask[TicketData]):  # has penalties and gates, which are off by default
     @vf.reward
     async def correct(self, task: TicketData, trace: vf.Trace[Any, Any, Any]) -> float:
-        return float(answer_of(trace).strip() == task.gold)  # of what the model wrote, read nothing else
+        return float(answer_of(trace).strip() == task.gold)  # reads nothing else that the model wrote
 
 
 class TicketConfig(vf.TasksetConfig):  # --env.taskset.lines 2000
@@ -56,4 +56,4 @@ class TicketTaskset(vf.Taskset[TicketTask, TicketConfig]):
             yield TicketTask(data, self.config.task)
 
 
-__all__ = ["RLMHarness", "TicketTaskset"]  # one of each: the id `tickets` is complete
+__all__ = ["RLMHarness", "TicketTaskset"]  # one of each, so the id `tickets` is a complete environment

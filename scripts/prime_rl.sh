@@ -1,15 +1,15 @@
 #!/bin/sh
-# Makes an environment in which prime-rl's orchestrator, env-server, eval and `rl --dry-run` run without CUDA, with our
-# packages in it. PRIME_RL is a prime-rl checkout, PYTHON a Python 3.12, VENV the folder to make.
+# Makes an environment with our packages in which prime-rl's orchestrator, env-server, eval and `rl --dry-run` run without
+# CUDA. PRIME_RL is a prime-rl checkout, PYTHON a Python 3.12, VENV the folder of the environment.
 #
-# What needs CUDA (vLLM, and the kernels of the trainer) is left out. torch comes with CUDA from the package index, 2.5 GB;
-# UV_TORCH_BACKEND=cpu takes PyTorch's own CPU build, where its index can be reached.
+# Parts that need CUDA (vLLM, and the trainer's kernels) are left out. The package index has torch with CUDA, 2.5 GB. With
+# UV_TORCH_BACKEND=cpu PyTorch's own CPU build is taken, if its index can be reached.
 set -eu
 checkout=${PRIME_RL:?name a prime-rl checkout: make prime-rl PRIME_RL=path/to/prime-rl}
 venv=${VENV:-.cache/prime-rl}
 
 if [ ! -f "$checkout/src/prime_rl/entrypoints/rl.py" ]; then
-    echo "prime-rl: $checkout is no checkout of prime-rl" >&2
+    echo "prime-rl: $checkout is not a checkout of prime-rl" >&2
     exit 1
 fi
 python=
@@ -20,7 +20,7 @@ for candidate in "${PYTHON:-}" python3.12 python3; do
     fi
 done
 if [ -z "$python" ]; then
-    echo "prime-rl: its Python is 3.12: name one, e.g. make prime-rl PYTHON=path/to/python3.12" >&2
+    echo "prime-rl needs Python 3.12: name one, e.g. make prime-rl PYTHON=path/to/python3.12" >&2
     exit 1
 fi
 
@@ -38,16 +38,16 @@ install() {
     "$uv" pip install --quiet --python "$venv/bin/python" --constraint "$venv/constraints.txt" "$@"
 }
 
-# The versions of its lock file, as far as they are of the package index.
+# The versions in its lock file, for packages of the package index.
 "$venv/bin/python" - "$checkout/uv.lock" > "$venv/constraints.txt" <<'END'
 import sys, tomllib
 
 for package in tomllib.load(open(sys.argv[1], "rb"))["package"]:
     name, version = package["name"], package.get("version", "").partition("+")[0]
-    of_torch = name == "triton" or name.startswith(("nvidia-", "cuda-"))  # which brings its own
+    of_torch = name == "triton" or name.startswith(("nvidia-", "cuda-"))  # torch requires its own versions
     if name == "torch" or (package["source"].get("registry") == "https://pypi.org/simple" and not of_torch):
         print(f"{name}=={version}")
-# Its lock names a commit for this; the release that fits.
+# The lock file names a commit of verifiers. This is the release that fits.
 print("verifiers==0.3.1")
 END
 
@@ -55,7 +55,7 @@ echo "prime-rl: installing"
 install torch transformers verifiers prime-pydantic-config renderers wandb wandb-workspaces prime openai httpx pyzmq msgspec \
     orjson loguru rich jinja2 tenacity aiolimiter uvloop setproctitle psutil prometheus-client nvidia-ml-py pybase64 numpy \
     pandas pyarrow datasets beartype jaxtyping tomli tomli-w python-dateutil hatchling editables
-# It asks for a protobuf that is too old for others, and prime-rl overrides that too.
+# modelexpress requires a protobuf that is too old for other packages. prime-rl overrides that requirement too.
 install --no-deps modelexpress grpcio protobuf
 install --no-deps -e "$checkout" -e "$checkout/packages/prime-rl-configs" -e . -e training -e environments/oolong
 "$venv/bin/python" -c "import prime_rl.configs.rl, rlm_train, oolong"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tests that touch verifiers, on the oldest version that we support. The lock file holds the newest.
+# Runs the tests that use verifiers with the oldest supported version. The lock file holds the newest.
 set -eu
 venv=${VENV:-.cache/venv-verifiers-0.3.1}
 PYTHON=${PYTHON:-python3} VENV=$venv sh scripts/setup.sh
