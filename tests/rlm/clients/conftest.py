@@ -62,8 +62,8 @@ Check = Callable[[Sent], str | None]
 
 
 class WireServer:
-    """Plays its answers to POSTs in order, the last one for ever. A request in which `check` finds a fault is kept in
-    `faults`, answered with a 400, and fails the test at the end."""
+    """Plays its answers to POST requests in order, and repeats the last one. `check` gives the fault of a request, or None.
+    A faulty request gets a 400 and is added to `faults`, which fails the test at the end."""
 
     def __init__(self, answers: Sequence[Answer], *, check: Check = lambda sent: None, listing: Any = None):
         self.answers = list(answers)

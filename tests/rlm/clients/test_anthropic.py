@@ -57,7 +57,7 @@ def answer(*blocks: dict[str, Any] | str, stop: str = "end_turn", **usage: int) 
 
 
 def check(sent: Sent) -> str | None:
-    """What the Messages API refuses."""
+    """The fault for which the Messages API refuses a request; None if there is none."""
     body = sent.body
     if sent.path != "/v1/messages":
         return f"path {sent.path}"
