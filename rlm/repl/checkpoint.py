@@ -1,4 +1,4 @@
-"""The host's handle on a checkpoint of a worker that has ended."""
+"""The checkpoint of a worker that has ended, and the cells that it has seen."""
 
 from __future__ import annotations
 
@@ -7,9 +7,62 @@ from collections.abc import Callable
 
 from rlm.errors import REPLError
 from rlm.repl.remote import Remote
+from rlm.repl.worker.protocol.kinds import ToSupervisor
 
 _PATIENCE = 30.0
 """Seconds that a checkpoint may take to continue on a busy machine."""
+
+
+_AS_IT_WAS = "the namespace is as it was"
+
+
+class Progress:
+    """Counts what the namespace of a REPL has seen, and keeps the checkpoint of its last worker."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        """Cells and extensions that the worker has completed."""
+        self._grown = 0
+        """The value of `_done` after the last extension."""
+        self.kept: KeptCheckpoint | None = None
+        """The checkpoint of the last worker, which has ended."""
+
+    def restart(self) -> None:
+        """A fresh worker starts, which has the contexts of all extensions."""
+        self._done = self._grown = 0
+
+    def add(self, *, extension: bool = False) -> None:
+        """The worker has completed a cell, or an extension."""
+        self._done += 1
+        if extension:
+            self._grown = self._done
+
+    def keep(self, remote: Remote, *, in_cell: bool) -> str:
+        """Keeps the checkpoint of a worker that has ended, if there is one that has seen all extensions.
+
+        Args:
+            in_cell: the worker ended in a cell.
+
+        Returns:
+            What the model is told of it; empty if there is no such checkpoint.
+        """
+        checkpoint = remote.end.checkpoint if remote.end is not None else None
+        if checkpoint is None:
+            return ""
+        name, done = checkpoint
+        if not self._grown <= done <= self._done:
+            remote.order(ToSupervisor.END)
+            return ""
+        self.kept = KeptCheckpoint(remote, name)
+        behind, self._done = self._done - done, done
+        if not behind:
+            return _AS_IT_WAS + (" before this cell" if in_cell else "")
+        return f"{_AS_IT_WAS} before the last {behind + in_cell} cells"
+
+    def take(self) -> KeptCheckpoint | None:
+        """Hands the checkpoint over."""
+        kept, self.kept = self.kept, None
+        return kept
 
 
 class KeptCheckpoint:

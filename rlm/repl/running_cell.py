@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from rlm.repl.interface import AnswerState, CellResult, CellStatus
 from rlm.repl.worker.process.descriptions import bounded, cut
+from rlm.repl.worker.process.output import joined
 
 _STATUSES: tuple[CellStatus, ...] = ("ok", "error", "exit")
 """The statuses that a worker may report."""
@@ -28,11 +29,13 @@ class RunningCell:
 
     Args:
         timeout: its time limit in seconds; None: no limit.
+        max_output: characters of stdout, and of stderr.
     """
 
-    def __init__(self, number: int, timeout: float | None) -> None:
+    def __init__(self, number: int, timeout: float | None, max_output: int) -> None:
         self.number = number
         self.timeout = timeout
+        self._max_output = max_output
         self.result: asyncio.Future[CellResult] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
         self.interrupted: str | None = None
@@ -43,6 +46,50 @@ class RunningCell:
         """Seconds from the start of the cell to the interrupt."""
         self.ending: CellEnding | None = None
         """What the worker reported, while the supervisor is asked for the rest."""
+
+    def finish(self, ending: CellEnding, collected: list[str], notice: str) -> None:
+        """Sets the result of a cell that has run.
+
+        Args:
+            collected: what the supervisor has of stdout and stderr.
+            notice: what stderr shows first.
+        """
+        stdout, stderr = (
+            collected[number] if text is None else joined(self._max_output, text, ending.lines[number])
+            for number, text in enumerate(ending.printed)
+        )
+        status, error = ending.status, ending.error
+        if self.interrupted is not None:
+            status, error = "interrupted", self.interruption()
+        self._conclude(status, stdout, notice + stderr, error, ending.answer, ending.locals)
+
+    def lose(
+        self, status: CellStatus, why: str, printed: tuple[str, str], answer: AnswerState, notice: str
+    ) -> None:
+        """Sets the result of a cell whose worker does not tell how the cell ended.
+
+        Args:
+            why: the error line.
+            printed: what the supervisor has of stdout and stderr.
+            answer: the last one that is known.
+            notice: what stderr shows first.
+        """
+        stdout, stderr = printed
+        stderr = joined(self._max_output, stderr, why + "\n")
+        self._conclude(status, stdout, notice + stderr, why, replace(answer, note=None), {})
+
+    def _conclude(
+        self,
+        status: CellStatus,
+        stdout: str,
+        stderr: str,
+        error: str | None,
+        answer: AnswerState,
+        names: dict[str, str],
+    ) -> None:
+        if not self.result.done():
+            seconds = time.monotonic() - self.started
+            self.result.set_result(CellResult(status, stdout, stderr, error, answer, names, seconds))
 
     def interruption(self) -> str:
         """A line that says that the cell was interrupted, when and why."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 from rlm.context import Context
 from rlm.errors import REPLError
 from rlm.repl.calls import Calls
-from rlm.repl.checkpoint import KeptCheckpoint
+from rlm.repl.checkpoint import Progress
 from rlm.repl.interface import AnswerState, CellResult, CellStatus, QueryHandler, SessionSpec
 from rlm.repl.launcher import Launcher, patience
 from rlm.repl.links import Place
@@ -20,11 +20,9 @@ from rlm.repl.running_cell import MOST_LINE, CellEnding, RunningCell
 from rlm.repl.tools import Toolbox
 from rlm.repl.uploads import Supply
 from rlm.repl.worker.process.descriptions import cut
-from rlm.repl.worker.process.output import joined
 from rlm.repl.worker.protocol.kinds import FromWorker, ToSupervisor, ToWorker
 from rlm.types import Message
 
-_AS_IT_WAS = "the namespace is as it was"
 _FRESH = "A fresh one has the contexts again."
 _LOST = "the namespace is lost and a fresh one has the contexts again"
 _STILL_ENDING = "its processes are still ending"
@@ -45,12 +43,7 @@ class Session:
         self._calls = Calls(tools, on_query, spec.on_tool)
         self._launcher = Launcher(place, tools, self._make_remote)
         self._remote: Remote | None = None
-        self._kept: KeptCheckpoint | None = None
-        """The checkpoint of the last worker, which has ended."""
-        self._done = 0
-        """Cells and extensions that the worker has completed."""
-        self._grown = 0
-        """The value of `_done` after the last extension."""
+        self._progress = Progress()
         self._cell: RunningCell | None = None
         self._number = 0
         self._extension: asyncio.Task[str | None] | None = None
@@ -78,7 +71,8 @@ class Session:
         """See `REPL.execute`. A second call waits for the first."""
         await self._idle()
         self._number += 1
-        cell = self._cell = RunningCell(self._number, self._time_limit(timeout))
+        limit = self._time_limit(timeout)
+        cell = self._cell = RunningCell(self._number, limit, self._settings.max_output_chars)
         try:
             if self._remote is None:
                 await self._launch()
@@ -188,7 +182,7 @@ class Session:
         remote.late = True
         remote.condemn()
         remote.ping()
-        self._conclude_lost(cell, "killed", f"{cell.kill()}; {_STILL_ENDING}", ("", ""))
+        self._lose(cell, "killed", f"{cell.kill()}; {_STILL_ENDING}", ("", ""))
 
     # the end
 
@@ -201,8 +195,8 @@ class Session:
     async def _close(self) -> None:
         self._calls.cancel()
         await _end(self._remote)
-        if self._kept is not None:
-            await _end(self._kept.remote)
+        if self._progress.kept is not None:
+            await _end(self._progress.kept.remote)
         if self._extension is not None:
             await asyncio.wait([self._extension])
         await self._calls.end()
@@ -227,7 +221,7 @@ class Session:
         )
         if fresh_answer:
             self._answer = AnswerState("", ready=False)
-        if self._remote is None and self._kept is None:
+        if self._remote is None and self._progress.kept is None:
             return  # the next cell starts a worker with all of it
         task = self._bring(before, history is not None, fresh_answer)
         self._extension = asyncio.get_running_loop().create_task(task)
@@ -285,14 +279,14 @@ class Session:
     async def _launch(self) -> None:
         """Starts a worker: from the checkpoint, or else with a fresh namespace."""
         if await self._resume() is None:
-            self._done = self._grown = 0
+            self._progress.restart()
             self._remote = await self._launcher.start(self._spec, self._answer)
 
     async def _resume(self) -> Remote | None:
         """Has the checkpoint continue as the worker. None: there is no checkpoint, or it cannot."""
-        if self._kept is None:
+        kept = self._progress.take()
+        if kept is None:
             return None
-        kept, self._kept = self._kept, None
         try:
             self._remote = await kept.resume(self._make_remote)
         except BaseException as error:
@@ -331,7 +325,7 @@ class Session:
         ):
             raise ValueError("the end of a cell that does not run")
         ending = CellEnding.of(message)
-        self._done += 1
+        self._progress.add()
         if None not in ending.printed and cell.interrupted is None:
             self._finish(cell, ending, ["", ""])
             return
@@ -345,26 +339,17 @@ class Session:
     def _end_extension(self, error: Any) -> None:
         if self._extended is None or self._extended.done():
             raise ValueError("the end of an extension that does not happen")
-        self._done += 1
-        self._grown = self._done
+        self._progress.add(extension=True)
         self._extended.set_result(None if error is None else cut(str(error), MOST_LINE))
 
     def _finish(self, cell: RunningCell, ending: CellEnding, collected: list[str]) -> None:
-        """Makes the result of a cell that has run.
+        """The cell has run.
 
         Args:
-            collected: what the supervisor holds of stdout and stderr.
+            collected: what the supervisor has of stdout and stderr.
         """
-        limit = self._settings.max_output_chars
-        stdout, stderr = (
-            collected[number] if text is None else joined(limit, text, ending.lines[number])
-            for number, text in enumerate(ending.printed)
-        )
-        status, error = ending.status, ending.error
-        if cell.interrupted is not None:
-            status, error = "interrupted", cell.interruption()
-        self._answer = ending.answer
-        self._conclude(cell, status, stdout, stderr, error, ending.answer, ending.locals)
+        self._cell, self._answer = None, ending.answer
+        cell.finish(ending, collected, self._take_notice())
 
     def _lost(self, remote: Remote) -> None:
         """The worker has ended, or the host has left it."""
@@ -372,7 +357,11 @@ class Session:
             return
         self._calls.cancel()
         self._remote = None
-        kept = self._keep(remote)
+        if self._extension is not None or self._closing is not None:
+            remote.order(ToSupervisor.END)  # its checkpoint is of no use
+            kept = ""
+        else:
+            kept = self._progress.keep(remote, in_cell=self._cell is not None)
         if self._extended is not None and not self._extended.done():
             self._extended.set_result(None)
         cell, why, end = self._cell, remote.why, remote.end
@@ -386,50 +375,16 @@ class Session:
             if end is not None and end.status == "killed":
                 status, why = "killed", cell.kill()
             why += f"; {kept or _LOST}"
-        self._conclude_lost(cell, status, why, end.printed if end is not None else ("", ""))
+        self._lose(cell, status, why, end.printed if end is not None else ("", ""))
 
-    def _keep(self, remote: Remote) -> str:
-        """Keeps the checkpoint of a worker that has ended.
-
-        Returns:
-            What the model is told of it; empty if there is no checkpoint.
-        """
-        checkpoint = remote.end.checkpoint if remote.end is not None else None
-        if checkpoint is None:
-            return ""
-        name, done = checkpoint
-        if not self._grown <= done <= self._done or self._extended is not None or self._closing is not None:
-            remote.order(ToSupervisor.END)
-            return ""
-        self._kept = KeptCheckpoint(remote, name)
-        behind, self._done = self._done - done, done
-        if not behind:
-            return _AS_IT_WAS + (" before this cell" if self._cell is not None else "")
-        return f"{_AS_IT_WAS} before the last {behind + (self._cell is not None)} cells"
-
-    def _conclude_lost(
-        self, cell: RunningCell, status: CellStatus, why: str, printed: tuple[str, str]
-    ) -> None:
-        """Ends a cell whose worker does not tell how it ended."""
-        stdout, stderr = printed
-        stderr = joined(self._settings.max_output_chars, stderr, why + "\n")
-        self._conclude(cell, status, stdout, stderr, why, replace(self._answer, note=None), {})
-
-    def _conclude(
-        self,
-        cell: RunningCell,
-        status: CellStatus,
-        stdout: str,
-        stderr: str,
-        error: str | None,
-        answer: AnswerState,
-        names: dict[str, str],
-    ) -> None:
+    def _lose(self, cell: RunningCell, status: CellStatus, why: str, printed: tuple[str, str]) -> None:
+        """The worker does not tell how the cell ended."""
         self._cell = None
-        seconds = time.monotonic() - cell.started
+        cell.lose(status, why, printed, self._answer, self._take_notice())
+
+    def _take_notice(self) -> str:
         notice, self._notice = self._notice, ""
-        if not cell.result.done():
-            cell.result.set_result(CellResult(status, stdout, notice + stderr, error, answer, names, seconds))
+        return notice
 
 
 async def _end(remote: Remote | None) -> None:

@@ -55,7 +55,8 @@ class Wrong(Environment):
 
 async def test_a_place_that_does_something_else_fails_every_check_that_runs_a_cell() -> None:
     results = await run_all(Wrong(), without=["processes", "limits", "checkpoints"])
-    assert [name for name, problem in results.items() if problem is None] == ["a_closed_repl_refuses_cells"]
+    passed = [name for name, problem in results.items() if problem is None]
+    assert passed == ["a_closed_repl_refuses_cells_and_contexts"]
     problem = results["a_namespace_lasts_from_cell_to_cell"]
     assert problem == "ConformanceError: x = 1\n  \n  expected: ('ok', '')\n  got: ('ok', 'wrong\\n')"
     assert issubclass(ConformanceError, AssertionError)

@@ -12,16 +12,13 @@ import pandas as pd
 import pytest
 
 from rlm.context import Context
-from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
-from rlm.environments.isolation import Isolation
-from rlm.environments.program import ProgramEnvironment
+from rlm.environments import REPL, Query, QueryReply, SessionSpec
 from rlm.errors import REPLError
 from rlm.repl.session import Session
 from rlm.repl.tools import Toolbox
 from rlm.repl.worker.protocol.kinds import FromWorker
 from rlm.types import Message
 
-from .conftest import LEVELS, WORKER_COMMAND
 from .test_session import Liar
 
 OpenREPL = Callable[..., Awaitable[REPL]]
@@ -33,19 +30,6 @@ async def nobody(query: Query) -> list[QueryReply]:
 
 def contexts(*values: Any) -> list[Context]:
     return [Context(value) for value in values]
-
-
-async def test_a_further_context_is_the_newest(open_repl: OpenREPL) -> None:
-    repl = await open_repl("first")
-    await repl.execute("kept = [context]")
-    await repl.extend(contexts(["second"]))
-    assert (await repl.execute("kept, context_0, context_1, context is context_1")).stdout == (
-        "(['first'], 'first', ['second'], True)\n"
-    )
-    await repl.extend(contexts({"third": 3}, b"fourth"))
-    assert (await repl.execute("context_0, context_2, context_3, context")).stdout == (
-        "('first', {'third': 3}, b'fourth', b'fourth')\n"
-    )
 
 
 async def test_a_repl_without_a_context_gets_its_first(open_repl: OpenREPL) -> None:
@@ -66,7 +50,7 @@ async def test_a_repl_without_a_context_gets_its_first(open_repl: OpenREPL) -> N
     ],
     ids=range(6),
 )
-async def test_values_arrive_equal(open_repl: OpenREPL, value: Any) -> None:
+async def test_values_of_an_extension_arrive_equal(open_repl: OpenREPL, value: Any) -> None:
     repl = await open_repl()
     context = Context(value)
     await repl.extend([context])
@@ -89,7 +73,7 @@ async def test_a_history_is_replaced_and_stays_otherwise(open_repl: OpenREPL) ->
     assert (await repl.execute("history")).stdout == "[]\n"
 
 
-async def test_a_fresh_answer(open_repl: OpenREPL) -> None:
+async def test_an_extension_can_empty_the_answer(open_repl: OpenREPL) -> None:
     repl = await open_repl("x")
     result = await repl.execute("answer['content'] = 'old'; answer['ready'] = True; old = answer")
     assert result.answer.ready
@@ -104,7 +88,7 @@ async def test_a_fresh_answer(open_repl: OpenREPL) -> None:
 
 
 @pytest.mark.parametrize("end", ["import os; os._exit(1)", "sum(range(10**12))"])
-async def test_a_fresh_worker_gets_all_of_it(open_repl: OpenREPL, end: str) -> None:
+async def test_a_fresh_worker_gets_all_extensions(open_repl: OpenREPL, end: str) -> None:
     repl = await open_repl(
         "first", interrupt_grace=0.1, tools=Toolbox.of({"LIMIT": 5, "double": lambda x: 2 * x})
     )
@@ -117,7 +101,7 @@ async def test_a_fresh_worker_gets_all_of_it(open_repl: OpenREPL, end: str) -> N
     )
 
 
-async def test_a_worker_that_is_gone_before(open_repl: OpenREPL) -> None:
+async def test_an_extension_of_a_dead_worker_reaches_the_next_worker(open_repl: OpenREPL) -> None:
     repl = await open_repl("first")
     await repl.execute("answer['content'] = 'old'")
     assert (await repl.execute("import os; os._exit(1)")).status == "died"
@@ -126,7 +110,7 @@ async def test_a_worker_that_is_gone_before(open_repl: OpenREPL) -> None:
     assert result.stdout == "first second second {'content': '', 'ready': False}\n"
 
 
-async def test_a_worker_that_goes_on_the_way(open_repl: OpenREPL) -> None:
+async def test_an_extension_survives_a_worker_that_dies_meanwhile(open_repl: OpenREPL) -> None:
     repl = await open_repl("first")
     code = (
         "import threading, os, time\n"
@@ -141,7 +125,7 @@ async def test_a_worker_that_goes_on_the_way(open_repl: OpenREPL) -> None:
     assert "a fresh one has the contexts again" in result.stderr
 
 
-async def test_what_does_not_fit_changes_nothing(open_repl: OpenREPL) -> None:
+async def test_a_context_that_does_not_fit_changes_nothing(open_repl: OpenREPL) -> None:
     repl = await open_repl("first", limits={"memory_bytes": 300_000_000})
     await repl.execute("kept = 1; answer['content'] = 'old'")
     with pytest.raises(REPLError, match=r"do not fit in the memory of a REPL, 300,000,000 bytes"):
@@ -164,7 +148,7 @@ async def test_a_history_that_cannot_be_sent_changes_nothing(open_repl: OpenREPL
     assert (await repl.execute("context, history")).stdout == "('first', [])\n"
 
 
-async def test_it_waits_for_the_cell_that_runs_and_cells_wait_for_it(open_repl: OpenREPL) -> None:
+async def test_an_extension_waits_for_the_running_cell_and_cells_wait_for_it(open_repl: OpenREPL) -> None:
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def answer(query: Query) -> list[QueryReply]:
@@ -184,7 +168,7 @@ async def test_it_waits_for_the_cell_that_runs_and_cells_wait_for_it(open_repl: 
     assert (await later).stdout == "5000000\n"
 
 
-async def test_a_caller_that_is_cancelled(open_repl: OpenREPL) -> None:
+async def test_an_extension_arrives_although_its_caller_is_cancelled(open_repl: OpenREPL) -> None:
     repl = await open_repl("first")
     task = asyncio.create_task(repl.extend([Context("second " * 10_000_000)]))
     await asyncio.sleep(0)
@@ -194,7 +178,7 @@ async def test_a_caller_that_is_cancelled(open_repl: OpenREPL) -> None:
     assert (await repl.execute("context_0, len(context_1)")).stdout == "('first', 70000000)\n"
 
 
-async def test_threads_of_the_code_go_on_asking(open_repl: OpenREPL) -> None:
+async def test_threads_of_the_code_go_on_asking_during_an_extension(open_repl: OpenREPL) -> None:
     repl = await open_repl("first", tools=Toolbox.of({"double": lambda x: 2 * x}))
     await repl.execute(
         "import threading\nbad, stop = [], []\n"
@@ -235,7 +219,7 @@ async def test_large_contexts_do_not_hold_the_event_loop(open_repl: OpenREPL) ->
     assert (await repl.execute(code)).stdout == f"({len(text)}, '{Context(text).sha256}')\n"
 
 
-async def test_many_contexts_and_a_fresh_worker(open_repl: OpenREPL) -> None:
+async def test_a_fresh_worker_gets_hundreds_of_contexts(open_repl: OpenREPL) -> None:
     # More than the descriptors that the kernel passes with one message.
     repl = await open_repl(*[f"number {number}" for number in range(300)])
     await repl.extend(contexts(*[f"number {number}" for number in range(300, 500)]))
@@ -245,26 +229,7 @@ async def test_many_contexts_and_a_fresh_worker(open_repl: OpenREPL) -> None:
     assert (await repl.execute(code)).stdout == "(True, 'number 499')\n"
 
 
-@pytest.mark.parametrize("level", LEVELS)
-async def test_at_every_isolation(level: Isolation) -> None:
-    def double(value: Any) -> Any:
-        return 2 * value
-
-    tools = Toolbox.of({"double": double, "FRAME": pd.DataFrame({"a": [1, 2]})})
-    repl = await make_environment("local", isolation=level).open(
-        SessionSpec(contexts=contexts("first"), tools=tools), nobody
-    )
-    try:
-        await repl.extend(contexts("x" * 3_000_000, pd.Series([1.5])), [[]], fresh_answer=True)
-        result = await repl.execute(
-            "double('ab'), FRAME['a'].sum(), context_0, len(context_1), context[0], history"
-        )
-        assert result.stdout == "('abab', np.int64(3), 'first', 3000000, np.float64(1.5), [[]])\n"
-    finally:
-        await repl.close()
-
-
-async def test_tables_and_files(open_repl: OpenREPL, tmp_path: Path) -> None:
+async def test_tables_and_files_arrive_in_an_extension(open_repl: OpenREPL, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("é" * 1_000_000)
     frame = pd.DataFrame({"a": range(1000), "b": [f"row {n}" for n in range(1000)]})
@@ -276,14 +241,7 @@ async def test_tables_and_files(open_repl: OpenREPL, tmp_path: Path) -> None:
     assert result.stdout == "(1000000, 'DataFrame', np.int64(499500), 'row 999')\n"
 
 
-async def test_after_the_end(open_repl: OpenREPL) -> None:
-    repl = await open_repl("x")
-    await repl.close()
-    with pytest.raises(REPLError, match="the REPL is closed"):
-        await repl.extend(contexts("y"))
-
-
-async def test_closing_on_the_way(open_repl: OpenREPL) -> None:
+async def test_a_repl_can_be_closed_during_an_extension(open_repl: OpenREPL) -> None:
     repl = await open_repl("x")
     task = asyncio.create_task(repl.extend([Context("long " * 20_000_000)]))
     await asyncio.sleep(0)
@@ -293,25 +251,8 @@ async def test_closing_on_the_way(open_repl: OpenREPL) -> None:
         await repl.execute("1")
 
 
-async def test_over_one_stream(tmp_path: Path) -> None:
-    tools = Toolbox.of({"double": lambda x: 2 * x, "LIMIT": 5})
-    spec = SessionSpec(
-        contexts=contexts("first " * 500_000), tools=tools, settings=REPLSettings(interrupt_grace=0.2)
-    )
-    session = await ProgramEnvironment(command=WORKER_COMMAND).open(spec, nobody)
-    try:
-        assert (await session.execute("len(context), double(LIMIT)")).stdout == "(3000000, 10)\n"
-        await session.extend(contexts("second é" * 2_000_000, "third"), [[]], fresh_answer=True)
-        code = "len(context_0), len(context_1), context, history, double('x')"
-        assert (await session.execute(code)).stdout == "(3000000, 16000000, 'third', [[]], 'xx')\n"
-        assert (await session.execute("sum(range(10**12))", timeout=0.1)).status == "killed"
-        assert (await session.execute(code)).stdout == "(3000000, 16000000, 'third', [[]], 'xx')\n"
-    finally:
-        await session.close()
-
-
 @pytest.mark.parametrize("frame", [FromWorker.EXTENDED, FromWorker.PIECE])
-async def test_nobody_asked(frame: bytes) -> None:
+async def test_a_frame_of_an_extension_that_does_not_happen_disturbs_the_stream(frame: bytes) -> None:
     from rlm.repl.worker.protocol import frames, messages
 
     lie = frames.pack(frame, messages.dump({"error": None, "id": 1, "context": 0}))

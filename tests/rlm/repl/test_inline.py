@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlm.context import Context
 from rlm.environments import REPL, Query, QueryReply, REPLSettings, SessionSpec, make_environment
 from rlm.environments.isolation import Isolation
 from rlm.errors import ConfigError, REPLError
@@ -55,52 +54,6 @@ async def test_cells_run_in_the_process_of_the_host(open_repl: OpenREPL) -> None
     assert result.stdout == f"{os.getpid()}\n", result
     assert Held.values == [["the", "context"]]
     assert result.locals.keys() == {"os", "sys", "held"}
-
-
-async def test_cells_work_as_they_do_in_a_worker(open_repl: OpenREPL) -> None:
-    repl = await open_repl("first", "second", history=[[{"role": "user", "content": "x"}]], seed=1)
-    cells = {
-        "context, context_0, history[0][0]['content']": "('second', 'first', 'x')\n",
-        "x = 1\ndef f():\n    return x + 1": "",
-        "f()": "2\n",
-        "_ + 1": "3\n",
-        "import asyncio\nawait asyncio.sleep(0)\nprint('awaited')": "awaited\n",
-        "llm_query_batched(['a', 'fail'])": "['llm:a', 'Error: it failed']\n",
-        "rlm_query('b')": "'rlm:b'\n",
-        "answer['content'] = 3; answer['ready'] = True": "",
-        "print(SHOW_VARS())": "x: int\nf: function\nasyncio: module\n",
-    }
-    for code, expected in cells.items():
-        result = await repl.execute(code)
-        assert result.status == "ok", result
-        if "SHOW" in code:
-            assert "f: " in result.stdout
-        else:
-            assert result.stdout == expected
-    assert (result.answer.content, result.answer.ready) == ("3", True)
-    failed = await repl.execute("y = 5\nf.missing")
-    assert (failed.status, failed.error) == (
-        "error",
-        "AttributeError: 'function' object has no attribute 'missing'",
-    )
-    assert 'File "<cell ' in failed.stderr
-    assert "f.missing" in failed.stderr
-    assert (await repl.execute("y")).stdout == "5\n"
-    assert (await repl.execute("import sys; sys.exit(3)")).status == "exit"
-    await repl.extend([Context("third")])
-    assert (await repl.execute("context, context_2")).stdout == "('third', 'third')\n"
-
-
-async def test_tools_are_called(open_repl: OpenREPL) -> None:
-    called: list[int] = []
-
-    def double(number: int) -> int:
-        called.append(number)
-        return 2 * number
-
-    repl = await open_repl(tools={"double": double, "unit": "km"})
-    assert (await repl.execute("double(21), unit")).stdout == "(42, 'km')\n"
-    assert called == [21]
 
 
 async def test_output_is_bounded_and_does_not_mix(

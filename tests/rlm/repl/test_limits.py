@@ -46,7 +46,9 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
         "import re; re.match('(a|a)*b', 'a' * 60)",
     ],
 )  # fmt: skip
-async def test_an_interrupt_keeps_the_namespace(open_repl: OpenREPL, code: str) -> None:
+async def test_an_interrupted_cell_keeps_its_namespace_whatever_it_was_doing(
+    open_repl: OpenREPL, code: str
+) -> None:
     repl = await open_repl(interrupt_grace=2.0)
     await repl.execute("kept = 1")
     result = await repl.execute("started = 1\n" + code, timeout=0.2)
@@ -138,7 +140,7 @@ async def test_a_worker_that_dies_is_replaced(open_repl: OpenREPL, code: str, er
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
-async def test_the_death_of_the_fork_server(
+async def test_a_fork_server_that_is_killed_or_stopped_is_replaced(
     repl: REPL, open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
 ) -> None:
     """Or its arrest, which the host ends."""
@@ -244,7 +246,7 @@ async def test_memory_that_processes_share_counts_once(open_repl: OpenREPL) -> N
     assert result.stdout == "[0, 0, 0, 0]\n", result
 
 
-async def test_threads_do_not_eat_the_memory_limit(open_repl: OpenREPL) -> None:
+async def test_stacks_of_threads_do_not_count_as_memory(open_repl: OpenREPL) -> None:
     repl = await open_repl(limits={"memory_bytes": 1 << 30})
     result = await repl.execute(
         "from concurrent.futures import ThreadPoolExecutor\nimport threading\nmeet = threading.Barrier(64)\n"
@@ -282,7 +284,7 @@ print(sent <= 256, errno.errorcode[ctypes.get_errno()])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not count them for each user")
-async def test_signals_that_wait_are_limited(repl: REPL) -> None:
+async def test_pending_signals_are_limited(repl: REPL) -> None:
     """There are only so many for all processes of a user."""
     assert (await repl.execute(SIGNALS)).stdout == "True EAGAIN\n"
 
@@ -292,7 +294,7 @@ def order_of_ends(pid: int) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such order")
-async def test_the_kernel_ends_workers_first(repl: REPL) -> None:
+async def test_the_kernel_ends_workers_before_the_host_when_memory_is_scarce(repl: REPL) -> None:
     """When memory is scarce, neither the host nor the fork server is to go for what the code took."""
     code = "import subprocess; subprocess.check_output('cat /proc/$$/oom_score_adj; cat /proc/self/oom_score_adj', shell=True)"
     assert (await repl.execute(code)).stdout == "b'1000\\n1000\\n'\n"
@@ -302,12 +304,12 @@ async def test_the_kernel_ends_workers_first(repl: REPL) -> None:
     assert order_of_ends(parent.pid) == order_of_ends(os.getpid())
 
 
-async def test_no_core_is_dumped(repl: REPL) -> None:
+async def test_a_crash_dumps_no_core(repl: REPL) -> None:
     result = await repl.execute("import resource; resource.getrlimit(resource.RLIMIT_CORE)")
     assert result.stdout == "(0, 0)\n"
 
 
-async def test_contexts_that_do_not_fit(open_repl: OpenREPL) -> None:
+async def test_a_context_larger_than_the_memory_limit_is_refused(open_repl: OpenREPL) -> None:
     with pytest.raises(REPLError, match="memory_bytes"):
         await open_repl("x" * (200 << 20), limits={"memory_bytes": 100 << 20})
 
@@ -324,7 +326,7 @@ async def test_contexts_that_do_not_fit(open_repl: OpenREPL) -> None:
         ({"max_output_chars": 5}, "max_output_chars"),
     ],
 )
-async def test_a_specification_that_does_not_fit(
+async def test_settings_that_do_not_fit_are_refused(
     open_repl: OpenREPL, spec: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -363,7 +365,7 @@ async def test_a_cancelled_caller_stops_the_cell_first(open_repl: OpenREPL) -> N
     assert (await repl.execute("kept, llm_query('quick')")).stdout == "(1, 'answered')\n"
 
 
-async def test_a_caller_that_is_cancelled_twice(open_repl: OpenREPL) -> None:
+async def test_a_caller_that_is_cancelled_twice_does_not_wait(open_repl: OpenREPL) -> None:
     asked = asyncio.Event()
 
     async def answer(query: Query) -> list[QueryReply]:

@@ -162,7 +162,7 @@ async def test_a_context_that_was_on_its_way_when_its_completion_was_cancelled_c
     assert "completion 3 in this REPL" in third.messages[1]["content"]
 
 
-def test_from_any_thread_and_once_closed_no_more() -> None:
+def test_completions_from_any_thread_share_the_repl_until_it_is_closed() -> None:
     model = Plays(one=finish("'one'", "x = 1"), two=finish("x"))
     with RLM(client=ScriptedClient(model, model="m"), persistent=True) as rlm:
         rlm.completion("", "one")

@@ -122,11 +122,11 @@ def test_the_end_of_the_host_ends_everything(isolation: Isolation, signum: signa
     check_gone(host, processes, folder)
 
 
-def test_a_host_that_ends_without_closing(isolation: Isolation) -> None:
+def test_a_host_that_ends_without_closing_leaves_nothing(isolation: Isolation) -> None:
     check_gone(*start_host(isolation, stay=False))
 
 
-def test_a_host_killed_while_its_cell_is_deaf(isolation: Isolation) -> None:
+def test_a_host_killed_while_its_cell_runs_c_code_leaves_nothing(isolation: Isolation) -> None:
     host, processes, folder = start_host(isolation, "\nsum(range(10**12))", stay=False)
     host.kill()
     check_gone(host, processes, folder)
@@ -161,7 +161,7 @@ async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
     assert not list(Path("/dev/shm").glob("*rlm*"))
 
 
-async def test_what_a_killed_fork_server_leaves_is_ended(open_repl: OpenREPL) -> None:
+async def test_orphans_of_a_killed_fork_server_are_ended(open_repl: OpenREPL) -> None:
     repl = await open_repl("x")
     await repl.execute(
         "import subprocess; child = subprocess.Popen(['sleep', '1000'], start_new_session=True)"
@@ -202,7 +202,7 @@ def test_eight_threads_with_loops_of_their_own_do_not_mix_output() -> None:
     assert wrong == []
 
 
-async def test_many_at_once_on_one_loop() -> None:
+async def test_many_repls_on_one_loop_do_not_mix() -> None:
     environment = make_environment("local")
     context = Context("shared " * 1000)
 
@@ -260,7 +260,7 @@ async def test_hundreds_can_be_stopped_at_once() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-async def test_hosts_that_are_forked_or_spawned(open_repl: OpenREPL, method: str) -> None:
+async def test_a_forked_or_spawned_host_has_repls_of_its_own(open_repl: OpenREPL, method: str) -> None:
     repl = await open_repl("here")
     await repl.execute("kept = 1")
     processes = multiprocessing.get_context(method)
@@ -330,7 +330,7 @@ async def test_a_fork_server_that_was_killed_is_started_anew(open_repl: OpenREPL
     assert not folder.exists()
 
 
-async def test_what_a_killed_supervisor_watched_is_ended(open_repl: OpenREPL, parent: ForkServer) -> None:
+async def test_processes_of_a_killed_supervisor_are_ended(open_repl: OpenREPL, parent: ForkServer) -> None:
     parent.close()
     repl = await open_repl("x")
     supervisor, processes, folder = await supervisor_of(repl)
@@ -344,7 +344,7 @@ async def test_what_a_killed_supervisor_watched_is_ended(open_repl: OpenREPL, pa
     assert not folder.exists()
 
 
-async def test_daemons_belong_to_their_worker(open_repl: OpenREPL) -> None:
+async def test_daemons_end_with_their_worker(open_repl: OpenREPL) -> None:
     daemon = (
         "import os\nread, write = os.pipe()\n"
         "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.setsid()\n"
@@ -383,7 +383,7 @@ async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: RE
     assert (await repl.execute("import worker")).status == "error"
 
 
-async def test_a_cleaned_folder_of_temporary_files_does_no_harm(
+async def test_a_deleted_folder_of_temporary_files_does_no_harm(
     open_repl: OpenREPL, parent: ForkServer
 ) -> None:
     parent.close()

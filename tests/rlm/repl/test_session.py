@@ -139,7 +139,7 @@ def said(kind: bytes, text: bytes) -> bytes:
         frames.pack(FromWorker.QUERY, b"\xff\xff\xff\xff{}"),
     ],
 )
-async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: bytes) -> None:
+async def test_a_malformed_frame_of_a_worker_ends_the_repl_and_not_the_host(frame: bytes) -> None:
     session = await Session.open(Liar(frame), SessionSpec(), answer)
     result = await session.execute("1")
     assert result.status == "died"
@@ -159,7 +159,7 @@ async def test_what_is_no_protocol_ends_the_supervisor_and_not_the_host(frame: b
         b"E\xff\xff\xff\xff",
     ],
 )
-async def test_a_supervisor_that_lies(frame: bytes) -> None:
+async def test_a_malformed_frame_of_a_supervisor_ends_the_repl(frame: bytes) -> None:
     session = await Session.open(Liar(end(printed=[None, ""]), control=(frame,)), SessionSpec(), answer)
     result = await session.execute("1")
     assert result.status == "died"
@@ -186,7 +186,7 @@ async def test_a_single_stream_that_is_disturbed() -> None:
         await Session.open(Noise(), SessionSpec(), answer)
 
 
-async def test_lies_of_the_right_form_are_only_text() -> None:
+async def test_forged_results_become_text() -> None:
     frame = end(
         printed=[5, {}], value=[1], traceback=None, error={"a": 1}, answer=[[1], 1, {}], locals={"x": [1]}
     )
@@ -198,7 +198,7 @@ async def test_lies_of_the_right_form_are_only_text() -> None:
     await session.close()
 
 
-async def test_lies_are_no_longer_than_the_truth() -> None:
+async def test_forged_results_are_bounded() -> None:
     long = "A" * 3_000_000
     frame = end(
         error=long,
@@ -227,7 +227,7 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_flood_leaves_the_loop_to_others() -> None:
+async def test_a_flood_of_frames_leaves_the_loop_to_others() -> None:
     turn = 0
     asked: Counter[int] = Counter()
 
@@ -248,7 +248,7 @@ async def test_a_flood_leaves_the_loop_to_others() -> None:
 
 
 @pytest.mark.parametrize(("size", "most"), [(1, MOST_CALLS), (1 << 20, 64)])
-async def test_who_asks_too_much_at_once_has_to_wait(size: int, most: int) -> None:
+async def test_a_worker_with_too_many_queries_in_flight_is_not_read(size: int, most: int) -> None:
     asked, go = 0, asyncio.Event()
 
     async def wait(query: Query) -> list[QueryReply]:
@@ -271,7 +271,7 @@ async def test_who_asks_too_much_at_once_has_to_wait(size: int, most: int) -> No
     await session.close()
 
 
-async def test_who_does_not_read_gets_no_more_replies() -> None:
+async def test_a_worker_that_does_not_read_replies_is_not_read() -> None:
     called = 0
 
     async def tool() -> str:
@@ -293,14 +293,14 @@ async def test_who_does_not_read_gets_no_more_replies() -> None:
     await session.close()
 
 
-async def test_a_second_end_of_a_cell() -> None:
+async def test_a_second_end_of_a_cell_disturbs_the_stream() -> None:
     session = await Session.open(Liar(end() + end(printed=["second", ""])), SessionSpec(), answer)
     assert (await session.execute("1")).stdout == ""
     assert "disturbed" in (await session.execute("2")).stderr
     await session.close()
 
 
-async def test_a_place_that_fails() -> None:
+async def test_an_error_of_the_place_reaches_the_caller() -> None:
     class Nowhere(Liar):
         async def connect(
             self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec
@@ -311,7 +311,7 @@ async def test_a_place_that_fails() -> None:
         await Session.open(Nowhere(), SessionSpec(), answer)
 
 
-async def test_a_supervisor_that_ends_before_it_is_up() -> None:
+async def test_a_supervisor_that_ends_at_once_is_an_error_that_says_why() -> None:
     class Short(Liar):
         async def connect(
             self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec

@@ -38,13 +38,7 @@ def echo(value: Any) -> Any:
     return value
 
 
-async def test_a_function_of_the_host_is_called(open_repl: OpenREPL) -> None:
-    repl = await open_repl(tools=Toolbox.of({"search": search}))
-    result = await repl.execute("search('a'), search('b', 3, 'c', exact=True, z=1)")
-    assert result.stdout == "(['a', '10', 'False'], ['b', '3', 'c', 'True', \"('z', 1)\"])\n"
-
-
-async def test_it_looks_like_the_function(open_repl: OpenREPL) -> None:
+async def test_a_tool_in_the_repl_looks_like_its_function(open_repl: OpenREPL) -> None:
     repl = await open_repl(tools=Toolbox.of({"search": search}))
     result = await repl.execute(
         "import inspect\nprint(inspect.signature(search), search.__name__, search.__module__)\n"
@@ -71,7 +65,7 @@ async def test_it_looks_like_the_function(open_repl: OpenREPL) -> None:
         search,
     ],
 )
-async def test_every_kind_of_parameter(open_repl: OpenREPL, function: Any) -> None:
+async def test_every_kind_of_parameter_is_passed_on(open_repl: OpenREPL, function: Any) -> None:
     import inspect
 
     box = Toolbox.of({"tool": function})
@@ -117,7 +111,7 @@ async def test_values_go_both_ways_with_their_types(open_repl: OpenREPL, value: 
     assert ascii(given) == ascii([value])
 
 
-async def test_huge_numbers(open_repl: OpenREPL) -> None:
+async def test_huge_numbers_go_both_ways(open_repl: OpenREPL) -> None:
     repl = await open_repl(tools=Toolbox.of({"echo": echo, "HUGE": 7**9999}))
     assert (
         await repl.execute("echo(7**9999) == 7**9999 == HUGE, echo(-(7**9999)) == -HUGE")
@@ -215,7 +209,7 @@ async def test_numbers_of_numpy_arrive_as_numbers(open_repl: OpenREPL) -> None:
         ("function()", "TypeError: result of function() is a builtin_function_or_method: only str"),
     ],
 )
-async def test_calls_that_cannot_work(open_repl: OpenREPL, code: str, error: str) -> None:
+async def test_calls_that_cannot_work_raise_in_the_code(open_repl: OpenREPL, code: str, error: str) -> None:
     async def slow(value: Any) -> Any:
         return value
 
@@ -305,7 +299,7 @@ async def test_exceptions_arrive_with_type_and_message(
     assert (await repl.execute(code)).stdout == "True True\n"
 
 
-async def test_stop_iteration_of_a_function(open_repl: OpenREPL) -> None:
+async def test_stop_iteration_of_a_function_arrives(open_repl: OpenREPL) -> None:
     repl = await open_repl(tools=Toolbox.of({"fail": fail}))
     assert (await repl.execute("fail('stop')")).error == "StopIteration: at the end"
 
@@ -438,17 +432,6 @@ async def test_closing_cancels_calls(open_repl: OpenREPL) -> None:
     assert (await cell).status == "killed"
 
 
-async def test_tools_come_back_when_they_are_overwritten(open_repl: OpenREPL) -> None:
-    repl = await open_repl(tools=Toolbox.of({"echo": echo, "LABELS": ["a", "b"]}))
-    await repl.execute("def echo(value): return 'mine'\nLABELS = ToolError = None")
-    assert (
-        await repl.execute("echo(1), LABELS, ToolError.__name__")
-    ).stdout == "(1, ['a', 'b'], 'ToolError')\n"
-    await repl.execute("del echo, LABELS")
-    assert (await repl.execute("echo(1), LABELS")).stdout == "(1, ['a', 'b'])\n"
-    assert (await repl.execute("x = 1")).locals == {"x": "int 1"}
-
-
 async def test_tools_are_there_in_a_fresh_worker(open_repl: OpenREPL) -> None:
     repl = await open_repl("text", tools=Toolbox.of({"echo": echo, "LABELS": {"a": (1, 2)}}))
     assert (await repl.execute("import os; os._exit(3)")).status == "died"
@@ -487,7 +470,7 @@ async def test_values_of_every_kind_are_there_by_name(open_repl: OpenREPL) -> No
     assert result.stdout == "5 None ['x', 'y'] 100000 [{'a': 1}] the context the context\nnp.int64(3)\n"
 
 
-async def test_calls_are_told_to_who_listens(open_repl: OpenREPL) -> None:
+async def test_the_listener_gets_a_report_of_each_call(open_repl: OpenREPL) -> None:
     calls: list[ToolReport] = []
     repl = await open_repl(tools=Toolbox.of({"echo": echo, "fail": fail}), on_tool=calls.append)
     await repl.execute("echo(1)\nfail('own')")
@@ -498,7 +481,7 @@ async def test_calls_are_told_to_who_listens(open_repl: OpenREPL) -> None:
     assert all(0 <= call.seconds < 60 for call in calls)
 
 
-async def test_what_the_code_chose_is_told_at_no_great_length(open_repl: OpenREPL) -> None:
+async def test_reports_of_calls_are_bounded(open_repl: OpenREPL) -> None:
     calls: list[ToolReport] = []
     repl = await open_repl(tools=Toolbox.of({"size": len}), on_tool=calls.append)
     result = await repl.execute(
@@ -583,7 +566,7 @@ def send(payload):
     ],
     ids=range(19),
 )
-async def test_calls_that_the_code_forges_call_nobody(open_repl: OpenREPL, call: bytes) -> None:
+async def test_forged_calls_reach_no_tool(open_repl: OpenREPL, call: bytes) -> None:
     called: list[Any] = []
     repl = await open_repl(tools=Toolbox.of({"echo": called.append}))
     head = b"[" + call + b",[]]"
@@ -593,7 +576,7 @@ async def test_calls_that_the_code_forges_call_nobody(open_repl: OpenREPL, call:
     assert called == ["real"]
 
 
-async def test_calls_without_end_do_not_keep_a_cell_from_its_interrupt(open_repl: OpenREPL) -> None:
+async def test_endless_calls_do_not_hold_up_an_interrupt(open_repl: OpenREPL) -> None:
     called = 0
 
     async def never() -> None:
@@ -618,7 +601,7 @@ async def test_a_call_that_is_no_frame_ends_the_worker_alone(open_repl: OpenREPL
     assert (await repl.execute("echo(1)")).stdout == "1\n"
 
 
-def test_the_bounds_are_what_the_documents_say() -> None:
+def test_the_bounds_are_those_of_the_docs() -> None:
     assert (MOST_BYTES, MOST_LEVELS) == (64 << 20, 100)
     assert (messages.MOST_TEXT, messages.MOST_HEAD) == (32 << 20, 4 << 20)
     deep: Any = 1
@@ -642,7 +625,7 @@ _PRIME = (1 << 61) - 1
     ],
     ids=("set", "frozenset", "dict", "tuples"),
 )
-def test_no_set_of_many_with_one_hash_is_made(value: Any) -> None:
+def test_a_set_of_many_items_with_one_hash_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="have the same hash"):
         tool_values.from_json(value)
 
