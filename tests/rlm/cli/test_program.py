@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from rlm.repl.repl_settings import REPLSettings
+
 from .conftest import Run, environment
 
 
@@ -29,6 +31,11 @@ def test_help_names_every_command_and_version_is_printed(rlm: Run) -> None:
         done = rlm(*words)
         assert (done.code, done.out) == (2, "")
         assert done.err.startswith("usage: rlm")
+
+
+def test_help_has_the_default_of_a_cells_time(rlm: Run) -> None:
+    said = " ".join(rlm("run", "--help").out.split())
+    assert f"seconds for one cell (default: {REPLSettings().cell_timeout:g})" in said
 
 
 def test_the_command_is_installed() -> None:
