@@ -43,8 +43,8 @@ class Emitter:
         self.active = bool(self._listeners)
         """Whether there is a listener or a record. Otherwise no event is made."""
         self.listened = bool(listeners)
-        """Whether there are listeners. Otherwise events have no hash, request key and window size, and sub-calls go to the
-        record by `record_call`."""
+        """Whether there are listeners. Otherwise events have no hash, request key and window size, and queries go to the
+        record by `record_batch` and `record_call`."""
         if self.active:
             from rlm.events import EVENTS  # imported on first use: making the classes takes milliseconds
 
@@ -66,8 +66,22 @@ class Emitter:
             except Exception:
                 _log.exception("an event of run %s was lost", self._head["run"])
 
+    def record_batch(self, batch: str) -> None:
+        """Records that a query begins in a run without listeners.
+
+        Args:
+            batch: its id.
+        """
+        if self._record is not None:
+            self._record.take_batch(self._head["run"], batch)
+
     def record_call(self, batch: str, call: SubcallRecord) -> None:
-        """Records a sub-call of a run without listeners. It needs no event, which would double the engine's time for it."""
+        """Records a sub-call of a run without listeners. An event would double the engine's time for it.
+
+        Args:
+            batch: id of its query.
+            call: the sub-call, which has ended.
+        """
         if self._record is not None:
             self._record.take_call(batch, call)
 

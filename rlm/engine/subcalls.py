@@ -63,7 +63,7 @@ class _Item:
     """One prompt of a query."""
 
     call: str
-    """Id of the sub-call."""
+    """Id of the child run's sub-call; empty for a plain call, whose id is made for its event."""
     begun: bool = False
     """Whether `on_subcall_start` has been called."""
     prompt_chars: int = 0
@@ -106,14 +106,17 @@ class Subcalls:
         batch = _Batch(_id(), self._batches, query.kind, model, name, children, slots, most)
         self._batches += 1
         started = time.perf_counter()
-        self._emitter.emit(
-            "batch_start",
-            batch=batch.id,
-            kind=query.kind,
-            model=name,
-            size=len(query.prompts),
-            children=children,
-        )
+        if self._emitter.listened:
+            self._emitter.emit(
+                "batch_start",
+                batch=batch.id,
+                kind=query.kind,
+                model=name,
+                size=len(query.prompts),
+                children=children,
+            )
+        else:
+            self._emitter.record_batch(batch.id)
         try:
             async with tree.ledger.guard():
                 if len(query.prompts) == 1:
@@ -126,7 +129,8 @@ class Subcalls:
             seconds = time.perf_counter() - started
             failed = len(query.prompts) - batch.answered
             tree.ledger.subcall_failures += failed
-            self._emitter.emit("batch_end", batch=batch.id, failed=failed, seconds=seconds)
+            if self._emitter.listened:
+                self._emitter.emit("batch_end", batch=batch.id, failed=failed, seconds=seconds)
 
     async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
         """Answers the prompts of a batch, several at once. Each task takes one prompt after the other. Tasks start in waves of
@@ -152,7 +156,7 @@ class Subcalls:
     async def _item(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
         async with batch.slots:
             ledger, callbacks = self._tree.ledger, self._tree.settings.callbacks
-            item = _Item(_id() if batch.children else f"{batch.id}.{index}")
+            item = _Item(_id() if batch.children else "")
             started = time.perf_counter()
             place = call_place.set((*call_place.get(), batch.number, index))
             try:
@@ -244,7 +248,7 @@ class Subcalls:
             "subcall",
             batch=batch.id,
             index=index,
-            call=item.call,
+            call=item.call or f"{batch.id}.{index}",
             kind=batch.kind,
             model=batch.name,
             request=item.request,

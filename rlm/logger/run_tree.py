@@ -246,6 +246,15 @@ class RunTree:
         elif (run := self.runs.get(event.run)) is not None:
             self._go_on(run, event)
 
+    def take_batch(self, run: str, batch: str) -> None:
+        """Adds a batch of a run without listeners, which has no event.
+
+        Args:
+            run: id of the run.
+            batch: id of the batch.
+        """
+        self._cells[batch] = _newest_cell(self.runs[run])
+
     def take_call(self, batch: str, call: SubcallRecord) -> None:
         """Adds a sub-call of a run without listeners, which has no event.
 
