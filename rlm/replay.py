@@ -179,7 +179,7 @@ class ReplayClient(Client):
 
 
 def _root(tree: RunTree, run: str | None, path: str) -> RunNode:
-    """The root's run of that id; None: the first."""
+    """Returns the root's run of an id; without an id the first."""
     roots = {root.start.run: root for root in tree.roots}
     if not roots:
         raise LogError(f"{path} holds no run")

@@ -29,7 +29,9 @@ from rlm.logger.run_tree import BatchNode, RunNode, RunTree
 _log = logging.getLogger(__name__)
 
 _MOST_TURNS = 5
+"""Finished turns shown of one run in the tree."""
 _MOST_CHILDREN = 8
+"""Child runs shown of one run in the tree."""
 
 _plain_lock = threading.Lock()
 """Held while lines are written to a stream: lines of several runs do not mix."""
@@ -71,7 +73,7 @@ class Console:
             self._given_up = True
             if isinstance(self._to, Screen):
                 self._to.remove(self)
-            _log.warning("the run is shown no longer: %s: %s", type(error).__name__, error)
+            _log.warning("the run is no longer shown: %s: %s", type(error).__name__, error)
 
     def _write(self, event: Event, lines: list[Line], stream: TextIO) -> None:
         if isinstance(event, RunStart):

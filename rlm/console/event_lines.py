@@ -46,6 +46,7 @@ class Writer:
 
     Args:
         runs: the runs of the completion. An event is added to them after its lines have been made.
+        redactor: takes secrets out of texts.
     """
 
     def __init__(self, runs: RunTree, redactor: Redactor) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlm.types import MapProgress
 
 _BETWEEN_LINES = 10.0
-"""Seconds."""
+"""Seconds between two lines, where there is no terminal."""
 
 
 class Bar:

@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 _REFRESH = 0.1
-"""Seconds."""
+"""Seconds between two drawings."""
 
 
 class Terminal(Console):
@@ -109,6 +109,7 @@ class Screen:
 
 
 _screens: dict[int, Screen] = {}
+"""By process id."""
 
 
 def screen() -> Screen:

@@ -46,7 +46,7 @@ class CallNode:
     """The child run that answered it; None for a plain model call."""
 
     def record(self) -> SubcallRecord:
-        """The sub-call as `completion.iterations` holds it."""
+        """Returns the sub-call as `completion.iterations` holds it."""
         event = self.event
         return SubcallRecord(
             kind=event.kind,
@@ -76,14 +76,14 @@ class BatchNode:
     failed: int = 0
     """Prompts that have failed."""
     usage: Usage = field(default_factory=Usage)
-    """Tokens and USD of its plain model calls; a child run has its own."""
+    """Tokens and USD of its plain model calls. The calls of a child run are counted in that run."""
     end: BatchEnd | None = None
 
 
 @dataclass(slots=True, eq=False)
 class CellNode:
-    """One block of code, and what the code asked the host for. A thread that the code left behind may ask after the cell has
-    ended: its queries still belong to the newest cell."""
+    """One block of code and its queries. A thread of the code may ask after the cell has ended; its queries then belong to the
+    newest cell."""
 
     start: CellStart | None = None
     end: Cell | None = None
@@ -100,7 +100,7 @@ class CellNode:
     """The prompts of a run without listeners, which has no events of them, in the order in which they ended."""
 
     def code_block(self, cell: Cell) -> CodeBlock:
-        """The cell as `completion.iterations` holds it.
+        """Returns the cell as `completion.iterations` holds it.
 
         Args:
             cell: its `end`.
@@ -136,7 +136,7 @@ class TurnNode:
         return next((reply for reply in reversed(self.replies) if reply.purpose == "turn"), None)
 
     def iteration(self, turn: Turn) -> Iteration:
-        """The turn as `completion.iterations` holds it.
+        """Returns the turn as `completion.iterations` holds it.
 
         Args:
             turn: its `end`.
@@ -172,8 +172,8 @@ class RunNode:
     end: RunEnd | None = None
     """None while the run goes on, or if its process was killed."""
     early: CellNode | None = None
-    """What was asked before the first cell: by a thread that an earlier completion left in a persistent REPL. The first cell
-    takes it over."""
+    """Queries before the first cell, by a thread that an earlier completion left in a persistent REPL. The first cell takes
+    them over."""
 
     @property
     def cell(self) -> CellNode | None:
@@ -181,11 +181,11 @@ class RunNode:
         return next((turn.cells[-1] for turn in reversed(self.turns) if turn.cells), None)
 
     def iterations(self) -> list[Iteration]:
-        """The turns that have ended, as `completion.iterations` holds them."""
+        """Returns the turns that have ended, as `completion.iterations` holds them."""
         return [turn.iteration(turn.end) for turn in self.turns if turn.end is not None]
 
     def walk(self) -> Iterator[RunNode]:
-        """This run and all runs below it; each run comes before its children."""
+        """Yields this run and all runs below it, each run before its children."""
         yield self
         for child in self.children.values():
             yield from child.walk()
@@ -204,7 +204,7 @@ class RunTree:
                 memory then does not grow with the number of sub-calls.
         """
         self.roots: list[RunNode] = []
-        """Runs without a run above, in the order in which they began. One for a completion."""
+        """Runs without a parent, in the order in which they began. A completion has one."""
         self.runs: dict[str, RunNode] = {}
         """All runs by id. With `whole=False` finished child runs are left out."""
         self._whole = whole
@@ -213,7 +213,7 @@ class RunTree:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> RunTree:
-        """The tree of a log.
+        """Returns the tree of a log.
 
         Args:
             events: what `rlm.logger.read_log` returns.
@@ -349,7 +349,7 @@ def _turn(run: RunNode, number: int) -> TurnNode:
 
 
 def _newest_cell(run: RunNode) -> CellNode:
-    """The cell to which what the code asks belongs."""
+    """The cell to which a new query belongs: the newest one."""
     cell = run.cell
     if cell is None:
         cell = run.early = run.early or CellNode()

@@ -326,7 +326,7 @@ def test_a_closed_terminal_is_reported_once(terminal: bool, caplog: pytest.LogCa
     for event in events():
         console.show(event)
     assert len(caplog.records) == 1
-    assert "the run is shown no longer" in caplog.records[0].getMessage()
+    assert "the run is no longer shown" in caplog.records[0].getMessage()
 
 
 def test_a_closed_pipe_does_not_end_the_run() -> None:
