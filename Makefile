@@ -5,7 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := rlm training environments examples tests benchmarks scripts
-QUICK := tests/rlm/engine tests/rlm/batch tests/rlm/context tests/rlm/aio tests/rlm/console tests/rlm/logger
+# The quick tests run every step of a rollout once: engine, REPL, client, log, score. Left out are the slow rooms: the sandbox,
+# processes and their limits, checkpoints, SDKs, the command line, training, outside programs and the site.
+QUICK := $(addprefix tests/rlm/,engine batch context aio console logger test_rlm.py test_options.py test_names.py test_replay.py) \
+	$(addprefix tests/rlm/repl/,test_cells.py test_answer.py test_queries.py test_contexts.py test_session.py) \
+	tests/rlm/clients/test_openai.py tests/rlm/clients/test_chat_format.py tests/oolong/test_scoring.py tests/training/test_rewards.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-quick test-verifiers-0.3 prime-rl test-prime-rl check format lint types docs bench bench-env lock vllm-cpu e2e-vllm oolong-sources clean
@@ -25,7 +29,7 @@ quickstart: $(READY) ## OOLONG rollouts end to end: 8 tasks x 2 rollouts, a tabl
 test: $(READY) ## the test suite
 	@$(BIN)/python -m pytest -n auto
 
-test-quick: $(READY) ## the tests that take under a minute together: no sandbox, attacks or outside programs
+test-quick: $(READY) ## the tests of every step of a rollout, in under a minute
 	@$(BIN)/python -m pytest -n auto $(QUICK)
 
 test-verifiers-0.3: ## the tests that touch verifiers, on 0.3.1 (an environment of its own)
