@@ -114,7 +114,7 @@ async def test_several_blocks_run_in_order_until_the_answer() -> None:
     assert completion.stats.cells == 3
 
 
-async def test_a_reply_without_code_is_told_so() -> None:
+async def test_a_reply_without_code_gets_an_observation_that_says_so() -> None:
     completion = await run(Model(["The answer is 4.", "```python\nprint(1)\n```", Reply(""), FINISH]))
     assert "no ```repl block" in observation(completion, 1)
     assert "only ```repl blocks are run" in observation(completion, 2)

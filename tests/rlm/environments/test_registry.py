@@ -36,12 +36,14 @@ def test_others_are_not_built_yet(name: str) -> None:
         ("local", {"isolation": "jail"}, "no isolation 'jail'"),
     ],
 )
-def test_what_does_not_exist_names_the_nearest(name: str, settings: dict[str, Any], message: str) -> None:
+def test_an_unknown_place_or_setting_names_the_nearest(
+    name: str, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         make_environment(name, **settings)
 
 
-async def test_a_place_of_ones_own_is_reached_by_its_name() -> None:
+async def test_a_registered_place_is_found_by_its_name() -> None:
     opened: list[SessionSpec] = []
 
     class Elsewhere(LocalEnvironment):

@@ -55,7 +55,7 @@ async def test_a_gigabyte_of_output_takes_little_memory(repl: REPL) -> None:
     assert all(process.memory_info().rss < 100e6 for process in psutil.Process().children(recursive=True))
 
 
-async def test_what_is_left_out_is_counted_in_characters(repl: REPL) -> None:
+async def test_omitted_output_is_counted_in_characters(repl: REPL) -> None:
     """However the output is cut into pieces."""
     result = await repl.execute(
         "import os\ndata = ('中é' * 1_000_000).encode()\n"

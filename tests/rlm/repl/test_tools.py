@@ -133,7 +133,7 @@ trees = st.recursive(
 
 @given(trees)
 @settings(max_examples=200, deadline=None)
-def test_what_is_sent_is_what_arrives(value: Any) -> None:
+def test_values_arrive_as_they_were_sent(value: Any) -> None:
     sent = messages.dump(tool_values.to_json(value, "value"))
     assert exact(tool_values.from_json(messages.load(sent))) == exact(value)
 
