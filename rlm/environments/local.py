@@ -35,6 +35,9 @@ EndSupervisor = Callable[[], None]
 _QUICK = 1 << 20
 """Bytes up to which a context is encoded on the event loop rather than in a thread."""
 
+_READ = 1 << 16
+"""Bytes that are read from a stream at once."""
+
 _warning = threading.Lock()
 """Taken by the first warning that there is no sandbox, and never released."""
 
@@ -198,7 +201,8 @@ async def _join(
             end_supervisor = await start([end.fileno() for end in theirs])
         loop = asyncio.get_running_loop()
         for end, protocol in zip(ours, (control, work), strict=True):
-            link, _ = await loop.create_unix_connection(lambda protocol=protocol: protocol, sock=end)  # type: ignore[misc]
+            reader = _BufferedReader(protocol)
+            link, _ = await loop.create_unix_connection(lambda reader=reader: reader, sock=end)  # type: ignore[misc]
             links.append(link)
     except BaseException as error:
         for link in links:  # closes the socket once the loop no longer watches it
@@ -209,6 +213,38 @@ async def _join(
             raise REPLError(f"the REPL could not be started: {error}") from error
         raise
     return Links(links[0], links[1], end_supervisor, resume)
+
+
+class _BufferedReader(asyncio.BufferedProtocol):
+    """Reads a stream into one buffer for a protocol. A transport alone allocates 256 KiB for each read, which the C library may
+    get from the kernel and give back each time: that can be a third of the host's time for a cell.
+
+    Args:
+        protocol: gets the data and all other events.
+    """
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        self._protocol = protocol
+        self._buffer = bytearray(_READ)
+        self._view = memoryview(self._buffer)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.data_received(bytes(self._view[:nbytes]))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._protocol.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
 
 
 async def _file(context: Context) -> int:
