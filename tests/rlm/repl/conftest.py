@@ -27,7 +27,7 @@ from rlm.repl.tools import Toolbox
 from rlm.types import Message
 
 LEVELS = ("sandbox!", "process") if probe().level == "sandbox" else ("process",)
-"""The isolations that this machine has, the best first."""
+"""The isolations that this machine offers, the strictest first."""
 
 
 WORKER_COMMAND = (sys.executable, "-S", "{archive}")
@@ -45,14 +45,14 @@ async def echo(query: Query) -> list[QueryReply]:
 
 
 NAMESPACE = "namespace = os.readlink('/proc/self/ns/pid') if os.path.exists('/proc/self/ns') else 'here'"
-"""Code that finds out how the namespace of its process ids is called."""
+"""Code that finds the name of its namespace of process ids."""
 
 
 async def find(repl: REPL, *pids: str) -> list[psutil.Process]:
-    """The processes that the code in a REPL knows by these expressions.
+    """Finds processes by the ids that they have in a REPL.
 
     Args:
-        pids: expressions of their ids, as they are there.
+        pids: expressions that give the ids in the REPL.
     """
     names = ", ".join(pids)
     result = await repl.execute(f"import os\n{NAMESPACE}\nprint(namespace, {names})")
@@ -60,10 +60,10 @@ async def find(repl: REPL, *pids: str) -> list[psutil.Process]:
 
 
 def named(line: str) -> list[psutil.Process]:
-    """The processes that a namespace calls so, among our descendants.
+    """Finds descendants of this process by their ids in another namespace.
 
     Args:
-        line: `NAMESPACE` has found its name; and ids in it.
+        line: the name of the namespace, from `NAMESPACE`, and the ids.
     """
     link, *pids = line.split()
     if link == "here":
@@ -77,7 +77,7 @@ def named(line: str) -> list[psutil.Process]:
 
 
 def _number(pid: int, link: str) -> int:
-    """What a process is called in a namespace; 0 if it is not in there."""
+    """The id of a process in a namespace; 0: it is not in that namespace."""
     try:
         if str(Path(f"/proc/{pid}/ns/pid").readlink()) != link:
             return 0
@@ -89,7 +89,7 @@ def _number(pid: int, link: str) -> int:
 
 @pytest.fixture
 def isolation() -> Isolation:
-    """The isolation of `open_repl`: the best. Modules that try both have one of their own."""
+    """The isolation of `open_repl`: the strictest. Modules that test all of them override this fixture."""
     return LEVELS[0]  # type: ignore[return-value]
 
 
@@ -120,7 +120,7 @@ async def open_repl(isolation: Isolation) -> AsyncIterator[Callable[..., Awaitab
 
 @pytest.fixture
 async def repl(open_repl: Callable[..., Awaitable[REPL]]) -> REPL:
-    """A REPL whose context is a short text, with a short grace between interrupt and kill, and a checkpoint after each cell."""
+    """A REPL whose context is a short text, with a short grace period and a checkpoint after each cell."""
     return await open_repl("the context", interrupt_grace=0.5, checkpoint_after=0.0)
 
 

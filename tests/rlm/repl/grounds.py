@@ -1,4 +1,4 @@
-"""What attacks of code in a REPL are aimed at: files, servers and a process of our own, which hold what it should not get."""
+"""The targets of attacks by code in a REPL: files, servers and a process of the host, which hold a secret."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Self
 
 _VICTIM = """
 import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_ulong(-1), 0, 0, 0)  # who may, may trace it, whatever Yama says
+ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_ulong(-1), 0, 0, 0)  # Yama shall not refuse what permissions allow
 held = ctypes.create_string_buffer(sys.stdin.readline().strip().encode())
 signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"signalled\\n"))
 print(ctypes.addressof(held), flush=True)
@@ -23,7 +23,7 @@ for line in sys.stdin:
 
 
 class Grounds:
-    """All of it, until it is left.
+    """The targets. They exist inside the `with` block.
 
     Args:
         folder: an empty one.
@@ -31,9 +31,9 @@ class Grounds:
 
     def __init__(self, folder: Path) -> None:
         self.secret = secrets.token_hex(16)
-        """What files, memory and variables hold."""
+        """The content of the files, the memory and the variables."""
         self.shared = folder / "shared"
-        """A folder that sandboxes are told to show."""
+        """A folder that is readable in the sandboxes."""
         self.private = folder / "home"
         self.shared.mkdir()
         (self.private / ".aws").mkdir(parents=True)
@@ -42,7 +42,7 @@ class Grounds:
         for path in (self.key, self.note):
             path.write_text(self.secret if path == self.key else "a note")
         self.received: list[bytes] = []
-        """What came to the servers."""
+        """The data that the servers got."""
         self.arrived = threading.Event()
         self._sockets = [
             self._serve(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
@@ -72,7 +72,7 @@ class Grounds:
         self.victim.communicate()
 
     def names(self) -> dict[str, object]:
-        """What the code is told, so that it need not search."""
+        """Names that the code gets, so that it does not have to search."""
         return {
             "VICTIM": self.victim.pid,
             "ADDRESS": self.address,
@@ -88,7 +88,7 @@ class Grounds:
         }
 
     def ask_victim(self) -> tuple[bool, str]:
-        """Whether the process has had a signal since it was asked last, and what it holds."""
+        """Whether the process has got a signal since the last call, and what its memory holds."""
         self._tell("")
         line = self._hear()
         signalled = line == "signalled"
@@ -121,7 +121,7 @@ class Grounds:
                     with server.accept()[0] as link:
                         self._took(link.recv(100))
             except OSError:
-                return  # it was closed
+                return  # the server was closed
 
     def _took(self, data: bytes) -> None:
         self.received.append(data)

@@ -1,4 +1,4 @@
-"""Further contexts, histories and a fresh answer for a REPL that lives."""
+"""Extensions: further contexts, histories and a fresh answer for a REPL that runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .test_session import Liar
 OpenREPL = Callable[..., Awaitable[REPL]]
 
 
-async def nobody(query: Query) -> list[QueryReply]:
+async def no_queries(query: Query) -> list[QueryReply]:
     raise AssertionError
 
 
@@ -220,7 +220,7 @@ async def test_large_contexts_do_not_hold_the_event_loop(open_repl: OpenREPL) ->
 
 
 async def test_a_fresh_worker_gets_hundreds_of_contexts(open_repl: OpenREPL) -> None:
-    # More than the descriptors that the kernel passes with one message.
+    # The kernel passes fewer descriptors than that with one message.
     repl = await open_repl(*[f"number {number}" for number in range(300)])
     await repl.extend(contexts(*[f"number {number}" for number in range(300, 500)]))
     code = "[globals()[f'context_{n}'] for n in range(500)] == [f'number {n}' for n in range(500)], context"
@@ -256,6 +256,6 @@ async def test_a_frame_of_an_extension_that_does_not_happen_disturbs_the_stream(
     from rlm.repl.worker.protocol import frames, messages
 
     lie = frames.pack(frame, messages.dump({"error": None, "id": 1, "context": 0}))
-    session = await Session.open(Liar(lie), SessionSpec(), nobody)
+    session = await Session.open(Liar(lie), SessionSpec(), no_queries)
     assert "disturbed" in str((await session.execute("1")).error)
     await session.close()

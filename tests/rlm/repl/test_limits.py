@@ -1,4 +1,4 @@
-"""A limit that is reached stops the work, and the session goes on."""
+"""A limit that is reached stops the work, and the session continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OpenREPL = Callable[..., Awaitable[REPL]]
 
 @pytest.fixture(params=LEVELS)
 def isolation(request: pytest.FixtureRequest) -> Isolation:
-    """Limits hold at all levels."""
+    """Every isolation of this machine."""
     level: Isolation = request.param
     return level
 
@@ -143,7 +143,6 @@ async def test_a_worker_that_dies_is_replaced(open_repl: OpenREPL, code: str, er
 async def test_a_fork_server_that_is_killed_or_stopped_is_replaced(
     repl: REPL, open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
 ) -> None:
-    """Or its arrest, which the host ends."""
     monkeypatch.setattr("rlm.repl.remote.PONG_PATIENCE", 0.3)
     other = await open_repl("other", interrupt_grace=0.1)
     (worker,) = await find(other, "os.getpid()")
@@ -155,7 +154,7 @@ async def test_a_fork_server_that_is_killed_or_stopped_is_replaced(
     _, alive = await asyncio.to_thread(psutil.wait_procs, [worker, parent], timeout=20)
     assert not alive
     result = await repl.execute("context")
-    if result.status == "died":  # it had not heard of it yet
+    if result.status == "died":  # the host had not noticed the end yet
         assert "ended from outside" in str(result.error)
         result = await repl.execute("context")
     assert result.stdout == "'the context'\n"
@@ -183,12 +182,12 @@ async def test_memory_is_limited(open_repl: OpenREPL) -> None:
         "x = 'a' * (1 << 34)",
         "x = []\nwhile True: x.append(bytearray(1 << 20))",
         "import mmap; x = mmap.mmap(-1, 100 << 30)",
-        # Python itself needs memory to raise this, and gets none.
+        # Python needs memory to raise the error, and gets none.
         "x = []\nfor number in range(10**9): x.append({'number': number})",
         "x = []\nfor number in range(10**9): x.append([])",
         "x = 1\ndef f():\n    held = []\n    while True: held.append(str(len(held)))\nf()",
     ):
-        for _ in range(2):  # the second time nothing has been given back
+        for _ in range(2):  # the second time, no memory has been freed
             result = await repl.execute(code)
             assert result.status == "error", result
             assert result.error is not None
@@ -216,7 +215,7 @@ _TOO_HEAVY = "the processes of the code took more memory than they may have toge
     "hold",
     [
         "held = [bytearray(1 << 20) for _ in range(100)]",
-        # The kernel's limit on one process does not see it.
+        # The kernel's limit on one process does not count shared memory.
         "import mmap; held = mmap.mmap(-1, 100 << 20); held[:] = bytes(100 << 20)",
         "import time\n    for _ in range(100): held.append(bytearray(1 << 20)); time.sleep(0.005)",
     ],
@@ -240,7 +239,7 @@ async def test_memory_that_processes_share_counts_once(open_repl: OpenREPL) -> N
     result = await repl.execute(
         "import os, time\nheld = bytearray(150 << 20)\nread, write = os.pipe()\n"
         "for _ in range(4):\n    if os.fork() == 0: os.close(write); os.read(read, 1); os._exit(held[-1])\n"
-        "time.sleep(1)  # which is time enough to weigh them\n"
+        "time.sleep(1)  # time enough for the fork server to measure the memory\n"
         "os.close(write); [os.wait()[1] for _ in range(4)]"
     )
     assert result.stdout == "[0, 0, 0, 0]\n", result
@@ -285,7 +284,7 @@ print(sent <= 256, errno.errorcode[ctypes.get_errno()])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not count them for each user")
 async def test_pending_signals_are_limited(repl: REPL) -> None:
-    """There are only so many for all processes of a user."""
+    """The kernel limits them for all processes of a user together."""
     assert (await repl.execute(SIGNALS)).stdout == "True EAGAIN\n"
 
 
@@ -295,7 +294,7 @@ def order_of_ends(pid: int) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no such order")
 async def test_the_kernel_ends_workers_before_the_host_when_memory_is_scarce(repl: REPL) -> None:
-    """When memory is scarce, neither the host nor the fork server is to go for what the code took."""
+    """Neither the host nor the fork server ends for memory that the code took."""
     code = "import subprocess; subprocess.check_output('cat /proc/$$/oom_score_adj; cat /proc/self/oom_score_adj', shell=True)"
     assert (await repl.execute(code)).stdout == "b'1000\\n1000\\n'\n"
     (worker,) = await find(repl, "os.getpid()")
@@ -407,7 +406,7 @@ async def test_close_while_a_cell_runs(open_repl: OpenREPL) -> None:
 
 
 async def test_the_environment_is_scrubbed(open_repl: OpenREPL, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The fork server may have started before: what it got is what is checked.
+    # The fork server may have started before: the test checks the variables that it got.
     repl = await open_repl()
     result = await repl.execute("import os\nprint(*sorted(os.environ))")
     allowed = {

@@ -18,7 +18,7 @@ from rlm.types import StopReason
 
 
 class Plays:
-    """Answers each completion by the question in its first message."""
+    """Answers each completion according to the question in its first message."""
 
     def __init__(self, **answers: str) -> None:
         self.answers = answers
@@ -125,7 +125,7 @@ async def test_a_worker_that_died_is_replaced_with_all_contexts_and_histories() 
 
 
 class _Announced:
-    """A REPL that says when contexts are on their way into it."""
+    """A REPL that sets an event when an extension begins."""
 
     def __init__(self, repl: REPL, begun: asyncio.Event) -> None:
         self._repl = repl

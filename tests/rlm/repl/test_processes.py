@@ -1,6 +1,6 @@
-"""No process, descriptor, thread or file is left, whatever ends the REPL or its host."""
+"""However a REPL or its host ends, no process, descriptor, thread or file is left."""
 
-# Looking at files and processes blocks a loop on which nothing else runs.
+# Looking at files and processes blocks the event loop, on which nothing else runs.
 # ruff: noqa: ASYNC222, ASYNC240
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ asyncio.run(main())
 
 @pytest.fixture(params=LEVELS)
 def isolation(request: pytest.FixtureRequest) -> Isolation:
-    """Nothing is left at any level."""
+    """Every isolation of this machine."""
     level: Isolation = request.param
     return level
 
@@ -86,7 +86,7 @@ async def answer(query: Query) -> list[QueryReply]:
 def start_host(
     isolation: Isolation, code: str = "", *, stay: bool = True
 ) -> tuple[subprocess.Popen[str], list[psutil.Process], Path]:
-    """A program that holds two REPLs in the middle of a cell; the processes of the REPLs, and the folder of all."""
+    """Starts a program with two REPLs in the middle of a cell. Returns it, the processes of the REPLs, and their folder."""
     host = subprocess.Popen(
         [sys.executable, "-c", HOST.format(stay=stay, code=code, isolation=isolation, namespace=NAMESPACE)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -98,7 +98,7 @@ def start_host(
     assert host.stdout.readline() == "ready\n"
     processes = psutil.Process(host.pid).children(recursive=True)
     assert "control.local_supervisor" in " ".join(processes[0].cmdline())
-    assert len(processes) >= 9  # the parent of all, and one forked ahead
+    assert len(processes) >= 9  # with the fork server, and the worker that is forked ahead
     folders = list(Path(tempfile.gettempdir()).glob(f"rlm-{host.pid}-*"))
     assert len(folders) == 1
     with host.stdin as stdin:
@@ -133,7 +133,7 @@ def test_a_host_killed_while_its_cell_runs_c_code_leaves_nothing(isolation: Isol
 
 
 async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
-    await (await open_repl()).close()  # the fork server and the context variables of asyncio are there now
+    await (await open_repl()).close()  # starts the fork server, and asyncio's own objects
     parent = psutil.Process()
     before = parent.num_fds(), threading.active_count(), len(parent.children(recursive=True))
     inside = [process.num_fds() for process in parent.children(recursive=True)]
@@ -156,7 +156,7 @@ async def test_close_leaves_nothing(open_repl: OpenREPL) -> None:
     del repl
     after = parent.num_fds(), threading.active_count(), len(parent.children(recursive=True))
     assert after[1:] == before[1:]
-    assert after[0] <= before[0] + 1  # the handle of the last context
+    assert after[0] <= before[0] + 1  # the file of the last context
     assert [process.num_fds() for process in parent.children(recursive=True)] == inside
     assert not list(Path("/dev/shm").glob("*rlm*"))
 
@@ -219,7 +219,7 @@ async def test_many_repls_on_one_loop_do_not_mix() -> None:
 
 
 def run_elsewhere(queue: multiprocessing.SimpleQueue[str]) -> None:
-    """In another process: one cell in one REPL."""
+    """Runs one cell in one REPL. Called in another process."""
 
     async def run() -> str:
         repl = await make_environment("local").open(SessionSpec(contexts=[Context("there")]), answer)
@@ -233,7 +233,7 @@ def run_elsewhere(queue: multiprocessing.SimpleQueue[str]) -> None:
 
 @pytest.mark.timeout(180)
 async def test_hundreds_can_be_stopped_at_once() -> None:
-    """More orders and reports than there is room for on the way."""
+    """The orders and reports are more than the buffers of the streams hold."""
     environment = make_environment("local", isolation="process")
     running = asyncio.Semaphore(0)
 
@@ -304,7 +304,7 @@ async def test_the_fork_server_starts_anew_after_it_was_closed(
 
 
 async def supervisor_of(repl: REPL) -> tuple[psutil.Process, list[psutil.Process], Path]:
-    """The supervisor, the parent and the worker of a REPL that started a child, and that; the folder of all."""
+    """Starts a child in a REPL. Returns its supervisor; its fork server, worker and child; and the folder of all."""
     await repl.execute(
         "import subprocess; child = subprocess.Popen(['sleep', '1000'], start_new_session=True)"
     )
@@ -338,7 +338,7 @@ async def test_processes_of_a_killed_supervisor_are_ended(open_repl: OpenREPL, p
     _, alive = psutil.wait_procs(processes, timeout=20)
     assert not alive
     died = await repl.execute("context")
-    if died.status == "died":  # it had not heard of it yet
+    if died.status == "died":  # the host had not noticed the end yet
         died = await repl.execute("context")
     assert died.stdout == "'x'\n"
     assert not folder.exists()
@@ -364,8 +364,8 @@ async def test_daemons_end_with_their_worker(open_repl: OpenREPL) -> None:
 
 @pytest.mark.parametrize("steps", range(1, 12))
 async def test_a_start_that_is_cancelled_leaves_the_loop_whole(open_repl: OpenREPL, steps: int) -> None:
-    """What it had connected is given up: a later REPL gets the same numbers of descriptors."""
-    await open_repl()  # so that all else is there
+    """Its connections are closed. A later REPL gets the same numbers of descriptors."""
+    await open_repl()  # starts the fork server
     start = asyncio.ensure_future(open_repl())
     for _ in range(steps):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The host's side against supervisors that are elsewhere, or lie."""
+"""The host's side of a REPL against workers and supervisors that send malformed or forged frames."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _never() -> None:
 
 
 class Liar:
-    """A place whose workers, and supervisors, answer the first cell with these bytes."""
+    """A place whose worker, and supervisor, answer the first cell with given bytes."""
 
     def __init__(self, *work: bytes, control: tuple[bytes, ...] = ()) -> None:
         self._lies = {ToWorker.RUN: work, ToSupervisor.TAKE: control}
@@ -47,7 +47,7 @@ class Liar:
 
 
 class LyingLink:
-    """Says that it is up, then lies; does end when it is told to."""
+    """Says that it is up, then sends the given bytes. Ends when it is told to."""
 
     other: LyingLink
 
@@ -94,7 +94,7 @@ def end(**changes: Any) -> bytes:
 
 
 def said(kind: bytes, text: bytes) -> bytes:
-    """A frame with a message that is this JSON."""
+    """A frame whose message has this JSON as its head."""
     head = b"[" + text + b",[]]"
     return frames.pack(kind, len(head).to_bytes(4, "big") + head)
 
@@ -222,7 +222,7 @@ def query(number: int, prompt: str = "x") -> bytes:
 
 
 async def turns(count: int) -> None:
-    """Lets the event loop go round."""
+    """Lets the event loop take some turns."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -277,7 +277,7 @@ async def test_a_worker_that_does_not_read_replies_is_not_read() -> None:
     async def tool() -> str:
         nonlocal called
         called += 1
-        place.ends[1].protocol.pause_writing()  # as the transport does when a reply stays with it
+        place.ends[1].protocol.pause_writing()  # as the transport does when it cannot send a reply
         return "much"
 
     call = frames.pack(FromWorker.CALL, frames.NUMBER.pack(1) + messages.dump(["tool", [], {}]))

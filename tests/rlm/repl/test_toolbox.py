@@ -147,10 +147,10 @@ def test_a_tool_that_cannot_be_sent_is_refused(tools: Any, problem: str) -> None
 
 
 async def test_all_names_of_the_repl_are_reserved() -> None:
-    async def nobody(query: Query) -> list[QueryReply]:
+    async def no_queries(query: Query) -> list[QueryReply]:
         raise AssertionError
 
-    repl = await make_environment("local").open(SessionSpec(), nobody)
+    repl = await make_environment("local").open(SessionSpec(), no_queries)
     names = (await repl.execute("print(*(n for n in globals() if not n.startswith('__')))")).stdout.split()
     await repl.close()
     assert "llm_query" in names

@@ -1,4 +1,4 @@
-"""Functions of the host that the code calls, and values that it finds beside its contexts."""
+"""Tools: functions of the host that the code calls, and values beside the contexts."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_values_arrive_as_they_were_sent(value: Any) -> None:
 
 
 def exact(value: Any) -> Any:
-    """A value as text with its types, whatever the order of its sets."""
+    """A value as text that shows its types. The order of sets does not matter."""
     if isinstance(value, set | frozenset):
         return type(value).__name__, sorted(ascii(exact(item)) for item in value)
     if isinstance(value, list | tuple):
@@ -409,7 +409,7 @@ async def test_an_interrupt_abandons_functions_in_threads(open_repl: OpenREPL) -
     )
     result = await repl.execute(code, timeout=0.5)
     assert result.status == "interrupted"
-    # All threads that there may be are still in there; others are there for the next call.
+    # The abandoned functions still occupy their threads. The next call gets another one.
     assert (await repl.execute("echo(2)")).stdout == "2\n"
     leave.set()
 
