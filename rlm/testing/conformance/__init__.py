@@ -47,8 +47,9 @@ async def run_all(
     """Runs all checks, one after the other.
 
     Args:
-        environment, pace: see `Check.run`.
+        environment: the place.
         without: see `checks`.
+        pace: see `Check.run`.
 
     Returns:
         What is wrong, by the name of the check; None where the check passed.
