@@ -54,8 +54,12 @@ format: $(READY) ## repair format and imports
 	@$(BIN)/ruff check --fix-only --quiet $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
+# Built in a copy: zensical keeps its cache in .cache beside its file, and may empty that folder. Ours holds environments.
 docs: $(READY) ## the site of docs/, in site/; a broken link or a warning fails it
-	@$(BIN)/zensical build --strict --clean
+	@rm -rf build/docs && mkdir -p build/docs
+	@cp -R docs zensical.toml build/docs && ln -s ../../rlm ../../training build/docs
+	@cd build/docs && $(abspath $(BIN))/zensical build --strict
+	@rm -rf site && mv build/docs/site site
 
 bench: $(READY) ## measurements beside the floor of the same run; RLMS_PYTHON=... adds rlms 0.1.3
 	@$(BIN)/python -m benchmarks

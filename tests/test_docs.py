@@ -39,6 +39,7 @@ PUBLIC_MODULES = (
     "rlm.logger",
     "rlm.replay",
     "rlm.testing",
+    "rlm.testing.conformance",
     "rlm_train",
 )
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
