@@ -87,6 +87,27 @@ def test_a_task_holds_no_context_and_makes_it_again_after_json(tasks: list[Oolon
         assert data.materialise() == context.value
 
 
+def test_task_data_of_an_earlier_trace_is_read() -> None:
+    """Its context lacks the sizes that are None."""
+    digest = "ea4f9ee3055373d39420aeac01b807942cde244607964cc02471cc8e9938c31e"
+    earlier = {
+        "id": "wordnet-eval-fixed-4-00000-ea4f9ee3", "name": "timeline numeric 2,921 chars",
+        "prompt": "Consider all lines. In how many ...?", "category": "timeline: numeric", "scorer": "strict",
+        "context_kind": "str", "context_size": 2921, "context_sha256": digest, "answer": ["0"], "answer_type": "NUMERIC",
+        "task_group": "timeline", "task_type": "MOST_FREQ", "source": "wordnet", "split": "eval", "mode": "fixed", "seed": 4,
+        "labels": ["food", "animal"], "num_labels": 2, "input_subset": False, "n_rows": 19, "compat": [],
+        "context": {
+            "kind": "window", "source": "wordnet", "split": "eval", "seed": 32000000, "rows": 19, "skew": [2, 6],
+            "first_day": "2022-02-16", "last_day": "2025-06-21", "layout": "own",
+        },
+    }  # fmt: skip
+    data = OolongData.model_validate(earlier)
+    assert (data.build_context().sha256, data.question) == (digest, earlier["prompt"])
+    assert {
+        name: value for name, value in data.model_dump(mode="json").items() if name in earlier
+    }.keys() == earlier.keys()
+
+
 def test_questions_are_spread_over_groups_and_answer_types(tasks: list[OolongTask]) -> None:
     assert {task.data.task_group for task in tasks} == {"counting", "user", "timeline"}
     assert {task.data.answer_type for task in tasks} == {

@@ -10,7 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oolong.example import Example
 
 LINE = re.compile(r"Date: (\w{3} \d{2}, \d{4}) \|\| User: (\d+) \|\| Instance: (.*) \|\| Label: (.*)")
 MONTH_NAMES = (
@@ -29,11 +32,11 @@ class _Line:
         self.label = label
 
 
-def verify(example: Any, text: str | None = None) -> None:
+def verify(example: Example, text: str | None = None) -> None:
     """Checks that the text of an example has the recorded size, and that its answers are exactly the right ones.
 
     Args:
-        example: an `oolong.example.Example` over labelled lines.
+        example: an example over labelled lines.
         text: the labelled text; None: the example makes it.
 
     Raises:
