@@ -268,7 +268,7 @@ def expected(name: str, isolation: str) -> list[str]:
     """The documented scores of an attack that the sandbox prevents, with the sandbox or without it."""
     if isolation == "sandbox":
         return table()[name][:2]
-    assert "they get 1.00, each" in DOCUMENT.read_text()
+    assert "each of the three gets 1.00" in " ".join(DOCUMENT.read_text().split())
     return ["1.00", "1.00"]
 
 

@@ -100,7 +100,7 @@ class Quickstart:
         options = {"num-tasks": self.tasks, **self.taskset}
         arguments = [
             *(self.task, "-r", str(self.rollouts), "-m", server.model),
-            *(text for key, value in options.items() for text in (f"--env.taskset.{key}", json.dumps(value))),
+            *(text for key, value in options.items() for text in (f"--env.taskset.{key}", _argument(value))),
             *("--env.agent.runtime.type", "subprocess"),
             *("--client.base-url", server.base_url, "--client.api-key-var", "RLM_API_KEY"),
             *("--output-dir", str(run.parent), "--run.name", run.name, "--no-push"),
@@ -209,6 +209,11 @@ def _models(base_url: str, api_key: str | None) -> list[dict[str, Any]]:
         raise ServerError(
             f"{base_url}/models is not a list of models: RLM_BASE_URL must be the URL of a model server"
         ) from None
+
+
+def _argument(value: Any) -> str:
+    """A setting in the form of the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _verifiers_version() -> tuple[int, ...]:
