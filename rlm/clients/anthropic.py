@@ -13,6 +13,7 @@ from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure, failure_of
 from rlm.clients.message_parts import MediaPart, PlainText, RemoteImage, parts_of
 from rlm.clients.sdk import SDKClient, SDKOptions, stop_sequences, token_limit
+from rlm.clients.usage import count, estimated
 from rlm.errors import BadReplyError, ConfigError
 from rlm.types import Content, Message, SamplingArgs, Usage
 
@@ -295,7 +296,7 @@ def _usage(response: AnthropicMessage, request_bytes: int, text: str) -> Usage:
     """The usage that the API reports, and an estimate for what it does not report. The API counts tokens that were read from
     the cache or written to it apart from the other input."""
     numbers = (
-        chat_format.count(getattr(response.usage, name, None))
+        count(getattr(response.usage, name, None))
         for name in (
             "input_tokens",
             "output_tokens",
@@ -304,7 +305,7 @@ def _usage(response: AnthropicMessage, request_bytes: int, text: str) -> Usage:
         )
     )
     fresh, output, read, written = numbers
-    guess = chat_format.estimated(request_bytes, text)
+    guess = estimated(request_bytes, text)
     total = guess.input_tokens if fresh is None else fresh + (read or 0) + (written or 0)
     cached = min(read or 0, total)
     to_cache = min(written or 0, total - cached)

@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rlm.clients.base import MOST_TOKENS, ModelReply
+from rlm.clients.base import ModelReply
 from rlm.clients.failures import Failure, excerpt, failure_of
 from rlm.clients.message_parts import check_parts, sendable
+from rlm.clients.usage import estimated, usage_of
 from rlm.errors import BadReplyError, ConfigError
-from rlm.types import Message, SamplingArgs, Usage
-
-BYTES_PER_TOKEN = 4
-"""Estimate for servers that report no usage."""
-
-_MOST_DOLLARS = 1e9  # a higher cost of one call is a mistake of the server
+from rlm.types import Message, SamplingArgs
 
 TokensField = Literal["max_tokens", "max_completion_tokens"]
 """The field for the token limit of a reply. Servers know one of the two names, or both."""
@@ -150,7 +146,7 @@ def decode_reply(
 ) -> ModelReply | Failure:
     """Reads the body of a 200.
 
-    If the server reports no usage, it is estimated from `BYTES_PER_TOKEN`, so that token limits hold.
+    If the server reports no usage, it is estimated from its bytes, so that token limits hold.
 
     Args:
         body: the body of the answer.
@@ -189,7 +185,7 @@ def decode_reply(
     return ModelReply(
         content=content,
         model=model,
-        usage=_usage_of(data.get("usage"), request_bytes, content, reasoning),
+        usage=usage_of(data.get("usage"), request_bytes, content, reasoning),
         finish_reason=finish if isinstance(finish, str) else None,
         reasoning=reasoning,
         echo=_echo(content, reasoning, message, model, dialect) if echo_reasoning else None,
@@ -284,49 +280,3 @@ def _echo(
 
 def _str_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def estimated(request_bytes: int, text: str) -> Usage:
-    """An estimate of a call's usage.
-
-    Args:
-        request_bytes: size of the request in bytes.
-        text: text of the reply, thinking included.
-    """
-    written = len(text.encode(errors="replace"))
-    return Usage(-(-request_bytes // BYTES_PER_TOKEN), -(-written // BYTES_PER_TOKEN))
-
-
-def _usage_of(usage: Any, request_bytes: int, content: str, reasoning: str | None) -> Usage:
-    if not isinstance(usage, Mapping):
-        usage = {}
-    prompt, completion = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
-    if prompt is None or completion is None:
-        guess = estimated(request_bytes, content + (reasoning or ""))
-        prompt = guess.input_tokens if prompt is None else prompt
-        completion = guess.output_tokens if completion is None else completion
-    details = usage.get("prompt_tokens_details")
-    if not isinstance(details, Mapping):
-        details = {}
-    cached = min(count(details.get("cached_tokens")) or 0, prompt)
-    written_to_cache = min(count(details.get("cache_write_tokens")) or 0, prompt - cached)
-    return Usage(prompt, completion, _cost_of(usage), cached, written_to_cache)
-
-
-def _cost_of(usage: Mapping[str, Any]) -> float | None:
-    cost = _dollars(usage.get("cost"))
-    details = usage.get("cost_details")
-    if cost is not None and usage.get("is_byok") is True and isinstance(details, Mapping):
-        # With the user's own key, `cost` is OpenRouter's fee alone, and the provider charges the rest.
-        cost += _dollars(details.get("upstream_inference_cost")) or 0.0
-    return cost
-
-
-def _dollars(value: Any) -> float | None:
-    priced = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST_DOLLARS
-    return float(value) if priced else None
-
-
-def count(value: Any) -> int | None:
-    """The value as a number of tokens; None if it cannot be one."""
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

@@ -14,6 +14,7 @@ from rlm.clients.arguments import key_or_environment
 from rlm.clients.base import ModelReply
 from rlm.clients.message_parts import MediaPart, PlainText, RemoteImage, parts_of
 from rlm.clients.sdk import SDKClient, SDKOptions, stop_sequences, token_limit
+from rlm.clients.usage import count, estimated
 from rlm.errors import ConfigError
 from rlm.types import Message, SamplingArgs, Usage
 
@@ -241,8 +242,7 @@ def _refusal(response: types.GenerateContentResponse, reason: str | None) -> str
 def _usage(usage: types.GenerateContentResponseUsageMetadata | None, request_bytes: int, text: str) -> Usage:
     """The usage that the API reports, or else an estimate. Thoughts count as output, because they are charged as output."""
     if usage is None:
-        return chat_format.estimated(request_bytes, text)
-    count = chat_format.count
+        return estimated(request_bytes, text)
     read = (count(usage.prompt_token_count) or 0) + (count(usage.tool_use_prompt_token_count) or 0)
     written = (count(usage.candidates_token_count) or 0) + (count(usage.thoughts_token_count) or 0)
     return Usage(read, written, None, min(count(usage.cached_content_token_count) or 0, read))
