@@ -58,8 +58,9 @@ format: $(READY) ## repair format and imports
 docs: $(READY) ## the site of docs/, in site/; a broken link or a warning fails it
 	@rm -rf build/docs && mkdir -p build/docs
 	@cp -R docs zensical.toml build/docs && ln -s ../../rlm ../../training build/docs
-	@cd build/docs && $(abspath $(BIN))/zensical build --strict
-	@rm -rf site && mv build/docs/site site
+	@cd build/docs && $(abspath $(BIN))/zensical build --strict >log 2>&1 || { cat log >&2; exit 1; }
+	@! grep "^griffe: " build/docs/log >&2  # warnings about docstrings, which --strict lets pass
+	@rm -rf site && mv build/docs/site site && echo "site/index.html"
 
 bench: $(READY) ## measurements beside the floor of the same run; RLMS_PYTHON=... adds rlms 0.1.3
 	@$(BIN)/python -m benchmarks

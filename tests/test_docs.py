@@ -158,6 +158,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, _Page]:
         [program, "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "griffe: " not in done.stdout + done.stderr  # a docstring that does not fit its function
     return {path: _Page(path) for path in (folder / "site").rglob("*.html")}
 
 

@@ -60,7 +60,8 @@ class Bench:
     """Opens REPLs for a check.
 
     Args:
-        environment, pace: see `Check.run`.
+        environment: the place.
+        pace: see `Check.run`.
     """
 
     def __init__(self, environment: Environment, pace: float) -> None:
@@ -79,7 +80,9 @@ class Bench:
         """Opens a REPL.
 
         Args:
-            contexts, history, tools: see `SessionSpec`.
+            contexts: inputs of the REPL.
+            history: see `SessionSpec`.
+            tools: custom tools by name.
             on_query: None: answers a prompt with the kind of the query, a colon and the prompt, and fails prompts that start
                 with "fail".
             settings: fields of `REPLSettings`.
