@@ -78,15 +78,17 @@ class ProgramEnvironment(Environment):
         relay = Relay(control, work)
         program = await self._start(relay)
         size = sum(context.encoded_size for context in spec.contexts)
+        failure = "started no worker in time"
         try:
             async with asyncio.timeout(self._start_timeout):
                 await relay.greeting()
+            failure = "did not take its contexts in time"
             async with asyncio.timeout(patience(size)):
                 return await relay.open(program, spec, program.kill)
         except TimeoutError:
             await program.end()
             raise REPLError(
-                f"the program {self._command[0]!r} started no worker in time{relay.noise}{program.errors}"
+                f"the program {self._command[0]!r} {failure}{relay.noise}{program.errors}"
             ) from None
         except REPLError as error:
             await program.end()

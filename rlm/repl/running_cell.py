@@ -40,6 +40,8 @@ class RunningCell:
         self.started = time.monotonic()
         self.interrupted: str | None = None
         """Why the cell was interrupted: the reason of the caller; empty: its time limit. None: it was not."""
+        self.pending_stop: str | None = None
+        """Why the caller stopped the cell before it had a worker."""
         self.stopped = False
         """The caller stopped the cell."""
         self.seconds = 0.0

@@ -115,6 +115,8 @@ class Session:
         if cell.timeout is not None:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(cell.timeout, self._interrupt, remote, cell, "")
+        if cell.pending_stop is not None:
+            self._interrupt(remote, cell, cell.pending_stop)
         try:
             return await cell.result
         except asyncio.CancelledError:
@@ -130,18 +132,22 @@ class Session:
         cell.result = asyncio.get_running_loop().create_future()
         self._interrupt(remote, cell, "the caller was cancelled")
         try:
-            await asyncio.wait([cell.result])  # `_leave_cell` ends it in the end
+            await asyncio.wait([cell.result])  # `_leave_cell` limits the wait
         except asyncio.CancelledError:  # the caller does not wait for the grace period
             remote.fail("an abandoned cell did not stop in time and was killed")
 
     def interrupt(self, reason: str) -> None:
         """See `REPL.interrupt`."""
-        if self._cell is not None and self._remote is not None:
+        if self._cell is None:
+            return
+        if self._remote is None:  # the worker of the cell is being started
+            self._cell.pending_stop = reason
+        else:
             self._interrupt(self._remote, self._cell, reason)
 
     def _interrupt(self, remote: Remote, cell: RunningCell, reason: str) -> None:
-        """Interrupts a cell. The first reason counts, but a caller does not wait for a cell that reached its own time limit
-        before.
+        """Interrupts a cell. The result names the first reason. A caller that stops a cell after its time limit was reached
+        waits no longer than usual.
 
         Args:
             reason: why the caller stops the cell. Empty: the cell reached its time limit.
@@ -182,7 +188,10 @@ class Session:
         remote.late = True
         remote.condemn()
         remote.ping()
-        self._lose(cell, "killed", f"{cell.kill()}; {_STILL_ENDING}", ("", ""))
+        if cell.ending is not None:  # the cell has run, and the supervisor keeps a part of its output
+            self._finish(cell, cell.ending, ["", ""])
+        else:
+            self._lose(cell, "killed", f"{cell.kill()}; {_STILL_ENDING}", ("", ""))
 
     # the end
 
