@@ -268,6 +268,7 @@ class Remote:
             # The worker may still run, or what it started may take long to end.
             self.condemn()
             self.order(ToSupervisor.KILL, {"why": "the code closed the descriptors of the REPL"})
-            self.ping()
+            # Not at once: the supervisor may end the stream before the ping, and what it sent last would be lost.
+            self._loop.call_later(BOUND, self.ping)
         else:
             self._links.work.abort()
