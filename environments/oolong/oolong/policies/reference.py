@@ -68,7 +68,7 @@ class ReferencePolicy:
         reading = read(first)
         if reading is None:
             return _block("I know no question of this form.", reference_cells.set_answer('"unknown"'))
-        progress = Progress.of(reading, observations)
+        progress = ReadingProgress.of(reading, observations)
         last = seen[-1]
         if "no more code will run" in last:
             return progress.candidate or "unknown"
@@ -85,7 +85,7 @@ class ReferencePolicy:
         return _block(say, code)
 
 
-class Progress:
+class ReadingProgress:
     """The steps that a rollout has done, as its observations show."""
 
     def __init__(self, reading: Reading) -> None:
@@ -99,7 +99,7 @@ class Progress:
         self.tries = 0
 
     @classmethod
-    def of(cls, reading: Reading, observations: Sequence[str]) -> Progress:
+    def of(cls, reading: Reading, observations: Sequence[str]) -> ReadingProgress:
         progress = cls(reading)
         for observation in observations:
             progress.see(observation)
