@@ -1,11 +1,12 @@
-"""Imports only go down, and in no circle. The layers are the rows of the first table of docs/architecture.md."""
+"""Imports only go down, and in no circle, and a name stands for one thing. The layers are the rows of the first table of
+docs/architecture.md. Imports within functions and for type checkers count like all others."""
 
 from __future__ import annotations
 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,6 +14,12 @@ ROOT = Path(__file__).parents[1]
 SOURCES = {"rlm": ROOT, "rlm_train": ROOT / "training", "oolong": ROOT / "environments" / "oolong"}
 TABLE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## How a rollout flows")[0]
 LAYERS = [re.findall(r"`([^`]+)`", row) for row in re.findall(r"^\| (`[^|]+) \|", TABLE, re.MULTILINE)]
+
+TWO_MODULES = {"checkpoint", "fork_server", "quickstart", "relay", "tools"}
+"""Modules whose name stands twice: the two ends of one thing, or what is general and what is OOLONG's (quickstart)."""
+TWO_CLASSES = {"ForkServer", "Reply", "ToolError"}
+"""Classes whose name stands twice: the two ends of one thing. Reply is an event, and a scripted reply in `rlm.testing`;
+both are public."""
 
 Imports = dict[str, set[str]]
 
@@ -27,28 +34,15 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
-
-
-def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """Statements that run: not those that only a type checker reads."""
-    for child in ast.iter_child_nodes(node):
-        if (
-            isinstance(child, ast.If)
-            and isinstance(child.test, ast.Name)
-            and child.test.id == "TYPE_CHECKING"
-        ):
-            continue
-        if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child
-        yield from _statements(child)
+TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
 
 
 def _imports(module: str) -> set[str]:
-    """Full names of the modules that a module imports, also those that it imports within functions."""
+    """Full names of the modules that a module imports."""
     path = MODULES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = set()
-    for statement in _statements(ast.parse(path.read_text(encoding="utf-8"))):
+    for statement in ast.walk(TREES[module]):
         if isinstance(statement, ast.Import):
             found |= {alias.name for alias in statement.names}
         elif isinstance(statement, ast.ImportFrom):
@@ -118,3 +112,21 @@ def test_the_worker_imports_the_standard_library_alone() -> None:
         if not name.startswith("rlm.repl.worker") and name.partition(".")[0] not in sys.stdlib_module_names
     ]
     assert foreign == ["rlm.repl.worker.process.contexts imports pyarrow"]  # only when a table arrives
+
+
+def test_a_module_name_stands_for_one_thing() -> None:
+    counts = Counter(path.stem for path in MODULES.values() if not path.stem.startswith("__"))
+    assert {name for name, count in counts.items() if count > 1} == TWO_MODULES
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    nodes = (node for tree in TREES.values() for node in ast.walk(tree))
+    counts = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert {name for name, count in counts.items() if count > 1} == TWO_CLASSES
+
+
+def test_what_is_flat_and_has_no_underscore_is_public() -> None:
+    flat = {path.stem for path in (ROOT / "rlm").glob("[!_]*.py")}
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    documented = set(re.findall(r"^::: rlm\.(\w+)", pages, re.MULTILINE))
+    assert flat <= documented | {"rlm"}  # `rlm.rlm` has the class RLM alone, which `rlm` exports
