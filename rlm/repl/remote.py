@@ -61,7 +61,10 @@ class Remote:
         self._lost_streams: set[str] = set()
         self._failure = ""
         self._give_up: asyncio.TimerHandle | None = None
-        self._suspicion: asyncio.TimerHandle | None = None
+        self._suspicion: asyncio.Task[None] | None = None
+        """Waits for a sign of life of the supervisor."""
+        self._left = False
+        """The host waits for nothing of this far side any more, but for a sign of life of its supervisor."""
         self.control = FrameStream(
             MAX_FRAME, self._from_supervisor, self._distrust, lambda: self._on_lost("control")
         )
@@ -158,7 +161,7 @@ class Remote:
         """Has the supervisor end everything of this REPL, and does not wait for that: the kernel frees slow processes in
         its own time. A supervisor that does not answer is killed."""
         if not self.gone.done():
-            self.condemned = True
+            self.condemned = self._left = True
             self.order(ToSupervisor.END)
             self.work.ignore()
             self._conclude()
@@ -172,12 +175,26 @@ class Remote:
             self.abort()
         else:
             self.order(ToSupervisor.PING)
-            self._suspicion = self._loop.call_later(PONG_PATIENCE, self._kill)
+            self._answered = self._loop.create_future()
+            self._suspicion = self._loop.create_task(self._suspect())
+
+    async def _suspect(self) -> None:
+        """Waits for the answer to a ping. A task, not a timer: the end of the event loop cancels it, and the streams close
+        before the loop does."""
+        try:
+            done, _ = await asyncio.wait([self._answered], timeout=PONG_PATIENCE)
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        self._suspicion = None
+        if not done:
+            self._kill()
+        elif self._left:
+            self.abort()
 
     def _pong(self) -> None:
-        if self._suspicion is not None:
-            self._suspicion.cancel()
-            self._suspicion = None
+        if self._suspicion is not None and not self._answered.done():
+            self._answered.set_result(None)
 
     def _kill(self) -> None:
         self._failure = self._failure or "the supervisor of the REPL did not answer and was killed"
