@@ -76,6 +76,11 @@ class Session:
         try:
             if self._remote is None:
                 await self._launch()
+            if (
+                self._closing is not None
+            ):  # `close` was called while the worker started, and found none to end
+                await _end(self._remote)
+                raise REPLError("the REPL is closed")
         except BaseException:
             self._cell = None
             cell.result.cancel()

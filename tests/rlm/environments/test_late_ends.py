@@ -13,7 +13,7 @@ from rlm import RLM
 from rlm.environments import Query, QueryReply, REPLSettings, SessionSpec
 from rlm.environments.fork_server import fork_server
 from rlm.environments.local import LocalEnvironment
-from rlm.errors import TimeoutExceededError
+from rlm.errors import REPLError, TimeoutExceededError
 from rlm.repl.links import Links
 from rlm.repl.session import Session
 from rlm.repl.worker.protocol import frames, messages
@@ -158,10 +158,28 @@ async def test_the_next_cell_goes_on_without_a_worker_that_does_not_end(
     session.interrupt("enough")
     await cell
     following = asyncio.create_task(session.execute("1"))
-    await place.until(ToWorker.OPEN, 2)
+    await place.until(ToWorker.RUN, 2)
     assert not place.killed.is_set()
     await session.close()
     assert (await following).status == "killed"
+
+
+async def test_a_repl_that_is_closed_while_its_worker_starts_runs_no_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_patience(monkeypatch, pong=ENDLESS, end=SHORT)
+    place = Late(alive=True)
+    session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
+    cell = asyncio.create_task(session.execute("while True: pass"))
+    await place.until(ToWorker.RUN)
+    session.interrupt("enough")
+    await cell
+    following = asyncio.create_task(session.execute("1"))
+    await place.until(ToWorker.OPEN, 2)
+    await session.close()
+    with pytest.raises(REPLError, match="the REPL is closed"):
+        await following
+    assert place.orders.count(ToWorker.RUN) == 1
 
 
 async def test_a_cell_at_its_time_limit_goes_on_without_a_checkpoint_that_does_not_come(
