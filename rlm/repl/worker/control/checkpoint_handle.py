@@ -26,7 +26,7 @@ class CheckpointRegistry:
 
     Args:
         watch: sets the function that is called when a descriptor becomes readable. None: no function any more.
-        on_ready: called with a worker that has ended, when its checkpoint has killed what the worker left, as far as it can.
+        on_ready: called with a worker that has ended, when its checkpoint has killed the leftovers that it can find.
         on_lost: called with a worker that has ended, when its checkpoint ends too, or takes too long. It must call `drop`.
     """
 
@@ -103,7 +103,8 @@ class CheckpointRegistry:
         return True
 
     def poll_timeouts(self) -> list[float]:
-        """Milliseconds until each checkpoint takes too long to kill what its worker left. Gives up those that do."""
+        """Milliseconds until each checkpoint takes too long to kill what its worker left. Calls `on_lost` for those that
+        already do."""
         waits, now = [], time.monotonic()
         for worker in list(self._clearing):
             handle = self._handles.get(worker)  # none if an earlier `on_lost` ended this tree too
@@ -118,13 +119,13 @@ class CheckpointRegistry:
         return waits
 
     def resume(self, worker: int, fds: Sequence[int]) -> tuple[int, int] | None:
-        """Makes the checkpoint of a worker that has ended go on as the worker. It is no checkpoint any more then.
+        """Makes the checkpoint of a worker that has ended the worker, and removes it from the registry.
 
         Args:
             fds: the descriptors that a worker needs.
 
         Returns:
-            Its process id, and a pidfd, which the caller must close. None: there is no checkpoint.
+            The new worker's process id, and a pidfd, which the caller must close. None: there is no checkpoint.
         """
         handle = self._handles.get(worker)
         if handle is None:
@@ -189,7 +190,7 @@ class CheckpointHandle:
         for _, kind, content in ancillary:
             if kind == socket.SCM_CREDENTIALS:
                 pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
-            elif kind in (socket.SCM_RIGHTS, _SCM_PIDFD):  # the code had descriptors sent
+            elif kind in (socket.SCM_RIGHTS, _SCM_PIDFD):  # descriptors that the code of a cell sent
                 for (fd,) in struct.iter_unpack("i", content[: len(content) // 4 * 4]):
                     os.close(fd)
         if data == Mailbox.REGISTER and not self.pid and pid > 1:
@@ -221,7 +222,7 @@ class CheckpointHandle:
         return True
 
     def resume(self, fds: Sequence[int]) -> int:
-        """Tells the checkpoint to go on as the worker.
+        """Tells the checkpoint to become the worker.
 
         Args:
             fds: the descriptors that a worker needs.

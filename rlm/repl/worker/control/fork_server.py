@@ -9,14 +9,14 @@ with descriptors. The fork server sends reports (`FromForkServer`), packed by `R
     order       value            descriptors
     FORK                         the worker's mailbox, stdout, stderr, and the memory for what it prints
     RESUME                       the same, for the checkpoint
-    SAVE                         the mailbox of the new checkpoint; none: the last checkpoint is of no use any more
+    SAVE                         the mailbox of the new checkpoint; none: drop the last checkpoint
     LIMIT       bytes of memory
     INTERRUPT, KILL, DROP, PING
 
     report      value
     ENDED, SAVED   the worker's status, as `os.waitpid` gives it
     TOO_MUCH       `TOO_MANY_PROCESSES` or `TOO_MUCH_MEMORY`
-    FAILED         the number of an error
+    FAILED         an errno
     INTERRUPTED, PONG
 """
 
@@ -81,8 +81,8 @@ class ForkServer:
     Args:
         stream: the stream from and to the supervisor.
         folder: the directory for the directories of the workers. The fork server removes it when it ends.
-        sandbox: the sandbox that this process lives in. None: it lives in none. In a sandbox each worker has a private
-            directory in place of one in `folder`.
+        sandbox: the sandbox of this process. None: there is no sandbox. In a sandbox each worker has a private directory in
+            place of one in `folder`.
     """
 
     def __init__(self, stream: socket.socket, folder: str, sandbox: Sandbox | None = None) -> None:
@@ -156,7 +156,7 @@ class ForkServer:
         }
 
     def _poll_timeout(self) -> float | None:
-        """Milliseconds until something must be done without an event. None: nothing must."""
+        """Milliseconds until the next check is due. None: no check is due without an event."""
         waits = self._checkpoints.poll_timeouts()
         if self._trees.count_interval is not None:
             waits.append(self._trees.count_interval)
@@ -204,7 +204,7 @@ class ForkServer:
 
     def _fork(self, number: int, fds: list[int]) -> None:
         folder = self._sandbox.home if self._sandbox is not None else os.path.join(self._folder, str(number))
-        # As much as possible is done before the fork: each object that a worker creates makes it copy pages.
+        # The fork server does as much as possible before the fork: each object that a worker creates makes it copy pages.
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
         post, stdout, stderr, memory = fds
         shared = mmap.mmap(memory, streams.SHARED)
@@ -248,7 +248,7 @@ class ForkServer:
         self._report(FromForkServer.SAVED, tree.number, tree.status or 0)
 
     def _end(self, pid: int) -> None:
-        """Ends what is left of the tree of a worker that has ended."""
+        """Ends the rest of the tree of a worker that has ended."""
         self._checkpoints.drop(pid)
         self._trees.end(pid)
 

@@ -1,8 +1,9 @@
 """The supervisor of a host on the same machine. `rlm/environments/fork_server.py` starts it as a fresh interpreter.
 
-Messages from and to the host are JSON with the length before it. The host first sends the settings, and gets the reason if
-they are impossible. Then it asks for REPLs. With the first byte of each request come descriptors: the two streams of the
-REPL, and files with its contexts. One worker is always forked ahead of need.
+Messages from and to the host are JSON with the length before it. The host first sends the settings. The supervisor answers
+with the reason if it cannot work with them. Then the host asks for REPLs. The first byte of each request carries
+descriptors: the supervisor's stream and the worker's stream, and files with the contexts. One worker is always forked ahead
+of need.
 """
 
 # ruff: noqa: PTH102, PTH120, SIM105 (no pathlib, no contextlib: the fork server has the same modules)
@@ -90,7 +91,7 @@ class LocalSupervisor(Supervisor):
         finally:
             for fd in fds[1:]:
                 os.close(fd)
-        self.loop.set_timer("spare", 0.0, self._fork_ahead)  # after all that is waiting in the loop
+        self.loop.set_timer("spare", 0.0, self._fork_ahead)  # after all events that wait in the loop
 
     def _open(self, fds: list[int], settings: dict[str, int]) -> None:
         """Starts a REPL, with the worker that was forked ahead if there is one."""
@@ -106,7 +107,7 @@ class LocalSupervisor(Supervisor):
         monitor.connect_host(stream, stream)
 
     def _reopen(self, checkpoint: int, fds: list[int], settings: dict[str, int]) -> None:
-        """Has a REPL go on with its checkpoint."""
+        """Makes the checkpoint of a REPL its worker."""
         stream, *rest = fds
         try:
             monitor = self.resume(checkpoint)
@@ -121,7 +122,7 @@ class LocalSupervisor(Supervisor):
 
 
 def _refuse(stream: int, reason: str) -> None:
-    """Tells the host, over the stream of a REPL, that there is no such REPL."""
+    """Tells the host, over the stream of a REPL, why the REPL cannot start."""
     message = {"status": "died", "manner": reason, "printed": ["", ""]}
     os.write(stream, pack(FromSupervisor.ENDED, encode(message)))
     os.close(stream)
@@ -167,9 +168,10 @@ def _tell_host(control: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _receive_exactly(control: socket.socket, size: int) -> bytes:
-    """
+    """Receives `size` bytes.
+
     Raises:
-        EOFError: the stream ended before.
+        EOFError: the stream ended before `size` bytes came.
     """
     data = b""
     while len(data) < size:
@@ -200,7 +202,7 @@ def _prepare_interpreter(settings: dict[str, Any]) -> None:
 
 
 def _open_pidfd(pid: int) -> int | None:
-    """A pidfd of the host, which becomes readable when the host ends. None where the system has none.
+    """A pidfd of the host, which becomes readable when the host ends. None where the system has no pidfds.
 
     The control stream is not enough: it stays open in forked children of the host.
     """

@@ -1,9 +1,9 @@
 """How much memory all processes of a REPL take together. The kernel's resource limits hold for one process each, and a
 control group for all of them may need privileges.
 
-A measurement reads `/proc` for each process of the machine. It is made when the machine's free memory has shrunk by an
-amount that matters, and every two seconds, because another process may have freed what a REPL takes. Measurements take
-at most a twentieth of the time.
+A measurement reads `/proc` for each process of the machine. The meter measures when the machine's free memory has shrunk
+by a quarter of the smallest limit. It also measures every two seconds: another process may have freed as much as a REPL has
+taken. Measurements take at most a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class MemoryMeter:
         over = []
         for worker, most in limits.items():
             members = [member for root in roots(worker) for member in families[root]]
-            # The resident size counts a page once for each process that maps it. So it is too high, but known already:
-            # only if it is over the limit is the exact figure worth reading.
+            # The resident size counts a page once for each process that maps it, so it is too high. It is known already.
+            # The exact figure is read only if the resident size is over the limit.
             resident = sum(member.resident for member in members)
             if resident > most and sum(_proportional_size(member.pid) for member in members) > most:
                 over.append(worker)
@@ -97,5 +97,5 @@ def _proportional_size(pid: int) -> int:
         finally:
             os.close(fd)
     except OSError:
-        return 0  # it has ended since
+        return 0  # the process has ended
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith((b"Pss_Anon:", b"Pss_Shmem:")))

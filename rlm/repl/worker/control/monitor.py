@@ -1,4 +1,4 @@
-"""What the supervisor does for one REPL: it hands the host what was printed, interrupts and kills the worker, and tells the
+"""What the supervisor does for one REPL: it sends the host what was printed, interrupts and kills the worker, and tells the
 host how the worker ended."""
 
 from __future__ import annotations
@@ -68,25 +68,25 @@ class Monitor:
         """The host's request for the output of the cell. It is answered only when no interrupt is in flight, because the
         host then starts the next cell, which must not be interrupted."""
         self._verdict: tuple[str, str] | None = None
-        """Status and reason to report when the worker ends. None: as its exit status says. Empty: report nothing."""
+        """Status and reason to report when the worker ends. None: `describe_status` gives them. Empty: report nothing."""
         self._kill_reason = ""
-        """Why the host has the worker killed."""
+        """Why the host ordered the worker's end."""
         self._done = 0
-        """How many cells and extensions the last checkpoint has seen."""
+        """How many cells and extensions the worker had done when the last checkpoint was made."""
         self.checkpoint: int | None = None
         """The name of the checkpoint, if the worker has ended and left one. It is random, so that it cannot be guessed."""
 
     def on_forked(self) -> None:
-        """The worker has its descriptors."""
+        """Called when the worker has its descriptors."""
         os.close(self.fds[0])
         self._printed.on_forked()
 
     def connect_host(self, source: int, sink: int) -> None:
-        """Receives requests from the host from now on.
+        """Connects the host. Its requests are received from now on.
 
         Args:
             source, sink: descriptors of the stream from and to the host. They may be the same one. The monitor closes
-                them when nothing is left of the REPL, which is how the host learns of it.
+                them when nothing is left of the REPL. The host sees the end of the stream.
         """
         self._source, self._sink = source, sink
         os.set_blocking(source, False)
@@ -96,7 +96,7 @@ class Monitor:
             self._loop.watch(source, READ, self._read_host)
 
     def give_job(self, settings: dict[str, int], fds: Sequence[int]) -> bool:
-        """Gives the worker its REPL.
+        """Gives the worker its job.
 
         Args:
             settings: "max_output": characters to keep of what is printed, for each stream. "memory": bytes that all
@@ -114,8 +114,8 @@ class Monitor:
         return True
 
     def _read_post(self, events: int) -> None:
-        """The worker has a new checkpoint, or none any more. The code of a cell can send that too. It affects this REPL
-        alone."""
+        """Reads the worker's report: there is a new checkpoint, or none any more. The code of a cell can send a report too,
+        which affects this REPL alone."""
         report = receive_report(self._post)
         if report is None:
             self._loop.unwatch(self._post.fileno())
@@ -128,7 +128,7 @@ class Monitor:
     # ends
 
     def on_tree_ended(self, status: int) -> None:
-        """Nothing is left of the process tree. Tells the host, unless `on_worker_ended` has.
+        """Called when nothing is left of the process tree. Tells the host, unless `on_worker_ended` has.
 
         Args:
             status: the status of the worker, as `os.waitpid` gives it.
@@ -138,7 +138,7 @@ class Monitor:
         self._close()
 
     def on_worker_ended(self, status: int) -> None:
-        """Only a checkpoint is left of the process tree. Tells the host.
+        """Called when only a checkpoint is left of the process tree. Tells the host.
 
         Args:
             status: the status of the worker, as `os.waitpid` gives it.
@@ -163,18 +163,18 @@ class Monitor:
             )
 
     def on_resumed(self) -> None:
-        """Another monitor has the checkpoint from now on, as its worker."""
+        """Called when the checkpoint becomes the worker of another monitor."""
         self.checkpoint = None
         if self._outbox is not None:
             self._outbox.close()
 
     def on_too_much(self, reason: str) -> None:
-        """The fork server is killing the worker, because its process tree takes too much."""
+        """Called when the fork server kills the worker because its process tree has too many processes or too much memory."""
         if self._verdict is None:
             self._verdict = "died", reason
 
     def on_failed(self, reason: str) -> None:
-        """There is no worker."""
+        """Called when the worker could not be started."""
         self._tell_host(FromSupervisor.ENDED, {"status": "died", "manner": reason, "printed": ["", ""]})
         self._close()
 
@@ -230,7 +230,7 @@ class Monitor:
             frame = self._frames.next()
 
     def on_frame(self, kind: bytes, payload: bytes) -> None:
-        """Does what a frame of the host asks for.
+        """Carries out a request of the host.
 
         Raises:
             ProtocolError: the kind of the frame is not known.
@@ -266,7 +266,7 @@ class Monitor:
     # interrupts; `protocol/kinds.py` draws the sequence
 
     def on_interrupted(self) -> None:
-        """An interrupt has arrived."""
+        """Called when the fork server has sent an interrupt."""
         self._interrupts_in_flight -= 1
         if self.checkpoint is None:
             self._send_printed()

@@ -44,7 +44,7 @@ class PollLoop:
             self._poll.unregister(fd)
 
     def set_timer(self, owner: object, seconds: float, action: Callable[[], None]) -> None:
-        """Has `action` called once, after some seconds. Replaces the owner's last timer."""
+        """Calls `action` once, after some seconds. Replaces the owner's last timer."""
         self._timers[owner] = time.monotonic() + seconds, action
 
     def cancel_timer(self, owner: object) -> None:
@@ -52,7 +52,7 @@ class PollLoop:
         self._timers.pop(owner, None)
 
     def end(self) -> None:
-        """Has `run` return."""
+        """Makes `run` return."""
         self._ended = True
 
     def run(self) -> None:
@@ -137,7 +137,7 @@ class Outbox:
 
 
 def read(fd: int) -> bytes | None:
-    """What can be read from a descriptor at once: b"" at the end of the stream, None if there is nothing yet."""
+    """Reads from a descriptor without waiting. Returns b"" at the end of the stream, None if there is nothing yet."""
     try:
         return os.read(fd, _MOST_READ)
     except BlockingIOError:

@@ -36,7 +36,7 @@ class PrintedOutput:
         """The descriptors for the worker: stdout, stderr, and the shared memory. `on_forked` closes them here."""
 
     def on_forked(self) -> None:
-        """The worker has its descriptors."""
+        """Called when the worker has its descriptors."""
         for fd in self.fds:
             os.close(fd)
         for number, pipe in enumerate(self._pipes):
@@ -52,7 +52,7 @@ class PrintedOutput:
         self._outputs = [Output(limit), Output(limit)]
 
     def take(self, lines: list[str]) -> list[str]:
-        """When a cell has ended: what it printed on stdout and stderr.
+        """Takes what a cell that has ended printed on stdout and stderr.
 
         Args:
             lines: for each stream, a line to add to it.
@@ -64,7 +64,7 @@ class PrintedOutput:
         return [output.take() for output in self._outputs]
 
     def take_last(self) -> list[str]:
-        """When the worker has ended: what was printed since the last `take`."""
+        """Takes what was printed since the last `take`, when the worker has ended."""
         self._drain()
         for number, output in enumerate(self._outputs):
             output.feed(streams.rest(self._memory, number))

@@ -44,7 +44,7 @@ class ProcessTrees:
 
     @property
     def count_interval(self) -> int | None:
-        """Milliseconds after which `kill_crowded` must be called again. None: it need not be called."""
+        """Milliseconds between two calls of `kill_crowded`. None: it need not be called."""
         return None
 
     def fork(self, work: Callable[[], None]) -> int:
@@ -82,14 +82,14 @@ class ProcessTrees:
         raise NotImplementedError
 
     def kill_leftovers(self, worker: int) -> None:
-        """Kills what is left of the tree of a worker that has ended, except its checkpoint.
+        """Kills the rest of the tree of a worker that has ended, except its checkpoint.
 
         Called after the checkpoint has called `kill_what_only_a_checkpoint_finds`.
         """
         raise NotImplementedError
 
     def end(self, worker: int) -> None:
-        """Ends what is left of the tree of a worker that has ended. `on_tree_ended` follows."""
+        """Ends the rest of the tree of a worker that has ended. `on_tree_ended` follows."""
         raise NotImplementedError
 
     def replace_worker(self, worker: int, checkpoint: int, pidfd: int) -> None:
@@ -107,22 +107,22 @@ class ProcessTrees:
         raise NotImplementedError
 
     def set_up_worker(self) -> None:
-        """In a new worker, before anything else: makes sure that its tree can be found and ended."""
+        """Called first in a new worker. Makes sure that the worker's tree can be found and ended."""
         raise NotImplementedError
 
     def pass_on_orphans(self, on: bool) -> None:
-        """In a worker: sets whether its orphaned descendants become children of the worker's parent.
+        """Called in a worker. Sets whether its orphaned descendants become children of the worker's parent.
 
         A checkpoint needs this: it must be a child of a process that outlives the worker.
         """
         raise NotImplementedError
 
     def kill_what_only_a_checkpoint_finds(self) -> None:
-        """In a checkpoint whose worker has ended: kills the leftovers of the worker that the fork server cannot find."""
+        """Called in a checkpoint whose worker has ended. Kills the worker's leftovers that the fork server cannot find."""
         raise NotImplementedError
 
     def set_up_resumed(self) -> None:
-        """In a checkpoint that becomes the worker: what `set_up_worker` does in a new one."""
+        """Called in a checkpoint that becomes the worker. Does what `set_up_worker` does in a new worker."""
         raise NotImplementedError
 
 
@@ -130,8 +130,8 @@ class SubreaperTrees(ProcessTrees):
     """Workers that are children of the fork server.
 
     Each worker is the subreaper of its descendants: an orphan among them becomes a child of the worker. When the worker
-    ends, what it leaves becomes children of the fork server, which is a subreaper too. So a child of the fork server
-    that is neither a running worker nor a checkpoint is a leftover.
+    ends, its children become children of the fork server, which is a subreaper too. So a child of the fork server that
+    is neither a running worker nor a checkpoint is a leftover.
 
     Args:
         on_worker_ended, on_tree_ended: see `ProcessTrees`.
@@ -191,8 +191,8 @@ class SubreaperTrees(ProcessTrees):
         processes.die_with_parent(self._fork_server, _signal.SIGKILL)
 
     def pass_on_orphans(self, on: bool) -> None:
-        # Every process that is orphaned meanwhile becomes a child of the fork server, not only the checkpoint. The fork
-        # server kills the others when the next worker ends.
+        # While `on`, every orphan becomes a child of the fork server, not only the checkpoint. The fork server kills the
+        # others when the next worker ends.
         processes.become_subreaper(not on)
 
     def kill_what_only_a_checkpoint_finds(self) -> None:

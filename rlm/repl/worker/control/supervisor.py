@@ -1,4 +1,4 @@
-"""The supervisor: the process that starts REPLs for a host and monitors them. It has the fork server fork the workers.
+"""The supervisor: the process that starts REPLs for a host and monitors them. It orders the fork server to fork the workers.
 
 `Supervisor` does what every supervisor does. `local_supervisor` serves a host on the same machine, `relay` a host at the other
 end of one byte stream.
@@ -50,7 +50,7 @@ class Supervisor:
         processes.become_subreaper()
         self._fork_server, theirs = socket.socketpair()
         self._fork_server_pid = 0
-        """0 in a sandbox, where the fork server was orphaned by its parent, so that its process id is not known."""
+        """0 in a sandbox: a process between the two forked the fork server and ended, so the process id is not known here."""
         if fork_into is None:
             self._fork_server_pid = os.fork()
             if self._fork_server_pid == 0:
@@ -77,7 +77,7 @@ class Supervisor:
             signal.signal(signum, signal.SIG_IGN)  # the end of the host's stream ends the supervisor
 
     def fork(self, make: Callable[..., Monitor] = Monitor) -> Monitor:
-        """Has a worker forked.
+        """Orders the fork server to fork a worker.
 
         Args:
             make: makes the monitor, with the arguments of `Monitor`.
@@ -89,7 +89,7 @@ class Supervisor:
         return self._start(ToForkServer.FORK, self._last_number, make)
 
     def resume(self, checkpoint: int) -> Monitor | None:
-        """Has a checkpoint become the worker of its REPL.
+        """Makes a checkpoint the worker of its REPL.
 
         Args:
             checkpoint: `Monitor.checkpoint`.
@@ -142,8 +142,8 @@ class Supervisor:
                     os.waitpid(self._fork_server_pid, 0)
             except ChildProcessError:
                 pass
-            # What is left: a fork server in a sandbox, with which the kernel ends everything in the sandbox; and the
-            # orphans of a fork server that was killed.
+            # Two kinds of children may be left. One is a fork server in a sandbox: the kernel ends everything in the
+            # sandbox with it. The other is an orphan of a fork server that was killed.
             processes.end_children()
             processes.remove_tree(self._folder)
 

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 _MISSING = object()
 _MOST_CHARACTERS = 4_000_000
-"""Characters of the content. A message has room for so many of any kind, and for the output besides."""
+"""Characters that the content may have. A message has room for as many characters of any kind, and for the output too."""
 
 
 class Answer:
     """The answer of the code so far.
 
-    `value` is the dict in the namespace. `report` holds its content as text, whether it is ready, and a note for the model
-    if the code used `answer` in a way that cannot work, else None.
+    `value` is the dict in the namespace. `report` holds three items: the content as text; whether it is ready; a note for the
+    model if the code used `answer` in a way that cannot work, else None.
     """
 
     def __init__(self, content: str, ready: bool) -> None:
@@ -51,7 +51,7 @@ class Answer:
         names["answer"] = self.value
 
     def _take(self, value: Any) -> str | None:
-        """Makes the value that `answer` is bound to the answer. Returns a note for the model, or None."""
+        """Takes the value that `answer` is bound to as the answer. Returns a note for the model, or None."""
         if value is self.value:
             return None
         if issubclass(type(value), dict):

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from .interrupts import Interrupts
 
     class Interpreter(Protocol):
-        """What cells need of the interpreter that they run in. A worker has one for its cells alone (`worker.Worker`);
-        with `isolation="none"` cells share the host's (`rlm.environments.inline`)."""
+        """The interpreter that cells run in. A worker has one for its cells alone (`worker.Worker`). With `isolation="none"`
+        the cells share the host's (`rlm.environments.inline`)."""
 
         pid: int
         """The id of the process that the namespace belongs to. In a child that a cell forked, `os.getpid()` is another one."""
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
             """Makes a `__main__` module. Returns its names, with `__builtins__`."""
 
         def prepare(self, names: dict[str, Any]) -> dict[str, Any]:
-            """Before a cell: undoes what earlier cells did to the interpreter, and begins to collect output.
+            """Called before a cell. Undoes changes of earlier cells to the interpreter, and begins to collect output.
 
             Returns:
                 The names that the cell runs with: `names`, or a copy in a new `__main__` module.
             """
 
         def release_memory(self) -> None:
-            """Frees the memory that is held back, so that an error can be reported when the code has used up all other."""
+            """Frees the memory that is held back. An error can then be reported when the code has used up all other memory."""
 
         def restore(self) -> None:
-            """After a cell: takes the interpreter back from it."""
+            """Called after a cell. Undoes what the cell did to the interpreter."""
 
         def take_output(self) -> list[str | None]:
-            """What the cell printed on stdout and on stderr. None in place of a text: the supervisor has it."""
+            """Takes what the cell printed on stdout and on stderr. None in place of a text: the supervisor has the text."""
 
         def flush(self) -> None:
             """Writes what was printed."""
@@ -67,7 +67,7 @@ _ONLY_AST = 0x400
 _TOP_LEVEL_AWAIT = 0x2000
 _COROUTINE = 0x80
 _MOST_NAMES = 300
-"""Names that the host is told of after a cell."""
+"""Names that a report to the host lists after a cell."""
 
 
 class Cells:
@@ -93,10 +93,10 @@ class Cells:
 
         Args:
             spec: the host's message `ToWorker.OPEN`.
-            files: descriptors of files with the first of the contexts. The host is asked for the others.
+            files: descriptors of files with the first contexts. The other contexts are requested from the host.
 
         Returns:
-            Whether it was made.
+            Whether the namespace was made.
         """
         self._answer = Answer(*spec["answer"])
         self._values: dict[str, Any] = {
@@ -120,7 +120,7 @@ class Cells:
         self._channel.send(FromWorker.UP, {"python": sys.version.split()[0]})
 
     def step(self) -> bool:
-        """Waits for a cell and runs it, or for further contexts and takes them. Returns whether it was a cell."""
+        """Waits for the next task: runs a cell, or takes further contexts. Returns whether the task was a cell."""
         task = self._channel.next()
         if "code" in task:
             self._channel.send(FromWorker.DONE, self._run(task["id"], task["code"]))
@@ -129,14 +129,15 @@ class Cells:
         return False
 
     def _take(self, contexts: list[dict[str, Any]], files: list[int]) -> str | None:
-        """Takes contexts and values among the tools into the namespace: all or none.
+        """Puts contexts, and tools that are values, into the namespace: all or none.
 
         Args:
-            contexts: of each its "names", "kind" and "size" in bytes. One without names is a dict of names and values.
+            contexts: for each context its "names", "kind" and "size" in bytes. A context without names is a dict of names and
+                values.
             files: see `begin`.
 
         Returns:
-            Why they cannot be taken; None if they were.
+            The reason why they cannot be put there; None if they were.
         """
         values: dict[str, Any] = {}
         try:
@@ -156,7 +157,7 @@ class Cells:
         return None
 
     def _extend(self, task: dict[str, Any]) -> str | None:
-        """Takes what a further completion brings. Returns why that cannot be."""
+        """Takes the contexts, history and answer of a further completion. Returns the reason if that fails, else None."""
         error = self._take(task["contexts"], [])
         if error is not None:
             return error
@@ -211,7 +212,7 @@ class Cells:
             try:
                 result["error"] = one_line_error(error)
                 result["traceback"] = bounded(trace(error))
-            except MemoryError:  # it holds a million frames, say
+            except MemoryError:  # for example, the traceback holds a million frames
                 error.__traceback__ = None
                 result["traceback"] = result["error"] + "\n"
 
@@ -238,7 +239,7 @@ class Cells:
         return value
 
     def _end_copy(self, result: dict[str, Any]) -> None:
-        """The code forked, and this is its child, which has come to the end of the cell."""
+        """Called in a child that the code forked, at the end of the cell. Ends the child."""
         try:
             sys.stderr.write(result["traceback"])
         except Exception:

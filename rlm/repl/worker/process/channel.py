@@ -27,7 +27,7 @@ _SIZED = frozenset((str, list, dict))
 
 
 class _Ticket:
-    """What a thread waits for: the reply to its query or call. Number 0 is the next task, for which the main thread waits."""
+    """The reply to a query or call, for which a thread waits. Number 0 is the next task, for which the main thread waits."""
 
     __slots__ = ("done", "reply", "signal")
 
@@ -41,11 +41,11 @@ class _Ticket:
         try:
             self.signal.release()
         except RuntimeError:
-            pass  # it is awake already
+            pass  # the thread is awake already
 
 
 def _explain(error: TypeError) -> str:
-    """Words the error of `json` for a prompt."""
+    """Turns an error of `json` into one about a prompt."""
     found = re.match(r"Object of type (\w+)", str(error))
     what = f"cannot hold {found[1]}" if found else f"cannot be sent ({error})"
     return f"a prompt {what}: give text, a list of texts and images, or a list of messages"
@@ -54,12 +54,12 @@ def _explain(error: TypeError) -> str:
 class Channel:
     """The worker's end of the stream to the host.
 
-    The threads of the code share it. Of the threads that wait, one reads the frames for all; when it has its own reply, it
-    wakes another one, which reads on. So the worker needs no thread of its own.
+    The threads of the code share the stream. One of the waiting threads reads the frames for all. When it has its own reply,
+    it wakes another thread, which continues to read. So the worker needs no thread of its own.
 
-    An interrupt may come at any time, but only in the main thread (`interrupts.Interrupts`). While `guarded` is set it raises
-    nothing, so no frame is ever cut. It sets `deferred` instead, and the main thread raises KeyboardInterrupt at the end of the
-    guarded part.
+    An interrupt may come at any time, but only in the main thread (`interrupts.Interrupts`). While `guarded` is set, an
+    interrupt raises nothing, so no frame is ever cut. Instead the interrupt sets `deferred`, and the main thread raises
+    KeyboardInterrupt at the end of the guarded part.
     """
 
     def __init__(self, fd: int) -> None:
@@ -69,7 +69,7 @@ class Channel:
         self.join(fd)
 
     def join(self, fd: int) -> None:
-        """Begins with a stream, or begins anew with another one. In the main thread, while there is no other thread."""
+        """Takes a stream, or replaces the stream by another one. Called in the main thread, while there is no other thread."""
         self._fd = fd
         self._main = _thread.get_ident()
         self._frames = Frames()
@@ -80,15 +80,15 @@ class Channel:
         self._tickets: dict[int, _Ticket] = {}
         self._tasks: deque[dict[str, Any]] = deque()
         self._void = 0
-        """The cell for which `ToWorker.VOID` came: its queries and calls get no reply."""
+        """The number of the cell for which `ToWorker.VOID` came. Its queries and calls get no reply."""
         self.guarded = True
-        """An interrupt raises nothing now."""
+        """While this is set, an interrupt raises nothing."""
         self.waiting = False
-        """The main thread waits for a reply. An interrupt ends the wait, and sets `guarded` in the same moment."""
+        """Whether the main thread waits for a reply. An interrupt ends the wait, and sets `guarded` at once."""
         self.deferred = False
-        """An interrupt came in a guarded part."""
+        """Whether an interrupt came in a guarded part."""
         self.raised = False
-        """A query or call of the main thread has raised KeyboardInterrupt because of `ToWorker.VOID`."""
+        """Whether a query or call of the main thread has raised KeyboardInterrupt because of `ToWorker.VOID`."""
 
     def send(self, kind: bytes, message: Any) -> None:
         """Sends a message. From the main thread, guarded."""
@@ -100,7 +100,7 @@ class Channel:
             self._lost()
 
     def _lost(self) -> NoReturn:
-        """The stream has ended: the code closed its descriptor, or the host is gone."""
+        """Called when the stream has ended: the code closed its descriptor, or the host is gone."""
         os._exit(71)
 
     def next(self) -> dict[str, Any]:
@@ -284,7 +284,7 @@ class Channel:
             ticket.wake()
 
     def leave(self) -> None:
-        """Gives the stream up, in a child that the code forked."""
+        """Called in a child that the code forked. Closes its copy of the stream."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

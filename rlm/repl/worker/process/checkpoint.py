@@ -1,7 +1,7 @@
-"""Checkpoints: forks of the worker, made between two cells, that sleep. When the worker ends in the next cell, the checkpoint
-goes on in its place, with the namespace as it was before that cell. Linux only.
+"""Checkpoints: forks of the worker, made between two cells, that sleep. If the worker ends in the next cell, the checkpoint
+replaces it, with the namespace as it was before that cell. Linux only.
 
-What the worker, its checkpoint and the fork server say to each other (`protocol.kinds.Mailbox`):
+The protocol of the worker, its checkpoint and the fork server (`protocol.kinds.Mailbox`):
 
 1. The worker makes a pair of sockets and forks. One socket is the checkpoint's mailbox. The worker sends the other one to the
    supervisor (`post.Post.report`), which passes it on to the fork server.
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from .post import Post
 
     class WorkerTree(Protocol):
-        """What a worker and its checkpoint ask of the process tree that they belong to (`control.process_trees`)."""
+        """The process tree of a worker and its checkpoint, as these two use it (`control.process_trees`)."""
 
         def pass_on_orphans(self, on: bool) -> None:
-            """In the worker: sets whether its orphaned descendants become children of the worker's parent."""
+            """Called in the worker. Sets whether its orphaned descendants become children of the worker's parent."""
 
         def kill_what_only_a_checkpoint_finds(self) -> None:
-            """In the checkpoint, when the worker has ended: kills the leftovers that the fork server cannot find."""
+            """Called in the checkpoint when the worker has ended. Kills the leftovers that the fork server cannot find."""
 
         def set_up_resumed(self) -> None:
-            """In the checkpoint, when it becomes the worker."""
+            """Called in the checkpoint when it becomes the worker."""
 
 
 _DESCRIPTORS = 4
@@ -56,7 +56,7 @@ _DESCRIPTORS = 4
 prints."""
 
 _REGISTRATION = 10_000
-"""Milliseconds in which the fork server must have registered a checkpoint."""
+"""Milliseconds that the fork server has to register a checkpoint."""
 _SHARE = 10
 """Checkpoints between turns take at most a tenth of the time: the worker must be idle for this many times as long as the last
 checkpoint took. Where many REPLs share few cores, a checkpoint takes longer, so there are fewer."""
@@ -77,21 +77,21 @@ class Checkpoints:
         self._post, self._tree = post, tree
         self._most_bytes, self._after = most_bytes, after
         self._unforkable = False
-        """Whether a library has threads that it did not stop for a fork: a checkpoint would lack them."""
+        """Whether a library has threads that do not stop for a fork. A checkpoint would lack these threads."""
         self._seconds = 0.0
-        """What the last checkpoint took."""
+        """Seconds that the last checkpoint took."""
 
     def take(self, done: int, spare: Sequence[int], idle: Callable[[float], bool] | None) -> list[int] | None:
         """Makes a checkpoint, in place of the last one, if it is wanted and possible. From the main thread, between cells.
 
         Args:
             done: cells and extensions that the worker has done.
-            spare: descriptors that the checkpoint has no use for.
+            spare: descriptors that the checkpoint does not need.
             idle: waits for some seconds, and returns whether the worker had nothing to do; None: the worker need not be idle.
 
         Returns:
-            None in the worker. In the checkpoint it returns when the checkpoint becomes the worker: descriptors of its stdout
-            and stderr, and of the memory for what it prints.
+            None in the worker. In the checkpoint the method returns when the checkpoint becomes the worker: descriptors of its
+            stdout and stderr, and of the memory for what it prints.
         """
         if not self._most_bytes or not LINUX or libc is None:
             return None
@@ -106,7 +106,7 @@ class Checkpoints:
             pass  # there can be no more processes or descriptors
         self._seconds = time.monotonic() - started
         if isinstance(made, list):
-            self._seconds = 0.0  # it slept most of that time
+            self._seconds = 0.0  # the checkpoint slept most of that time
             return made
         if not made:
             try:
@@ -116,7 +116,7 @@ class Checkpoints:
         return None
 
     def _fits(self) -> bool:
-        """Whether a checkpoint would be whole, with no thread missing, and small enough."""
+        """Whether a checkpoint would have all threads, and be small enough."""
         if _thread._count():
             return False
         memory, threads = _memory_and_threads()
@@ -127,7 +127,7 @@ class Checkpoints:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            registered, confirm = os.pipe()  # by it the checkpoint confirms that it is registered
+            registered, confirm = os.pipe()  # the checkpoint confirms its registration through this pipe
             random_state = _random_state()
             handler = _signal.getsignal(_SIGCHLD)
             _signal.signal(_SIGCHLD, _signal.SIG_DFL)
@@ -239,9 +239,9 @@ def _memory_and_threads() -> tuple[int, int]:
 
 
 def _sever(mailbox: int) -> None:
-    """Gives up all pipes and sockets but the mailbox. If it held them, a process at the other end could not see that the worker
-    has closed its own. The descriptors become ends of a dead socket: when the checkpoint becomes the worker, the processes at
-    the other ends have ended anyway."""
+    """Closes the checkpoint's copies of all pipes and sockets but the mailbox. With such a copy open, a process at the other end
+    would not see that the worker closed its own. The descriptors become ends of a dead socket: when the checkpoint becomes
+    the worker, the processes at the other ends have ended anyway."""
     dead, end = socket.socketpair()
     end.close()
     with dead:
@@ -253,7 +253,7 @@ def _sever(mailbox: int) -> None:
                 if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
                     os.dup2(dead.fileno(), fd, os.get_inheritable(fd))
             except OSError:
-                pass  # it is closed
+                pass  # the descriptor is closed
 
 
 def _descriptors() -> Iterable[int]:

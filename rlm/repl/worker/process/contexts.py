@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .channel import Channel
 
 _AHEAD = 4
-"""Pieces that are requested ahead, so that the worker does not wait for each."""
+"""Pieces that are requested ahead, so that the worker does not wait for every piece."""
 
 
 class UnreadableContextError(Exception):
@@ -31,8 +31,8 @@ def read_context(kind: str, fd: int) -> Any:
         fd: a descriptor of the file.
 
     Raises:
-        UnreadableContextError: it is a table, and its library cannot be imported here or cannot read it.
-        MemoryError: it does not fit in memory.
+        UnreadableContextError: the context is a table, and its library cannot be imported here or cannot read it.
+        MemoryError: the context does not fit in memory.
     """
     size = os.fstat(fd).st_size
     if not size:

@@ -24,7 +24,7 @@ class Interrupts:
         """KeyboardInterrupts that the cell has had."""
 
     def reset(self) -> None:
-        """A new cell begins."""
+        """Called when a new cell begins."""
         self._strikes = 0
         self._channel.raised = False
 

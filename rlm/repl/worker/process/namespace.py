@@ -22,7 +22,7 @@ class SubcallError(str):
 
 
 class Shown(str):
-    """A text whose `repr` is the text itself, so it looks the same as the value of a cell and printed."""
+    """A text whose `repr` is the text itself. It looks the same whether a cell prints it or ends with it."""
 
     __slots__ = ()
 

@@ -12,7 +12,7 @@ _CONTINUATION = bytes(range(0x80, 0xC0))
 class Output:
     """The output of one stream since the last `take`: its head and its tail, in constant memory.
 
-    What is left out between them is not decoded, which keeps this fast: one supervisor collects the output of all REPLs.
+    The bytes between head and tail are not decoded. This is fast: one supervisor collects the output of all REPLs.
 
     Args:
         limit: characters that are kept, half of them at each end.
@@ -92,7 +92,7 @@ class Output:
             self._add(text if self._last == "\n" else "\n" + text)
 
     def take(self) -> str:
-        """Returns the output, and begins anew. A line in the middle says how many characters were left out."""
+        """Returns the output and clears it. A line in the middle says how many characters were left out."""
         if not self._fed:
             return ""
         self._decode(final=True)

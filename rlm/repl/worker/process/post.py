@@ -1,5 +1,5 @@
-"""The mailbox between a worker and its supervisor: the worker gets its job by it, and reports its checkpoints. It is a pair of
-sockets. Functions for the supervisor's end are here too."""
+"""The mailbox between a worker and its supervisor, a pair of sockets. The worker gets its job and reports its checkpoints
+through the mailbox. Functions for the supervisor's end are here too."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ class Post:
     """The worker's end.
 
     Args:
-        fd: its descriptor, which is taken.
+        fd: the mailbox's descriptor, which this object takes over.
     """
 
     def __init__(self, fd: int) -> None:
         self.join(fd)
 
     def join(self, fd: int) -> None:
-        """Takes another mailbox: a checkpoint that becomes the worker gets a new one."""
+        """Replaces the mailbox: a checkpoint that becomes the worker gets a new one."""
         self._stream = socket.socket(fileno=move_high(fd))
         os.close(fd)
 
     def receive_job(self, most: int) -> list[int]:
         """Waits for the job: at most `most` descriptors, of the stream to the host and of files with contexts. Ends the process
-        if there will be no job."""
+        if the supervisor closes the mailbox instead."""
         data, fds = receive_fds(self._stream, 1, most)
         if not data:
             os._exit(0)
         return fds
 
     def report(self, done: int, checkpoint: socket.socket | None) -> None:
-        """Says that there is a new checkpoint, or none any more.
+        """Tells the supervisor that there is a new checkpoint, or none any more.
 
         Args:
             done: cells and extensions that the worker had done by then.
@@ -61,7 +61,7 @@ class Post:
 
 
 def send_job(stream: socket.socket, fds: Sequence[int]) -> bool:
-    """Gives a worker its job, from the supervisor. Returns whether the worker was there to take it."""
+    """Called in the supervisor. Gives a worker its job. Returns False if the worker has ended."""
     try:
         socket.send_fds(stream, [Mailbox.JOB], list(fds))
     except OSError:
@@ -70,11 +70,11 @@ def send_job(stream: socket.socket, fds: Sequence[int]) -> bool:
 
 
 def receive_report(stream: socket.socket) -> tuple[int, list[int]] | None:
-    """Reads a worker's report, in the supervisor. The code of the cells may have sent it.
+    """Called in the supervisor. Reads a worker's report. The code of the cells may have sent the report.
 
     Returns:
-        Cells and extensions that were done by then, and a descriptor of the checkpoint's mailbox, or none if there is no
-        checkpoint; None if there will be no more reports.
+        The number of cells and extensions that were done by then. With it a list: the descriptor of the checkpoint's mailbox, or
+        nothing if there is no checkpoint. None: there will be no more reports.
     """
     try:
         data, fds = receive_fds(stream, _REPORT.size, 1)

@@ -83,8 +83,8 @@ def become_subreaper(become: bool = True) -> None:
 
 
 def die_with_parent(parent: int, signum: int) -> None:
-    """Has the kernel send this process a signal when its parent dies. The parent must have one thread only: the kernel watches
-    the thread that forked this process."""
+    """Asks the kernel for a signal to this process when its parent dies. The parent must have one thread only: the kernel
+    watches the thread that forked this process."""
     prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
         os._exit(0)
@@ -182,7 +182,7 @@ def end_children(
     Args:
         spare: ids of children that are not killed.
         known: ids of children whose process groups are killed where there is no /proc to list the children.
-        patience: seconds after which this gives up.
+        patience: seconds after which the function stops trying.
 
     Returns:
         The statuses of all children that have ended, spared ones included, by process id.
@@ -213,7 +213,7 @@ def end_children(
 
 
 def receive_fds(stream: socket.socket, size: int, most: int, flags: int = 0) -> tuple[bytes, list[int]]:
-    """Does what `socket.recv_fds` does, with fewer imports and objects: each costs every worker memory."""
+    """Does what `socket.recv_fds` does. It has fewer imports and objects, each of which costs every worker memory."""
     data, extra, _, _ = stream.recvmsg(size, socket.CMSG_LEN(4 * most), flags)
     fds: list[int] = []
     for _, _, content in extra:
@@ -222,7 +222,7 @@ def receive_fds(stream: socket.socket, size: int, most: int, flags: int = 0) -> 
 
 
 def move_high(fd: int) -> int:
-    """Copies a descriptor to a high number, which code that closes low ones does not hit."""
+    """Copies a descriptor to a high number, out of reach of code that closes all low ones."""
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
     except OSError:  # the limit of open files is lower
@@ -241,7 +241,8 @@ def close_all_but(fds: Iterable[int]) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Removes a directory and its content, as far as permitted. Follows no links. Another process may be removing it too."""
+    """Removes a directory and the content that this user may remove. Follows no links. Another process may be removing it
+    too."""
     try:
         os.rmdir(path)
         return

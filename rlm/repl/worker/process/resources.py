@@ -21,10 +21,10 @@ _RESERVE = 8 << 20
 
 
 def hold_memory() -> Any:
-    """Holds memory back until the result is dropped. If none is left, this raises the memory limit a little, a few times.
+    """Holds memory back until the result is dropped. If no memory is left, it raises the memory limit a little, a few times.
 
     Returns:
-        The memory; None if none is left and the limit cannot be raised.
+        The memory; None if no memory is left and the limit cannot be raised.
     """
     while True:
         try:
@@ -32,12 +32,12 @@ def hold_memory() -> Any:
         except OSError:
             soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
             if soft == hard:
-                return None  # if the worker dies of that, the supervisor reports it
+                return None  # if the worker then runs out of memory and dies, the supervisor reports it
             resource.setrlimit(resource.RLIMIT_DATA, (min(soft + _RESERVE, hard), hard))
 
 
 def go_first() -> None:
-    """Has the kernel kill this process first, and not the host, when the machine runs out of memory."""
+    """Makes this process the first one that the kernel kills when the machine runs out of memory, rather than the host."""
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         try:

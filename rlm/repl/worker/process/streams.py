@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SIZE = 1 << 16
-"""Bytes of a stream that are kept in memory. With more, they go down its pipe."""
+"""Bytes of a stream that are kept in memory. If there are more, all of them go down the stream's pipe."""
 
 _STREAM = SIZE + 8
 SHARED = 2 * _STREAM
@@ -41,9 +41,9 @@ _PROGRAM_STARTS = frozenset(
 
 
 class PrintBuffer:
-    """What Python code has written to a stream. It is in memory that the supervisor shares: a line costs no system call, does
-    not wake the supervisor, and outlives a worker that is killed. It goes down the pipe before a program is started, and
-    when there is too much of it.
+    """What Python code has written to a stream, in memory that the supervisor shares. A line costs no system call, does not
+    wake the supervisor, and outlives a worker that is killed. The buffer is written to the pipe before a program is started,
+    and when it is full.
 
     Args:
         number: 0: stdout; 1: stderr.
@@ -60,7 +60,8 @@ class PrintBuffer:
         self._line = b""
 
     def connect(self, memory: Any, pipe: int) -> None:
-        """
+        """Begins to use the shared memory.
+
         Args:
             memory: the shared memory.
             pipe: a high descriptor of the stream's pipe. The stream's own descriptor is 1 or 2, which the code may redirect.
@@ -87,7 +88,7 @@ class PrintBuffer:
             _USED.pack_into(self._memory, self._base, self._used)
 
     def _pass_on(self, data: bytes) -> None:
-        """In a child that the code forked: writes whole lines, because other processes print to the pipe too."""
+        """Called in a child that the code forked. Writes whole lines, because other processes print to the pipe too."""
         self._line += data
         if b"\n" in data or len(self._line) > SIZE:
             self.spill()
@@ -120,20 +121,20 @@ class PrintBuffer:
         _USED.pack_into(self._memory, self._base, 0)
 
     def flush(self) -> None:
-        """Does what `flush` of the stream does: it writes if the code has redirected the descriptor, or in a forked child."""
+        """Flushes the stream for the code: writes if the code has redirected the descriptor, or in a forked child."""
         if self._memory is None or self._is_redirected():
             self.spill()
         else:
             self._flushed = self._used
 
     def take(self) -> str | None:
-        """At the end of a cell: takes what was printed. None: part of it went down the pipe, so now all of it has."""
+        """Takes what was printed, at the end of a cell. None: a part had gone down the pipe, so the rest went there too."""
         with self._lock:
             if self._used and self._is_redirected():
                 try:
                     self.spill()
                 except OSError:
-                    pass  # a full disk, say
+                    pass  # for example, the disk is full
             # In this order: before the supervisor empties the pipe, it notes that it reads (`mark_read`).
             if self._pipe_has_data() or self._memory[self._base + _READ]:
                 self._spill(self._pipe)
@@ -145,7 +146,7 @@ class PrintBuffer:
         return data.decode("utf-8", "backslashreplace")
 
     def leave(self) -> None:
-        """In a child that the code forked: gives up the memory, which belongs to the parent."""
+        """Called in a child that the code forked. Stops using the memory, which belongs to the parent."""
         self._lock = _thread.RLock()
         self._memory = None
         self._line = b""
@@ -160,17 +161,17 @@ class PrintBuffer:
     def _pipe_has_data(self) -> bool:
         """Whether the pipe may hold something that the supervisor has not read."""
         if not LINUX:
-            return True  # unknown here; the supervisor will see
+            return True  # unknown here: the supervisor finds out when it reads
         return fcntl.ioctl(self._pipe, _FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
 
 def mark_read(memory: Any, number: int, read: bool) -> None:
-    """For the supervisor: notes that it is about to read from a pipe, or (False) that the host has got all that it read."""
+    """Called in the supervisor. Notes that it is about to read from a pipe, or (False) that the host has all that it read."""
     memory[number * _STREAM + _READ] = read
 
 
 def rest(memory: Any, number: int) -> bytes:
-    """For the supervisor: what a worker that has ended left in memory."""
+    """Called in the supervisor. Returns what a worker that has ended left in the memory."""
     base = number * _STREAM
     used = min(_USED.unpack_from(memory, base)[0], SIZE)
     data: bytes = memory[base + _DATA : base + _DATA + used]
@@ -218,7 +219,8 @@ class Streams:
         self._out: list[_TextOutput | None] = [None, None]
 
     def connect(self, memory: Any, stdout: int, stderr: int) -> None:
-        """
+        """Connects the streams of a worker.
+
         Args:
             memory: the memory that the worker shares with its supervisor.
             stdout, stderr: high descriptors of the pipes.
@@ -228,7 +230,7 @@ class Streams:
         self.renew()
 
     def renew(self) -> None:
-        """Puts these streams back into `sys`. One that the code closed is made anew."""
+        """Puts these streams back into `sys`. A stream that the code closed is made anew."""
         if self._stdin is None or self._stdin.closed:
             self._stdin = open(0, encoding="utf-8", closefd=False)
         for number, buffer in enumerate(self._buffers):
@@ -257,12 +259,12 @@ class Streams:
                 pass  # the code closed the descriptor, or the other end of it
 
     def take(self) -> list[str | None]:
-        """At the end of a cell: takes what was printed on stdout and stderr. See `PrintBuffer.take`."""
+        """Takes what was printed on stdout and stderr, at the end of a cell. See `PrintBuffer.take`."""
         self._flush_others()
         return [buffer.take() for buffer in self._buffers]
 
     def leave(self) -> None:
-        """In a child that the code forked: gives up the memory."""
+        """Called in a child that the code forked. Stops using the memory."""
         for buffer in self._buffers:
             buffer.leave()
 
@@ -272,7 +274,7 @@ class Streams:
                 try:
                     stream.flush()
                 except Exception:
-                    pass  # it is closed, or an object of the code that is no real stream
+                    pass  # the stream is closed, or is an object of the code that only looks like a stream
 
 
 STREAMS = Streams()

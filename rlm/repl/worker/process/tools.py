@@ -90,5 +90,5 @@ def _error(kind: str, message: str) -> Exception:
         try:
             return known(message) if message else known()
         except Exception:
-            pass  # this class takes other arguments than a text
+            pass  # the class takes arguments other than a text
     return ToolError(f"{kind}: {message}" if message else kind)

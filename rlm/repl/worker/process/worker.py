@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """This process: its descriptors, its forks, its resource limits, and the loop that serves the host. It is also the
+    """The worker's process: descriptors, forks, resource limits, and the loop that serves the host. It is also the
     `cells.Interpreter` of its cells.
 
     Args:
@@ -42,20 +42,20 @@ class Worker:
         self._attach(stdout, stderr, memory)
         self.pid = os.getpid()
         self._reserve: Any = None
-        """Memory that is freed when the code has used up all other: Python needs some to report that."""
+        """Memory that is freed when the code has used up all other memory: Python needs some to report that."""
 
     def _attach(self, stdout: int, stderr: int, memory: Any) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         self._spare = [move_high(fd) for fd in (null, stdout, stderr)]
         os.close(null)
         self._renew_descriptors()
-        # Never closed: that would close the number of its descriptor, which the code may have closed and used anew.
+        # Never closed: the code may have closed the descriptor and opened another file with the same number.
         self._maps.append(memory)
         STREAMS.connect(memory, *self._spare[1:])
 
     @property
     def descriptors(self) -> list[int]:
-        """The descriptors that it holds besides 0, 1 and 2."""
+        """The descriptors that the worker holds besides 0, 1 and 2."""
         return self._spare
 
     def connect(self, link: int) -> tuple[Channel, Cells]:
@@ -73,11 +73,11 @@ class Worker:
         return self._channel, Cells(self._channel, self._interrupts, self)
 
     def run(self, post: Post, tree: WorkerTree, folder: str) -> None:
-        """Serves cells in this process, which was forked for it, until the process ends.
+        """Serves cells until the process ends, which was forked for this.
 
         Args:
             post: brings the job.
-            tree: the process tree whose root this process is.
+            tree: the process tree of this worker.
             folder: the directory to make and to work in.
         """
         os.setsid()
@@ -111,7 +111,7 @@ class Worker:
                 fds = checkpoints.take(done, self._spare, None)
 
     def _resume(self, fds: list[int], link: int) -> None:
-        """This process was a checkpoint, and takes the place of the worker, which has ended.
+        """Called in a checkpoint that becomes the worker, because the last worker has ended.
 
         Args:
             fds: what `Checkpoints.take` returned.
@@ -125,7 +125,7 @@ class Worker:
             os.close(fd)
 
     def close(self) -> None:
-        """Closes its descriptors."""
+        """Closes the worker's descriptors."""
         self._channel.leave()
         for fd in self._spare:
             os.close(fd)
@@ -136,7 +136,7 @@ class Worker:
             os.set_blocking(fd, True)  # some programs leave a pipe non-blocking
 
     def _after_fork(self) -> None:
-        """In a child that the code forked."""
+        """Called in a child that the code forked."""
         self._channel.leave()
         STREAMS.leave()
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)

@@ -15,7 +15,7 @@ MAX_FRAME = 256 << 20
 
 _HEADER = struct.Struct(">cI")
 NUMBER = struct.Struct(">Q")
-"""The number of a call, before the payload of a frame that is answered or answers."""
+"""The number of a call. It comes before the payload in a frame that asks, and in the frame that answers."""
 
 
 class ProtocolError(Exception):

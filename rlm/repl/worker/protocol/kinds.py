@@ -1,7 +1,7 @@
 """The kinds of frames and messages, named once for each stream. A kind is one byte, and no byte stands for two kinds.
 
-How a cell is interrupted, by the host's time limit or by its caller. The modules are `rlm.repl.session`, `control.monitor` with
-`control.fork_server`, and `process.channel` with `process.interrupts`.
+The sequence of an interrupt, for a time limit or for a caller that stops the cell. The modules are `rlm.repl.session`,
+`control.monitor` with `control.fork_server`, and `process.channel` with `process.interrupts`.
 
     host                      supervisor and fork server        worker
     ----                      --------------------------        ------
@@ -24,8 +24,8 @@ If the cell ends in between, the rest does not happen, and no SIGINT is left ove
 SIGINT goes to the worker's process group. The worker ignores it between cells, and from the third one on in a cell. A frame is
 never cut: a SIGINT that comes while the worker reads or writes one raises KeyboardInterrupt afterwards. A second INTERRUPT
 begins at strike 1 again, with a grace period of its own: a caller may stop a cell that has reached its time limit. If nothing
-comes back in time, the host goes on without the worker (`rlm.repl.remote`). With `isolation="none"` a thread takes the part of
-the supervisor (`rlm.environments.inline`).
+comes back in time, the host continues without the worker (`rlm.repl.remote`). With `isolation="none"` a thread does the
+supervisor's part (`rlm.environments.inline`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ToWorker:
     RUN = b"X"
     """Runs a cell."""
     EXTEND = b"N"
-    """Brings further contexts, a new history, a fresh answer."""
+    """Brings further contexts, a new history, and an empty answer."""
     REPLIES = b"R"
     """The replies to a QUERY."""
     VALUE = b"V"
@@ -54,13 +54,13 @@ class FromWorker:
     UP = b"U"
     """Cells can run."""
     FAILED = b"F"
-    """The namespace cannot be made, and why."""
+    """The reason why the namespace cannot be made."""
     DONE = b"D"
     """A cell has ended: its result."""
     EXTENDED = b"n"
-    """The further contexts are in the namespace, or why they cannot be."""
+    """The further contexts are in the namespace, or the reason why they cannot be put there."""
     QUERY = b"Q"
-    """Asks a sub-model, or a child run, some prompts."""
+    """Sends prompts to a sub-model, or to child runs."""
     CALL = b"C"
     """Calls a tool of the host."""
     PIECE = b"G"
@@ -73,13 +73,13 @@ class ToSupervisor:
     INTERRUPT = b"I"
     """Interrupt the cell, and kill the worker if the cell does not end."""
     TAKE = b"T"
-    """The cell has ended: say what was printed."""
+    """The cell has ended: send what was printed."""
     KILL = b"K"
-    """Kill the worker, and say how it ended."""
+    """Kill the worker, and report how it ended."""
     END = b"Z"
     """End the REPL: the worker, all that it started, and its checkpoint."""
     PING = b"p"
-    """Answer with PONG. It goes by way of the fork server, so an answer shows that both still serve."""
+    """Answer with PONG. The question goes by way of the fork server, so the answer shows that both still serve."""
 
 
 class FromSupervisor:
@@ -99,7 +99,7 @@ output of a program that starts the worker."""
 
 
 class OneStream:
-    """At a place that has one stream for all. It carries these frames beside those from and to the supervisor."""
+    """At a place with a single stream, which carries these frames beside those from and to the supervisor."""
 
     OPEN = b"o"
     """From the host: the sizes of the contexts in bytes, and the supervisor's settings (JSON)."""
@@ -115,7 +115,7 @@ class ToForkServer:
     FORK = b"f"
     """Fork a worker. With its descriptors."""
     RESUME = b"r"
-    """Have a checkpoint take the place of its worker, which has ended. With descriptors as for FORK."""
+    """Make the checkpoint of a worker that has ended the worker. With descriptors as for FORK."""
     INTERRUPT = b"i"
     """Send SIGINT to the process group of a worker."""
     KILL = b"k"
@@ -123,11 +123,12 @@ class ToForkServer:
     DROP = b"d"
     """Kill a worker and its checkpoint."""
     SAVE = b"c"
-    """Register a new checkpoint in place of the last one. With a descriptor of its mailbox; without one there is none now."""
+    """Register a new checkpoint in place of the last one. With a descriptor of its mailbox. Without a descriptor: only drop
+    the last one."""
     LIMIT = b"l"
     """Bytes of memory that the processes of a REPL may have together."""
     PING = b"a"
-    """Answer with PONG, whatever has become of the REPL."""
+    """Answer with PONG, even if the REPL has ended."""
 
 
 class FromForkServer:
@@ -138,7 +139,7 @@ class FromForkServer:
     ENDED = b"e"
     """Nothing is left of a REPL. With the status of its worker."""
     SAVED = b"s"
-    """A worker has ended, and its checkpoint waits. With the status of the worker."""
+    """A worker has ended, and its checkpoint can be resumed. With the status of the worker."""
     TOO_MUCH = b"m"
     """The processes of a REPL are too many or take too much memory, and are being killed."""
     FAILED = b"x"

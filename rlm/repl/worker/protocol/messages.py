@@ -1,7 +1,7 @@
 """Messages of a worker to the host: a head of JSON, and after it the longer texts as raw UTF-8.
 
-While the host parses JSON it does nothing else, and the result takes many times the memory of the JSON. Raw texts cost neither.
-So the head is kept small, however much text a message has.
+While the host parses JSON it does nothing else, and the result takes many times the memory of the JSON. Raw texts cost neither
+time nor memory. So the head is kept small, however much text a message has.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MOST_TEXT = 32 << 20
 MOST_HEAD = 4 << 20
 """Bytes that a head may have."""
 MOST_ITEMS = 500_000
-"""Commas, lists and dicts that a head may have: they are what takes time and memory to parse."""
+"""Commas, lists and dicts that a head may have. These take the time and memory of parsing."""
 MOST_MESSAGE = MOST_TEXT + MOST_HEAD + 64
 """Bytes of the largest payload of a frame with a message."""
 
 _SHORT = 64
-"""Characters up to which a text stays in the head. With texts so short, a head has room for all the prompts of a call."""
+"""Characters of the longest text that stays in the head. A head has room for all prompts of a call that are as short."""
 _LITTLE, _PLAIN = 1 << 14, 1 << 18
-"""A message of at most so many characters and items, whose head has at most so many bytes, is not searched for longer texts."""
+"""Two bounds of a message that is not searched for longer texts: its characters and items, and the bytes of its head."""
 _MOST_LEVELS = 400
 _SCALARS = frozenset((int, float, bool, type(None)))
 _CONTAINERS = (list, tuple, dict)
@@ -70,7 +70,7 @@ def load(payload: bytes, most: int = MOST_HEAD) -> Any:
         most: bytes that the head may have.
 
     Raises:
-        Exception: of any kind: `payload` is no message.
+        Exception: `payload` is no message. The exception can be of any kind.
     """
     start = _SIZE.size + head_size(payload)
     head = payload[_SIZE.size : start]

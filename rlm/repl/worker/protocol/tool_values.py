@@ -1,5 +1,5 @@
-"""The arguments of tools: plain values as JSON and back, with their exact types. To decode them runs no code of the sender and
-imports nothing, so the host can decode whatever a worker sends."""
+"""Arguments and results of tools: plain values as JSON and back, with their exact types. Decoding runs no code of the sender
+and imports nothing, so the host can decode whatever a worker sends."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The sandbox: what the code of a REPL cannot see, reach or ask of the kernel. Linux only."""
+"""The sandbox: it limits what the code of a REPL can see, reach and ask of the kernel. Linux only."""

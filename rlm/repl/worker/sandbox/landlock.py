@@ -1,4 +1,4 @@
-"""Landlock rules on files. They hold beside the read-only mounts, as a second wall, where the kernel has Landlock."""
+"""Landlock rules on files: a second wall beside the read-only mounts, where the kernel has Landlock."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Landlock:
         return syscalls.landlock_rule(access, fd)
 
     def restrict(self, scratch: str) -> None:
-        """Applies the rules to this process and its descendants. They cannot be taken back.
+        """Applies the rules to this process and its descendants. This cannot be undone.
 
         Args:
             scratch: a directory in which everything is allowed.

@@ -74,7 +74,7 @@ def _install_filter() -> None:
 
 
 def _succeeds(action: Callable[[], None]) -> bool:
-    """Whether an action succeeds, in a process of its own."""
+    """Tries an action in a process of its own. Returns whether it succeeded."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:

@@ -33,7 +33,7 @@ _SYSTEM = (
 """What is visible of the system. Not /usr/src: many images have the programs that score, and their output, in /usr/src/app."""
 _EMPTY = "/.hidden/empty"
 _REVEALING = ("keys", "key-users")
-"""Files of `/proc` that every user can read, and that tell about the user, not about the sandbox."""
+"""Files of `/proc` that every user can read, and that describe the user rather than the sandbox."""
 _HIDDEN_INFO = "Metadata-Version: 2.1\nName: hidden\nVersion: 0\n"
 """The METADATA of a hidden `.dist-info`: `importlib.metadata` fails on a `.dist-info` without it."""
 _HIDDEN = 'raise ModuleNotFoundError(f"{__name__} is hidden from the REPL by its sandbox", name=__name__)\n'
@@ -205,7 +205,8 @@ class RootDirectory:
         Raises:
             OSError: the kernel refused a mount.
         """
-        # The scratch directory hides what is visible below its path, such as a Python in /tmp. So that is mounted again in it.
+        # The scratch directory hides what is visible below its path, such as a Python in /tmp. So those paths are mounted
+        # again in the scratch directory.
         copies = [(path, syscalls.copy_mount(path)) for path in self._mounts_in_scratch]
         flags = syscalls.NO_SUID | syscalls.NO_DEVICES
         inodes = max(1024, scratch_bytes >> 12)
@@ -254,7 +255,8 @@ def _revealing_files(root: str) -> list[str]:
 
 
 def _cover_cache(root: str, cache: str, hidden: set[str], cover: str) -> None:
-    """Hides the compiled code of hidden modules: what is there, and what another process writes there when it imports them.
+    """Hides the compiled code of hidden modules: the files that exist, and files that another process writes when it imports
+    these modules.
 
     Args:
         cache: the `__pycache__` directory of the modules.
@@ -264,7 +266,7 @@ def _cover_cache(root: str, cache: str, hidden: set[str], cover: str) -> None:
     try:
         os.mkdir(cache)
     except OSError:
-        pass  # it exists; or this user cannot make it, and then Python writes no compiled code as this user either
+        pass  # it exists; or this user cannot make it, so Python cannot write compiled code as this user either
     if not os.path.isdir(root + cache):
         return
     os.mkdir(cover)
@@ -279,10 +281,10 @@ def _cover_cache(root: str, cache: str, hidden: set[str], cover: str) -> None:
 
 
 def _limit_processes(processes: int) -> bool:
-    """Has the kernel limit the processes and threads of this pid namespace, by the largest process id that it may have.
+    """Limits the processes and threads of this pid namespace: sets the largest process id that the kernel gives out in it.
 
     Returns:
-        Whether the kernel does. Before Linux 6.14 it has only one such limit, for the whole machine.
+        Whether the kernel can. Before Linux 6.14 it has only one limit of process ids, for the whole machine.
     """
     # The kernel does not reuse ids below 300. So there must be `processes` ids from 300 on.
     try:
@@ -304,7 +306,7 @@ def within(path: str, folder: str) -> bool:
 
 
 def _first_link(path: str) -> str | None:
-    """The first symbolic link on the way along a path. None: there is none."""
+    """The first symbolic link along a path. None: there is none."""
     end = 0
     while end >= 0:
         end = path.find("/", end + 1)

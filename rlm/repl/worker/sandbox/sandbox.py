@@ -1,11 +1,11 @@
-"""The sandbox: what stands between the code of a REPL and the machine, on Linux.
+"""The sandbox: it separates the code of a REPL from the machine, on Linux.
 
 The fork server enters the sandbox once: new namespaces for users, mounts, processes, the network, IPC and the host's name,
-and a root directory with little in it (`root_directory.py`).
+and a root directory with few files (`root_directory.py`).
 
-Each worker gets a pid namespace below that, with a first process that does nothing. Before a worker gets its job, it locks
-itself up for good: mounts of its own, no privileges, Landlock rules (`landlock.py`), and a filter of system calls
-(`seccomp.py`).
+Each worker gets a pid namespace inside that of the fork server, with a first process that does nothing. Before a worker gets
+its job, it locks itself up for good: mounts of its own, no privileges, Landlock rules (`landlock.py`), and a filter of
+system calls (`seccomp.py`).
 """
 
 # ruff: noqa: SIM105 (no contextlib)
@@ -58,7 +58,7 @@ class Sandbox:
         self._pid_namespace = -1
         """A descriptor of the fork server's pid namespace."""
         self.features: dict[str, Any] = {}
-        """What this kernel offers beyond what a sandbox needs, known after `enter`. See `isolation.Probe`."""
+        """Optional features that this kernel offers, known after `enter`. See `isolation.Probe`."""
 
     def unshare_namespaces(self) -> None:
         """Leaves the host's namespaces. The new pid namespace begins with the next fork.
@@ -84,7 +84,7 @@ class Sandbox:
         syscalls.unshare(syscalls.NEW_PID, "a process namespace")
 
     def enter(self, root: str) -> None:
-        """Makes the sandbox around this process, which must be the first one of the new pid namespace, and tries it.
+        """Makes the sandbox around this process, and tries it. The process must be the first one of the new pid namespace.
 
         Args:
             root: an empty directory.
@@ -104,7 +104,7 @@ class Sandbox:
         self._try_worker()
 
     def _try_worker(self) -> None:
-        """Forks a worker that only locks itself up, to know that this works. Sets `features`."""
+        """Forks a worker that only locks itself up, to find out whether that works. Sets `features`."""
         read, write = os.pipe()
 
         def work() -> None:
@@ -168,7 +168,7 @@ class Sandbox:
         return first, worker
 
     def lock_worker(self) -> dict[str, Any]:
-        """Locks up this process, which must be a worker. That cannot be taken back.
+        """Locks up this process, which must be a worker. This cannot be undone.
 
         Returns:
             `features`.
@@ -259,8 +259,8 @@ def _write(path: str, text: str) -> None:
 
 
 def fork_into_sandbox(settings: dict[str, Any], root: str, run: Callable[[Sandbox], None]) -> str:
-    """Forks a process that lives in a sandbox. It is forked twice, so it becomes a child of this process if this process is
-    a subreaper.
+    """Forks a process into a sandbox, by a double fork. The process becomes a child of this process if this process is a
+    subreaper.
 
     Args:
         settings: see `Sandbox`.

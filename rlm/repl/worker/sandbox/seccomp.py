@@ -120,7 +120,7 @@ ABSENT: dict[str, tuple[int | None, int | None]] = {
     "inotify_init1": (294, 26),
     "io_setup": (206, 0),  # the machine has few for all users together
 }
-"""Calls that fail with ENOSYS, as on a kernel that does not have them: programs then take another way."""
+"""Calls that fail with ENOSYS, as on a kernel that does not have them. Programs then use other calls."""
 
 _CLONE, _SOCKETPAIR, _FCNTL = (56, 220), (53, 199), (72, 25)
 _NEW_NAMESPACES = 0x7E020000

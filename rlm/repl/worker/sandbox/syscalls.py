@@ -1,4 +1,4 @@
-"""System calls that Python does not offer, by ctypes. Each function raises an OSError, which names what the kernel refused."""
+"""System calls that Python does not offer, by ctypes. If the kernel refuses, a function raises an OSError that says what."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _check(result: int, what: str) -> int:
 
 
 def unshare(flag: int, what: str) -> None:
-    """Moves this process to a new namespace. Of a pid namespace only its next children become members.
+    """Moves this process to a new namespace. A new pid namespace gets only the next children of this process.
 
     Args:
         what: a name for the namespace in the error.
@@ -87,7 +87,7 @@ def unshare(flag: int, what: str) -> None:
 
 
 def enter_namespace(fd: int, flag: int) -> None:
-    """Has the next children of this process live in an existing pid namespace.
+    """Moves the next children of this process to an existing pid namespace.
 
     Args:
         fd: a descriptor of the namespace, or a pidfd of a process in it.
@@ -212,7 +212,7 @@ def _address(text: Any) -> int:
 
 
 def give_up_root() -> None:
-    """From now on no program gets privileges because root runs it. This process keeps the capabilities that it has."""
+    """Takes away the privileges that programs get because root runs them. This process keeps its capabilities."""
     number = 0
     while libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
         number += 1
@@ -229,12 +229,12 @@ def drop_capabilities() -> None:
 
 
 def set_no_new_privileges() -> None:
-    """Programs with set-user-id bits or capabilities of their own give this process nothing. A filter needs that."""
+    """Set-user-id bits and capabilities of programs give this process no privileges any more. `install_filter` needs this."""
     _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
 def install_filter(program: Any) -> None:
-    """Has the kernel run a filter at each system call of this process and its descendants.
+    """Installs a filter: the kernel runs it at each system call of this process and its descendants.
 
     Args:
         program: made by `seccomp.program`.
@@ -260,7 +260,7 @@ def landlock_attributes(files: int, network: int, scopes: int) -> Any:
 
 
 def landlock_ruleset(attributes: Any) -> int:
-    """A descriptor of a new ruleset. It allows none of these kinds of access."""
+    """Makes a ruleset, which allows none of these kinds of access. Returns its descriptor."""
     return _check(_call(_LANDLOCK_CREATE, ctypes.addressof(attributes), len(attributes) * 8, 0), "Landlock")
 
 
