@@ -239,8 +239,8 @@ def _memory_and_threads() -> tuple[int, int]:
 
 
 def _sever(mailbox: int) -> None:
-    """Closes the checkpoint's copies of all pipes and sockets but the mailbox. With such a copy open, a process at the other end
-    would not see that the worker closed its own. The descriptors become ends of a dead socket: when the checkpoint becomes
+    """Closes the checkpoint's copies of all pipes and sockets but the mailbox. While a copy is open, a process at the other end
+    does not see that the worker closed its own. The descriptors become ends of a dead socket: when the checkpoint becomes
     the worker, the processes at the other ends have ended anyway."""
     dead, end = socket.socketpair()
     end.close()

@@ -73,7 +73,7 @@ def receive_report(stream: socket.socket) -> tuple[int, list[int]] | None:
     """Called in the supervisor. Reads a worker's report. The code of the cells may have sent the report.
 
     Returns:
-        The number of cells and extensions that were done by then. With it a list: the descriptor of the checkpoint's mailbox, or
+        The number of cells and extensions that were done by then, and a list: the descriptor of the checkpoint's mailbox, or
         nothing if there is no checkpoint. None: there will be no more reports.
     """
     try:
