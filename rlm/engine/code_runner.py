@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from rlm.engine.emitter import Emitter
 from rlm.engine.final_answer import FinalAnswer
@@ -93,6 +92,7 @@ class CodeRunner:
         self._last_error = cell.error or ""
 
     def _emit(self, turn: int, number: int, code: str, cell: CellResult) -> None:
+        answer = cell.answer
         self._emitter.emit(
             "cell",
             turn=turn,
@@ -103,6 +103,6 @@ class CodeRunner:
             stderr=cell.stderr,
             error=cell.error,
             locals=cell.locals,
-            answer=asdict(cell.answer),
+            answer={"content": answer.content, "ready": answer.ready, "note": answer.note},
             seconds=cell.seconds,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,10 +26,6 @@ from rlm.repl.interface import REPL, CellResult, SessionSpec
 from rlm.repl.persistent import Conversation
 from rlm.repl.tools import ToolReport
 from rlm.types import RunStats, StopReason
-
-_STOP_GRACE = 0.08
-"""Seconds between interrupt and kill when the run is stopped and its REPL is not used again. C code does not notice an
-interrupt, and nothing needs its result any more."""
 
 
 class Rollout:
@@ -158,9 +153,9 @@ class Rollout:
 
     async def _open(self) -> REPL:
         on_tool = partial(_emit_tool, self._emitter)
-        settings = self._tree.settings.repl
-        if settings.stop_grace is None and self._conversation is None:
-            settings = replace(settings, stop_grace=_STOP_GRACE)
+        settings = self._tree.settings.repl_of_one_run
+        if self._conversation is not None:
+            settings = self._tree.settings.repl
         spec = SessionSpec([self._context], tools=self._setup.tools, on_tool=on_tool, settings=settings)
         async with self._tree.ledger.guard():
             if self._conversation is not None:
@@ -171,7 +166,8 @@ class Rollout:
         started = time.perf_counter()
         callbacks = self._tree.settings.callbacks
         self._dialogue.turn = number
-        self._emitter.emit("turn_start", turn=number)
+        if self._emitter.listened:
+            self._emitter.emit("turn_start", turn=number)
         callbacks.iteration_start(self._depth, number)
         earlier = [] if self._conversation is None else self._conversation.histories
         await self._dialogue.compact(repl, earlier)
@@ -220,7 +216,8 @@ class Rollout:
         """
         answer, dialogue = self._answer, self._dialogue
         dialogue.turn += 1
-        self._emitter.emit("turn_start", turn=dialogue.turn)
+        if self._emitter.listened:
+            self._emitter.emit("turn_start", turn=dialogue.turn)
         reply = await dialogue.ask("answer")
         text = answer_text(reply.content) or answer.content
         problem = answer.check(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from rlm import environments
@@ -21,6 +21,9 @@ from rlm.repl.interface import Environment
 from rlm.repl.repl_settings import REPLSettings
 from rlm.repl.tools import Toolbox
 
+_STOP_GRACE = 0.08
+"""Seconds between interrupt and kill when the run is stopped and its REPL is not used again. C code does not notice an
+interrupt, and nothing needs its result any more."""
 _REPL_SETTINGS = {f.name for f in fields(REPLSettings)}
 
 
@@ -124,6 +127,7 @@ def settings_of(options: Options, repl: REPLSettings) -> TreeSettings:
         below=RunSetup.of(system, sub_tools),
         prologue=options.user_prologue,
         repl=repl,
+        repl_of_one_run=replace(repl, stop_grace=repl.stop_grace or _STOP_GRACE),
         compaction=options.compaction_threshold_pct if options.compaction else None,
         callbacks=Callbacks(
             options.on_subcall_start,

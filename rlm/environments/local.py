@@ -35,8 +35,10 @@ EndSupervisor = Callable[[], None]
 _QUICK = 1 << 20
 """Bytes up to which a context is encoded on the event loop rather than in a thread."""
 
-_READ = 1 << 16
+_READ = 1 << 18
 """Bytes that are read from a stream at once."""
+_shared = threading.local()
+"""Has the buffer of a thread's streams, `view`. An event loop reads into it and hands the data over in one step."""
 
 _warning = threading.Lock()
 """Taken by the first warning that there is no sandbox, and never released."""
@@ -216,8 +218,9 @@ async def _join(
 
 
 class _BufferedReader(asyncio.BufferedProtocol):
-    """Reads a stream into one buffer for a protocol. A transport alone allocates 256 KiB for each read, which the C library may
-    get from the kernel and give back each time: that can be a third of the host's time for a cell.
+    """Reads a stream for a protocol, into a buffer that all streams of the thread share. A transport alone allocates 256 KiB
+    for each read, which the C library may get from the kernel and give back each time: that can be a third of the host's
+    time for a cell.
 
     Args:
         protocol: gets the data and all other events.
@@ -225,11 +228,12 @@ class _BufferedReader(asyncio.BufferedProtocol):
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         self._protocol = protocol
-        self._buffer = bytearray(_READ)
-        self._view = memoryview(self._buffer)
+        if not hasattr(_shared, "view"):
+            _shared.view = memoryview(bytearray(_READ))
+        self._view: memoryview = _shared.view
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
         self._protocol.data_received(bytes(self._view[:nbytes]))
