@@ -74,10 +74,15 @@ class Registry(Generic[T]):
             hint: gets an unknown option and the known ones; returns the end of the message, or "" for the nearest name.
 
         Raises:
-            ConfigError: there is no such factory or option (the message names the nearest), or an option does not fit.
+            ConfigError: there is no such factory or option (the message names the nearest), an option is missing, or an
+                option does not fit.
         """
         self.check(name, options, hint)
-        return self.factory(name)(**options)
+        factory = self.factory(name)
+        missing = [option for option in _required(factory) if option not in options]
+        if missing:
+            raise ConfigError(f"{self._what} {name!r} needs {' and '.join(missing)} in {self._what}_kwargs")
+        return factory(**options)
 
     def check(
         self, name: str, options: Mapping[str, Any], hint: Callable[[str, list[str]], str] | None = None
@@ -107,3 +112,10 @@ def options_of(factory: Callable[..., Any]) -> list[str] | None:
             return None
         known += typing.get_args(unpacked)[0].__annotations__
     return known
+
+
+def _required(factory: Callable[..., Any]) -> list[str]:
+    """The names of the arguments that a factory cannot do without."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(factory).parameters.values()
+    return [p.name for p in parameters if p.kind in named and p.default is inspect.Parameter.empty]

@@ -81,8 +81,8 @@ def make_environment(name: str, **kwargs: Any) -> Environment:
             "program" those of `rlm.environments.program.ProgramEnvironment`.
 
     Raises:
-        ConfigError: there is no such environment or option (the message names the nearest), it is not built yet, or its
-            factory made something that cannot open a REPL.
+        ConfigError: there is no such environment or option (the message names the nearest), it is not built yet, an option
+            is missing or does not fit, or its factory made something that cannot open a REPL.
     """
     if name in _NOT_BUILT and name not in names():
         raise ConfigError(f"environment {name!r} is not built yet; there are {', '.join(names())}")

@@ -139,6 +139,7 @@ async def test_a_program_that_does_not_answer_is_killed_with_its_tree(
         ({"command": ["python", 1]}, "command must be a list"),
         ({"command": PYTHON, "start_timeout": 0}, "start_timeout must be a positive number"),
         ({"comand": PYTHON}, "did you mean 'command'"),
+        ({}, "'program' needs command in environment_kwargs"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
