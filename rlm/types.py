@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal, NotRequired, TypedDict
@@ -318,11 +318,6 @@ class Iteration:
     """Seconds."""
 
 
-Description = dict[str, Any] | Callable[[Any], dict[str, Any]]
-"""The kind, size and SHA-256 of an input. For an input that cannot change, a function that computes them from it: the input is
-then hashed only if the result is serialised."""
-
-
 @dataclass(slots=True)
 class RLMChatCompletion:
     """The result of a completion: its answer, why it ended, its usage and its turns."""
@@ -352,17 +347,15 @@ class RLMChatCompletion:
     parsed: Any = None
     """The answer as the object that `response_format` asks for; None without a `response_format`. Not part of `to_dict`:
     `response` holds the same as JSON."""
-    description: Description | None = field(default=None, repr=False, compare=False)
-    """Describes the input as the REPL got it. None if `prompt` is a description itself, as in a result that was read back."""
+    description: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    """Kind, size and SHA-256 of the input as the REPL got it. None if `prompt` is a description itself, as in a result that was
+    read back."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON data, in which `prompt` is the description of the input."""
-        description = self.description
-        if callable(description):
-            description = description(self.prompt)
         return {
             "root_model": self.root_model,
-            "prompt": self.prompt if description is None else description,
+            "prompt": self.prompt if self.description is None else self.description,
             "response": self.response,
             "usage_summary": self.usage_summary.to_dict(),
             "execution_time": self.execution_time,

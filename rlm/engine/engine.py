@@ -20,7 +20,7 @@ from rlm.engine.setup import environment_of, models_of, settings_of
 from rlm.errors import CancellationError, LimitError, RLMError, RolloutStoppedError
 from rlm.options import Options
 from rlm.repl.persistent import Conversation
-from rlm.types import Description, RLMChatCompletion, RunStats
+from rlm.types import RLMChatCompletion, RunStats
 
 if TYPE_CHECKING:
     from rlm.engine.answer_format import AnswerFormat
@@ -85,9 +85,7 @@ class Engine:
             else:
                 outcome = Outcome("", stop_reason(refusal), refusal, RunStats(), [])
             seconds = time.perf_counter() - started
-            description: Description = _describe
-            if not isinstance(prompt, str | bytes | Context):  # the caller may change it, or delete the file
-                description = await asyncio.to_thread(context.describe)
+            description = await asyncio.to_thread(context.describe)  # the hash takes a second per GB
         completion = RLMChatCompletion(
             root_model=self._models.root.name,
             prompt=prompt,
@@ -160,12 +158,6 @@ class Engine:
 def _asked(client: Client) -> list[Any]:
     """The part of a client that answers depend on: its model and sampling arguments, not its server."""
     return [client.model, dict(client.sampling_args)]
-
-
-def _describe(prompt: Any) -> dict[str, Any]:
-    """Describes an input that cannot have changed. The hash takes a second per GB, so it is made when a result is
-    serialised."""
-    return Context.of(prompt).describe()
 
 
 def _trip(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:

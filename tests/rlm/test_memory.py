@@ -139,23 +139,14 @@ async def test_a_result_describes_its_input_without_a_descriptor(tmp_path: Path)
     assert [completion.to_dict()["prompt"] for completion in completions] == expected
 
 
-async def test_an_input_that_cannot_change_is_hashed_only_when_its_result_is_serialised(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    hashed = []
-    describe = Context.describe
-
-    def counted(context: Context) -> dict[str, Any]:
-        hashed.append(context.kind)
-        return describe(context)
-
-    monkeypatch.setattr(Context, "describe", counted)
+async def test_a_result_is_described_when_its_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     rlm = RLM(client=ScriptedClient(lambda request: FINISH, record=False))
     completion = await rlm.acompletion("text", "What?")
-    assert hashed == []
+    expected = Context("text").describe()
+    monkeypatch.setattr(Context, "describe", None)
+    assert completion.description == completion.to_dict()["prompt"] == expected
     copy = pickle.loads(pickle.dumps(completion))
     assert copy.to_dict() == completion.to_dict()
-    assert completion.to_dict()["prompt"] == describe(Context("text"))
     assert RLMChatCompletion.from_dict(completion.to_dict()).to_dict() == completion.to_dict()
 
 
