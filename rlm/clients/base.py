@@ -44,7 +44,8 @@ class ModelReply:
 
 
 class Client(abc.ABC):
-    """A model of some provider. A provider of your own is a subclass: it sets `model` and defines `complete`.
+    """A model of some provider. A provider of your own is a subclass: it sets `model` and defines `complete`. A plain object
+    with these two will do as well; the other attributes are read from it once, if it has them.
 
     Many tasks and several event loops use one client at once. A subclass keeps what is bound to a loop apart for each
     loop.
@@ -84,8 +85,39 @@ class Client(abc.ABC):
         return None
 
 
+class _AdaptedClient(Client):
+    """A client whose class does not derive from `Client`."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.model = client.model
+        self.provider = str(getattr(client, "provider", "") or type(client).__name__)
+        self.sampling_args = getattr(client, "sampling_args", None) or {}
+        self.reports_cost = bool(getattr(client, "reports_cost", False))
+
+    async def complete(
+        self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
+    ) -> ModelReply:
+        other = (
+            {} if model is None else {"model": model}
+        )  # the engine names no model, so `complete` may lack it
+        reply: ModelReply = await self._client.complete(messages, sampling=sampling, **other)
+        return reply
+
+    async def context_length(self, model: str | None = None) -> int | None:
+        if not hasattr(self._client, "context_length"):
+            return None
+        size: int | None = await self._client.context_length(*(() if model is None else (model,)))
+        return size
+
+
+def as_client(given: Any) -> Client:
+    """Returns a checked client itself, or an adapter if its class does not derive from `Client`."""
+    return given if isinstance(given, Client) else _AdaptedClient(given)
+
+
 def check_client(what: str, given: object) -> None:
-    """Checks that an argument is a client.
+    """Checks that an argument is a client: a `Client`, or a plain object with `complete` and `model`.
 
     Args:
         what: names the argument in the message.
@@ -93,12 +125,10 @@ def check_client(what: str, given: object) -> None:
     Raises:
         ConfigError: it is none, or has no `model`.
     """
-    if not isinstance(given, Client):
-        hint = "a client of your own must subclass rlm.clients.Client"
-        if isinstance(given, str):
-            hint = "the name of a model goes into backend_kwargs"
+    if isinstance(given, type) or not callable(getattr(given, "complete", None)):
+        hint = "; the name of a model goes into backend_kwargs" if isinstance(given, str) else ""
         raise ConfigError(
-            f"{what} must be a client, as rlm.clients.make_client makes one, and is {a(given)}; {hint}"
+            f"{what} must be a client, as rlm.clients.make_client makes one, and is {a(given)}{hint}"
         )
     name = getattr(given, "model", None)
     if not isinstance(name, str):

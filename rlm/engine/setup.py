@@ -9,7 +9,7 @@ from typing import Any
 
 from rlm import environments
 from rlm.clients import make_client
-from rlm.clients.base import Client
+from rlm.clients.base import Client, as_client
 from rlm.clients.prices import Price, Prices
 from rlm.engine import prompts
 from rlm.engine.callbacks import Callbacks
@@ -39,7 +39,7 @@ def models_of(options: Options) -> Models:
     sampling = dict(options.sampling_args or {})
     below = sampling if options.sub_sampling_args is None else dict(options.sub_sampling_args)
     return Models(
-        root,
+        as_client(root),
         _other_clients(options),
         sampling,
         below,
@@ -52,12 +52,12 @@ def _other_clients(options: Options) -> dict[str, Client]:
     """The clients of the sub-models, by the names that the code uses."""
     clients = options.other_clients
     if isinstance(clients, Mapping):
-        return dict(clients)
+        return {name: as_client(client) for name, client in clients.items()}
     if clients is None:
         pairs = zip(options.other_backends or (), options.other_backend_kwargs or (), strict=True)
         clients = [make_client(backend, **kwargs) for backend, kwargs in pairs]
     named: dict[str, Client] = {}
-    for client in clients:
+    for client in map(as_client, clients):
         if client.model in named:
             raise ConfigError(
                 f"there are two sub-models named {client.model!r}: name them, with "

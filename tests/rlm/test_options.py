@@ -260,7 +260,10 @@ class Nameless(Client):
         ({"backend_kwargs": {1: 2}}, "1 is no name"),
         ({"client": "gpt-5"}, "the name of a model goes into backend_kwargs"),
         ({"client": ScriptedClient}, "client must be a client"),
-        ({"client": object()}, r"is an object; a client of your own must subclass rlm\.clients\.Client"),
+        (
+            {"client": object()},
+            "client must be a client, as rlm.clients.make_client makes one, and is an object",
+        ),
         (
             {"client": Nameless()},
             "client must have the model's name in its attribute `model`, a str, not None",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlm import RLM
-from rlm.clients.base import Client, ModelReply
+from rlm.clients.base import Client, ModelReply, as_client
 from rlm.clients.prices import Price
 from rlm.errors import BudgetExceededError, ConfigError, ModelError
 from rlm.testing import ChatRequest, Reply, ScriptedClient, finish, repl_block
@@ -183,3 +183,31 @@ async def test_an_exception_of_the_roots_client_keeps_the_best_answer() -> None:
     assert caught.value.partial_answer == "so far"
     assert caught.value.completion is not None
     assert caught.value.completion.usage_summary.total_calls == 1
+
+
+async def test_a_plain_object_with_a_model_and_complete_will_do() -> None:
+    class Least:
+        def __init__(self, model: str) -> None:
+            self.model = model
+
+        async def complete(self, messages: Sequence[Message], *, sampling: SamplingArgs) -> ModelReply:
+            is_subcall = "Question:" not in str(messages[-1]["content"])
+            return ModelReply("yes" if is_subcall else finish("llm_query('x')"), self.model)
+
+    class Most(Least):
+        provider = "acme"
+        sampling_args: dict[str, Any] = {"max_tokens": 7}  # noqa: RUF012
+        reports_cost = True
+
+        async def context_length(self, model: str | None = None) -> int | None:
+            return 10_000 if model is None else None
+
+    root: Any = Least("root")
+    completion = await ask("", root=root, other_clients=[Most("sub")])
+    assert completion.response == "yes"
+    assert list(completion.usage_summary.model_usage_summaries) == ["root", "sub"]
+    least, most = as_client(root), as_client(Most("sub"))
+    assert (least.provider, dict(least.sampling_args), least.reports_cost) == ("Least", {}, False)
+    assert await least.context_length() is None
+    assert (most.provider, most.sampling_args, most.reports_cost) == ("acme", {"max_tokens": 7}, True)
+    assert (await most.context_length(), await most.context_length("other")) == (10_000, None)
