@@ -57,7 +57,7 @@ format: $(READY) ## repair format and imports
 # Built in a copy: zensical keeps its cache in .cache beside its file, and may empty that folder. Ours holds environments.
 docs: $(READY) ## the site of docs/, in site/; a broken link or a warning fails it
 	@rm -rf build/docs && mkdir -p build/docs
-	@cp -R docs zensical.toml build/docs && ln -s ../../rlm ../../training build/docs
+	@cp -R docs zensical.toml build/docs && ln -s ../../rlm ../../training ../../scripts build/docs
 	@cd build/docs && $(abspath $(BIN))/zensical build --strict >log 2>&1 || { cat log >&2; exit 1; }
 	@! grep "^griffe: " build/docs/log >&2  # warnings about docstrings, which --strict lets pass
 	@rm -rf site && mv build/docs/site site && echo "site/index.html"

@@ -37,9 +37,7 @@ class RLM:
 
     @takes(Options, "RLM")
     def __init__(self, options: Options) -> None:
-        """
-        Args:
-            options: every field of `rlm.Options`, as a keyword argument: `RLM(max_depth=2)`.
+        """Every field of `rlm.Options`, which explains them, is a keyword argument: `RLM(max_depth=2)`.
 
         Raises:
             ConfigError: an option does not fit, or does not exist.

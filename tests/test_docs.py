@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import re
 import shlex
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
+from rlm import RLM
 from rlm.testing import ChatRequest, finish, serve
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +153,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, _Page]:
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(DOCS, folder / "docs")
     shutil.copy(ROOT / "zensical.toml", folder)
-    for name in ("rlm", "training"):
+    for name in ("rlm", "training", "scripts"):
         (folder / name).symlink_to(ROOT / name)
     program = Path(sys.executable).parent / "zensical"
     done = subprocess.run(
@@ -203,6 +205,21 @@ def test_the_reference_has_every_public_name(site: dict[Path, _Page]) -> None:
             if not {f"{home}.{name}" for home in homes} & anchors:
                 missing.append(f"{module.__name__}.{name}")
     assert missing == []
+
+
+def test_the_reference_shows_what_callers_pass_and_get(site: dict[Path, _Page]) -> None:
+    """The signature of RLM is its options, and a return value is one entry however long its text is."""
+    pages = {path: path.read_text(encoding="utf-8") for path in site if path.parent.name == "api"}
+    [text] = [re.sub(r"<[^>]+>", "", text) for path, text in pages.items() if path.name == "rlm.html"]
+    [signature] = re.findall(r"RLM\(\s+backend: .*?\n\)", text, re.DOTALL)
+    assert re.findall(r"^ +(\w+): ", signature, re.MULTILINE) == list(inspect.signature(RLM).parameters)
+    lists = [
+        entries
+        for page in pages.values()
+        for entries in re.findall(r"(?:Returns|Yields):(?:</\w+>)+\s*<ul>(.*?)</ul>", page, re.DOTALL)
+    ]
+    assert lists
+    assert [entries for entries in lists if entries.count("<li") != 1] == []
 
 
 def _public(module_name: str) -> list[str]:
