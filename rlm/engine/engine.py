@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from rlm.events import Event
     from rlm.logger.run_tree import RunTree
 
+_HASHED_AT_ONCE = 1 << 16
+"""Bytes of an input that is hashed on the event loop, in less time than a thread takes to start on it."""
+
 
 class Engine:
     """Runs completions: any number at once, or one after the other if they share a persistent REPL.
@@ -85,7 +88,10 @@ class Engine:
             else:
                 outcome = Outcome("", stop_reason(refusal), refusal, RunStats(), [])
             seconds = time.perf_counter() - started
-            description = await asyncio.to_thread(context.describe)  # the hash takes a second per GB
+            if context.encoded_size <= _HASHED_AT_ONCE:
+                description = context.describe()
+            else:
+                description = await asyncio.to_thread(context.describe)
         completion = RLMChatCompletion(
             root_model=self._models.root.name,
             prompt=prompt,
