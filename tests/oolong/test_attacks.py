@@ -220,7 +220,7 @@ ROWS: dict[str, Attack] = {
     "list every label, phrase, user, date and number": Attack(cell(LIST_EVERYTHING)),
     "overflow or confuse the scorer, or break the trace": Attack(cell(OVERFLOW), tasks=12),
     "forge frames of the REPL's protocol": Attack(cell(FORGE_FRAMES), tasks=6),
-    "kill the REPL's supervisor and the parent of all REPLs": Attack(cell(KILL), tasks=6),
+    "kill the REPL's supervisor and the fork server": Attack(cell(KILL), tasks=6),
     "an answer whose text never ends": Attack(cell(WEDGE), harness={"cell_timeout": 1.0}, tasks=6),
     "forge sub-calls under `min_subcalls`, and name the first": Attack(Prior(FORGE_SUBCALLS), GATE),
     "ask empty sub-calls under `min_subcalls`, and name the first": Attack(Prior('llm_query("hi")'), GATE),

@@ -74,7 +74,7 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
 
 
 @pytest.fixture
-def parent(isolation: Isolation) -> ForkServer:
+def server(isolation: Isolation) -> ForkServer:
     """The fork server of REPLs with this isolation."""
     return fork_server(None if isolation == "process" else SandboxSettings())
 
@@ -295,11 +295,11 @@ async def test_a_forked_child_of_the_host_does_not_keep_a_repl_alive(open_repl: 
 
 
 async def test_the_fork_server_starts_anew_after_it_was_closed(
-    open_repl: OpenREPL, parent: ForkServer
+    open_repl: OpenREPL, server: ForkServer
 ) -> None:
     await (await open_repl()).close()
-    parent.close()
-    assert not parent.running
+    server.close()
+    assert not server.running
     assert (await (await open_repl("again")).execute("context")).stdout == "'again'\n"
 
 
@@ -319,8 +319,8 @@ async def supervisor_of(repl: REPL) -> tuple[psutil.Process, list[psutil.Process
     return supervisor, [parent, worker, child], max(used, key=lambda folder: folder.stat().st_ctime)
 
 
-async def test_a_fork_server_that_was_killed_is_started_anew(open_repl: OpenREPL, parent: ForkServer) -> None:
-    parent.close()
+async def test_a_fork_server_that_was_killed_is_started_anew(open_repl: OpenREPL, server: ForkServer) -> None:
+    server.close()
     repl = await open_repl()
     supervisor, _, folder = await supervisor_of(repl)
     await repl.close()
@@ -330,8 +330,8 @@ async def test_a_fork_server_that_was_killed_is_started_anew(open_repl: OpenREPL
     assert not folder.exists()
 
 
-async def test_processes_of_a_killed_supervisor_are_ended(open_repl: OpenREPL, parent: ForkServer) -> None:
-    parent.close()
+async def test_processes_of_a_killed_supervisor_are_ended(open_repl: OpenREPL, server: ForkServer) -> None:
+    server.close()
     repl = await open_repl("x")
     supervisor, processes, folder = await supervisor_of(repl)
     supervisor.kill()
@@ -384,9 +384,9 @@ async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: RE
 
 
 async def test_a_deleted_folder_of_temporary_files_does_no_harm(
-    open_repl: OpenREPL, parent: ForkServer
+    open_repl: OpenREPL, server: ForkServer
 ) -> None:
-    parent.close()
+    server.close()
     repl = await open_repl()
     _, _, folder = await supervisor_of(repl)
     await repl.close()

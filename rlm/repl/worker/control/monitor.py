@@ -302,7 +302,7 @@ def describe_status(status: int) -> str:
     except ValueError:
         name = f"signal {signum}"
     hint = {
-        "SIGKILL": ": somebody killed it, or memory ran out",
+        "SIGKILL": ": it was killed, or memory ran out",
         "SIGXCPU": ": it used up its processor time",
         "SIGSEGV": ": it crashed",
     }.get(name, "")
