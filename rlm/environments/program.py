@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 
-from rlm._checks import is_number
+from rlm._checks import check_names, is_number
 from rlm.environments.isolation import variables
 from rlm.environments.worker_archive import archive_file
 from rlm.errors import ConfigError, REPLError
@@ -60,6 +60,10 @@ class ProgramEnvironment(Environment):
             raise ConfigError(f"command must be a list of a program and its arguments, not {command!r}")
         if not (is_number(start_timeout) and start_timeout > 0):
             raise ConfigError(f"start_timeout must be a positive number of seconds, not {start_timeout!r}")
+        if env is not None:
+            check_names("env", env)
+            if not all(type(value) is str for value in env.values()):
+                raise ConfigError("env must be a dict of variables and their values, all of them strings")
         self._command = list(command)
         self._env = None if env is None else dict(env)
         self._start_timeout = start_timeout
@@ -110,7 +114,7 @@ class ProgramEnvironment(Environment):
 
 
 class _Program(asyncio.SubprocessProtocol):
-    """A program whose stdin and stdout are one stream: a `Link`.
+    """A program whose stdin and stdout are one stream: a `Link`. It never outlives its event loop.
 
     Args:
         relay: the protocol of the stream.
@@ -120,6 +124,7 @@ class _Program(asyncio.SubprocessProtocol):
         self._relay = relay
         self._errors = b""
         self._loop = asyncio.get_running_loop()
+        self._aborted = asyncio.Event()
         self._gone = asyncio.Event()
 
     @property
@@ -139,6 +144,22 @@ class _Program(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
         self._transport = transport
+        self._guard = self._loop.create_task(self._keep_guard())
+
+    async def _keep_guard(self) -> None:
+        """Kills the program if it does not end after its stdin was closed. A task, not a timer: the end of the event loop
+        cancels it, and the program is killed before the loop closes."""
+        try:
+            await self._aborted.wait()
+            await self._ends_within(_END_PATIENCE)
+        finally:
+            if not self._gone.is_set():
+                self.kill()
+                await self._ends_within(_MOMENT)
+
+    async def _ends_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), seconds)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 1:
@@ -161,6 +182,7 @@ class _Program(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone.set()
+        self._aborted.set()
         self._transport.close()
         self._relay.connection_lost(exc)
 
@@ -178,20 +200,25 @@ class _Program(asyncio.SubprocessProtocol):
         assert isinstance(pipe, asyncio.WriteTransport)
         if not pipe.is_closing():
             pipe.abort()
-            self._loop.call_later(_END_PATIENCE, self.kill)
+        self._aborted.set()
 
     async def end(self) -> None:
         """Gives the program a moment to end by itself, and kills it."""
         for act in (self.abort, self.kill):
             act()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._gone.wait(), _MOMENT)
+            await self._ends_within(_MOMENT)
 
     def kill(self) -> None:
         """Kills the program with all its descendants."""
         if self._transport.get_returncode() is None:
             _kill_tree(self._transport.get_pid())
-        self._transport.close()
+        # The pipes, not the transport: its `close` may reap the program before the event loop's watcher of children does,
+        # which then warns of an unknown child.
+        for fd in (0, 1, 2):
+            pipe = self._transport.get_pipe_transport(fd)
+            assert pipe is not None
+            pipe.close()
+        self._aborted.set()
 
     def pause_reading(self) -> None:
         self._stdout.pause_reading()

@@ -21,7 +21,7 @@ from rlm.environments import (
     make_environment,
     worker_archive,
 )
-from rlm.environments.program import ProgramEnvironment
+from rlm.environments.program import ProgramEnvironment, _Program
 from rlm.errors import ConfigError, REPLError
 from rlm.repl.relay import Relay
 from rlm.repl.worker.protocol.frames import Frames
@@ -131,6 +131,36 @@ async def test_a_program_that_does_not_answer_is_killed_with_its_tree(
     assert not alive
 
 
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_a_program_that_ignores_the_end_of_its_stdin_ends_before_its_event_loop(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlm.environments.program._END_PATIENCE", 1e6)
+    programs: list[psutil.Process] = []
+    connection_made = _Program.connection_made
+
+    def start(self: _Program, transport: Any) -> None:
+        connection_made(self, transport)
+        programs.append(psutil.Process(transport.get_pid()))
+        started.set()
+
+    monkeypatch.setattr(_Program, "connection_made", start)
+
+    async def use() -> None:
+        place = shell("sleep 1000" if end == "cancel" else '"$1" "$2"; sleep 1000')
+        opening = asyncio.create_task(place.open(SessionSpec(), answer))
+        await started.wait()
+        if end == "cancel":
+            opening.cancel()
+            await asyncio.wait([opening])
+        else:
+            await (await opening).close()
+
+    started = asyncio.Event()
+    asyncio.run(use())
+    assert not programs[0].is_running()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -138,6 +168,9 @@ async def test_a_program_that_does_not_answer_is_killed_with_its_tree(
         ({"command": []}, "command must be a list"),
         ({"command": ["python", 1]}, "command must be a list"),
         ({"command": PYTHON, "start_timeout": 0}, "start_timeout must be a positive number"),
+        ({"command": PYTHON, "env": ["PATH"]}, "env must be a dict"),
+        ({"command": PYTHON, "env": {1: "x"}}, "1 is no name"),
+        ({"command": PYTHON, "env": {"DEBUG": 1}}, "env must be a dict of variables"),
         ({"comand": PYTHON}, "did you mean 'command'"),
         ({}, "'program' needs command in environment_kwargs"),
     ],
