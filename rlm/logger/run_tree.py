@@ -160,6 +160,8 @@ class RunNode:
     call: Subcall | None = None
     """The sub-call that this run answered; None for a root's run, and until that sub-call has ended."""
     turns: list[TurnNode] = field(default_factory=list)
+    cell: CellNode | None = None
+    """The newest cell, which may have ended."""
     batches: dict[str, BatchNode] = field(default_factory=dict)
     """All batches of the run by their ids, in the order in which they began."""
     batch_count: int = 0
@@ -175,20 +177,17 @@ class RunNode:
     """Queries before the first cell, by a thread that an earlier completion left in a persistent REPL. The first cell takes
     them over."""
 
-    @property
-    def cell(self) -> CellNode | None:
-        """The newest cell, which may have ended."""
-        return next((turn.cells[-1] for turn in reversed(self.turns) if turn.cells), None)
-
     def iterations(self) -> list[Iteration]:
         """Returns the turns that have ended, as `completion.iterations` holds them."""
         return [turn.iteration(turn.end) for turn in self.turns if turn.end is not None]
 
     def walk(self) -> Iterator[RunNode]:
         """Yields this run and all runs below it, each run before its children."""
-        yield self
-        for child in self.children.values():
-            yield from child.walk()
+        waiting = [self]
+        while waiting:
+            run = waiting.pop()
+            yield run
+            waiting.extend(reversed(run.children.values()))
 
 
 class RunTree:
@@ -208,6 +207,8 @@ class RunTree:
         self.runs: dict[str, RunNode] = {}
         """All runs by id. With `whole=False` finished child runs are left out."""
         self._whole = whole
+        self._above: dict[str, _Above] = {}
+        """The runs above a child run, by its id."""
         self._cells: dict[str, CellNode] = {}
         """The cell that asked, by the id of the batch or of the child run."""
 
@@ -235,6 +236,7 @@ class RunTree:
             tree = RunTree(whole=self._whole)
             tree.roots.append(root)
             tree.runs.update((run.start.run, run) for run in root.walk())
+            tree._above = self._above
             tree._cells = self._cells
             trees.append(tree)
         return trees
@@ -267,9 +269,11 @@ class RunTree:
     def _begin(self, event: RunStart) -> None:
         above = self.runs.get(event.parent) if event.parent is not None else None
         run = self.runs[event.run] = RunNode(event)
-        if above is None:
+        if above is None or event.parent is None:
+            self._above.pop(event.run, None)  # if the log has a second run with this id
             self.roots.append(run)
         else:
+            self._above[event.run] = above, self._above.get(event.parent)
             above.children[event.call or event.run] = run
             cell = self._cells[event.run] = _newest_cell(above)
             cell.children.append(run)
@@ -284,7 +288,7 @@ class RunTree:
             case CellStart():
                 cell, run.early = run.early or CellNode(), None
                 cell.start = event
-                _turn(run, event.turn).cells.append(cell)
+                _add_cell(run, event.turn, cell)
             case BatchStart():
                 cell = self._cells[event.batch] = _newest_cell(run)
                 batch = run.batches[event.batch] = BatchNode(event, run.batch_count)
@@ -323,8 +327,12 @@ class RunTree:
             if batch is not None:
                 batch.calls.append(call)
         elif child is not None:
-            del self.runs[child.start.run], run.children[event.call]
-            self._cells.pop(child.start.run).children.remove(child)
+            del run.children[event.call]
+            self.runs.pop(child.start.run, None)
+            self._above.pop(child.start.run, None)
+            cell = self._cells.pop(child.start.run, None)
+            if cell is not None and child in cell.children:
+                cell.children.remove(child)
 
     def _batch_end(self, run: RunNode, event: BatchEnd) -> None:
         batch = run.batches.get(event.batch)
@@ -333,13 +341,21 @@ class RunTree:
         batch.end = event
         if not self._whole:
             del run.batches[event.batch]
-            self._cells.pop(event.batch).batches.remove(batch)
+            cell = self._cells.pop(event.batch, None)
+            if cell is not None and batch in cell.batches:
+                cell.batches.remove(batch)
 
     def _add_usage(self, run: RunNode, usage: Usage) -> None:
-        above: RunNode | None = run
+        run.usage += usage
+        above = self._above.get(run.start.run)
         while above is not None:
-            above.usage += usage
-            above = self.runs.get(above.start.parent) if above.start.parent is not None else None
+            node, above = above
+            node.usage += usage
+
+
+_Above = tuple[RunNode, "_Above | None"]
+"""The run above a child run, and the runs above that. The order in which runs began, not the ids of a log, makes it: a log may
+name parents in a circle, or one id twice."""
 
 
 def _turn(run: RunNode, number: int) -> TurnNode:
@@ -360,5 +376,10 @@ def _running_cell(run: RunNode, event: Cell) -> CellNode:
     """The cell that an event ends."""
     cells = _turn(run, event.turn).cells
     if not cells or cells[-1].end is not None:
-        cells.append(CellNode())  # its start is not in the log
+        _add_cell(run, event.turn, CellNode())  # its start is not in the log
     return cells[-1]
+
+
+def _add_cell(run: RunNode, turn: int, cell: CellNode) -> None:
+    _turn(run, turn).cells.append(cell)
+    run.cell = cell

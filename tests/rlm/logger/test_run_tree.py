@@ -37,7 +37,7 @@ from rlm.events import (
 from rlm.logger import RLMLogger, read_log
 from rlm.logger.run_tree import CellNode, RunNode, RunTree
 from rlm.testing import FINISH, ChatRequest, Fault, ScriptedClient, repl_block
-from rlm.types import RLMChatCompletion, total
+from rlm.types import RLMChatCompletion, Usage, total
 
 CELLS = (
     "print(llm_query_batched(['good', 'bad', 'good']))",
@@ -333,6 +333,54 @@ def test_events_of_an_unknown_kind_and_of_an_unknown_run_are_passed_over() -> No
 def test_a_child_run_whose_parent_is_not_in_the_log_is_a_root() -> None:
     tree = RunTree.of([start("child", "lost", "c")])
     assert [root.start.run for root in tree.roots] == ["child"]
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [
+        [start("r", "r")],
+        [start("r", "other"), start("other", "r")],
+        [start("r"), start("other", "r"), start("r", "other")],
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_runs_that_are_their_own_parents_do_not_hang(starts: list[Event], whole: bool) -> None:
+    tree = RunTree(whole=whole)
+    reply = {"model": "m", "seconds": 0.1, "turn": 1, "request": "k", "content": "x"}
+    for event in [*starts, Reply(**head(), **reply, usage=Usage(input_tokens=1)), subcall()]:
+        tree.take(event)
+    assert tree.roots[0].usage.input_tokens == 1
+    assert sum(1 for root in tree.roots for _ in root.walk()) == len(starts)
+
+
+def test_a_chain_of_runs_may_be_deeper_than_the_stack() -> None:
+    depth = 2 * sys.getrecursionlimit()
+    tree = RunTree.of(start(str(number), str(number - 1)) for number in range(depth))
+    assert [run.start.run for run in tree.roots[0].walk()] == [str(number) for number in range(depth)]
+
+
+@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize("whole", [True, False])
+def test_events_in_any_order_with_ids_that_clash_are_folded(seed: int, whole: bool) -> None:
+    chance = random.Random(seed)
+    tree = RunTree(whole=whole)
+    for _ in range(60):
+        event = chance.choice(
+            [
+                start(call=chance.choice(["c", "d"])),
+                subcall(chance.choice("ab"), chance.choice("cd")),
+                dataclasses.replace(BATCH, batch=chance.choice("ab")),
+                BatchEnd(**head(), batch=chance.choice("ab"), failed=0, seconds=0.1),
+                cell_end(),
+                CELL,
+                TURN,
+            ]
+        )
+        run, parent = chance.choice("rst"), chance.choice([None, *"rst"])
+        tree.take(dataclasses.replace(event, run=run, parent=parent))
+    for part in tree.split():
+        for run_node in part.roots[0].walk():
+            run_node.iterations()
 
 
 def test_events_whose_beginnings_are_missing_have_their_place() -> None:
