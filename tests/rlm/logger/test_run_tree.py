@@ -346,8 +346,10 @@ def test_a_child_run_whose_parent_is_not_in_the_log_is_a_root() -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_runs_that_are_their_own_parents_do_not_hang(starts: list[Event], whole: bool) -> None:
     tree = RunTree(whole=whole)
-    reply = {"model": "m", "seconds": 0.1, "turn": 1, "request": "k", "content": "x"}
-    for event in [*starts, Reply(**head(), **reply, usage=Usage(input_tokens=1)), subcall()]:
+    reply = Reply(
+        **head(), model="m", seconds=0.1, turn=1, request="k", content="x", usage=Usage(input_tokens=1)
+    )
+    for event in [*starts, reply, subcall()]:
         tree.take(event)
     assert tree.roots[0].usage.input_tokens == 1
     assert sum(1 for root in tree.roots for _ in root.walk()) == len(starts)
