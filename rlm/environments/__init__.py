@@ -58,7 +58,7 @@ def register_environment(name: str, factory: Factory, *, replace: bool = False) 
     """Gives a place a name, so that `environment=name` means it everywhere. docs/places.md shows how to write one.
 
     Args:
-        factory: returns an `Environment`. A plain object with a method `open` will do.
+        factory: returns an `Environment`, or a plain object with a method `open`.
         replace: allows a name that is taken.
 
     Raises:

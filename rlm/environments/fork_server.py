@@ -78,12 +78,11 @@ class ForkServer:
         return self._send({"settings": settings, "checkpoint": None}, fds)
 
     def resume(self, fds: Sequence[int], settings: Mapping[str, int], checkpoint: int) -> Callable[[], None]:
-        """Has a checkpoint continue as the worker of its REPL. If the checkpoint is gone, the supervisor says so over its
-        stream.
+        """Makes a checkpoint the worker of its REPL. If the checkpoint is gone, the supervisor says so over its stream.
 
         Args:
             fds: the supervisor's stream, and the worker's stream. See `start`.
-            checkpoint: the supervisor's name for it.
+            checkpoint: the supervisor's name for the checkpoint.
 
         Returns:
             See `start`.
@@ -190,9 +189,10 @@ class ForkServer:
 
 
 def _send_fds(stream: socket.socket, data: bytes, fds: Sequence[int]) -> int:
-    """As `socket.send_fds`. The kernel counts the descriptors that all processes of a user have on their way, also those that
-    the code in a REPL sends to itself, and refuses the sender whose limit on open files is below that number. Code in a
-    REPL has a lower limit than the host can set for itself, so the host raises its own for the moment."""
+    """Does what `socket.send_fds` does, with a raised limit on open files. The kernel counts the descriptors in flight of all
+    processes of a user, also those that the code in a REPL sends to itself. It refuses a sender whose limit on open files is
+    below that number. Code in a REPL has a lower limit than the host can set for itself, so the host raises its own limit
+    during the call."""
     try:
         return socket.send_fds(stream, [data], fds)
     except OSError as error:
@@ -222,8 +222,8 @@ def _received(stream: socket.socket, size: int) -> bytes:
 
 
 def _kill(supervisor: subprocess.Popen[bytes]) -> None:
-    """Kills a supervisor and its fork server, and so all their workers. Takes no lock: a thread may hold it that waits for
-    this very supervisor."""
+    """Kills a supervisor and its fork server, and so all their workers. Takes no lock: a thread that waits for this supervisor
+    may hold it."""
     if supervisor.poll() is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(supervisor.pid, signal.SIGKILL)

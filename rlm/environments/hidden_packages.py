@@ -11,7 +11,8 @@ from pathlib import Path
 from rlm.errors import ConfigError
 
 GRADERS = ("verifiers", "rlm-train")
-"""Distributions that are always hidden, with every distribution that requires one, directly or not: environments do."""
+"""Distributions that are always hidden. So is every distribution that requires one, directly or not, as packages of
+verifiers environments do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Distribution:
             yield self.folder.parent / path
 
     def _guess(self) -> list[str]:
-        """The names that can be imported, without a RECORD."""
+        """The names that can be imported, where there is no RECORD."""
         try:
             return (self.folder / "top_level.txt").read_text().split()
         except OSError:

@@ -1,7 +1,7 @@
 """REPLs in the host's own process: `isolation="none"`.
 
-Cells run in a thread. A second thread does the work of a supervisor: it interrupts the cell, as far as a thread can be
-interrupted. The host's side, `rlm.repl.session`, is the same as for all other places.
+Cells run in a thread. A second thread does the work of a supervisor: it interrupts the cell while that runs Python code. The
+host's side, `rlm.repl.session`, is the same as for all other places.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from rlm.repl.worker.protocol.frames import Frames, decode, encode, pack
 from rlm.repl.worker.protocol.kinds import FromSupervisor, ToSupervisor
 
 _MOST_OUTPUT = 1 << 20
-"""Characters that are kept of each stream, at most: they are part of a message, which has a limit."""
+"""The most characters that are kept of each stream: they are part of a message, which has a limit."""
 _KILLED = "it could not be stopped, and goes on in its thread"
 
 
 class _StreamEnded(BaseException):
-    """The host has closed the stream, or wants the REPL to end."""
+    """The host has closed the stream, or ends the REPL."""
 
 
 class _ThreadChannel(Channel):
-    """A channel whose end ends the thread, and not the process."""
+    """A channel. When its stream ends, the thread ends, and the process goes on."""
 
     def _lost(self) -> NoReturn:
         raise _StreamEnded
 
 
 class _Tap(io.TextIOBase):
-    """Stands in for a stream of `sys`. What a thread of cells prints goes to the output of its cell, all else to the stream.
+    """Replaces a stream of `sys`. Text from a thread of cells goes to the output of its cell, all other text to the stream.
 
     Args:
         name: "stdout" or "stderr".
@@ -74,7 +74,7 @@ _lock = threading.Lock()
 
 
 def _tap(name: str, output: Output) -> None:
-    """From now on what this thread prints to a stream of `sys` goes to `output`."""
+    """Sends what this thread prints to a stream of `sys` to `output`, from now on."""
     with _lock:
         tap = getattr(sys, name)
         if not isinstance(tap, _Tap):
@@ -84,7 +84,7 @@ def _tap(name: str, output: Output) -> None:
 
 
 def _untap(name: str) -> None:
-    """From now on what this thread prints goes to the stream again."""
+    """Sends what this thread prints to the stream again, from now on."""
     with _lock:
         tap = getattr(sys, name)
         if isinstance(tap, _Tap):
@@ -138,7 +138,7 @@ class _ThreadInterrupts(Interrupts):
         return True
 
     def _disarm(self) -> None:
-        """From here on no interrupt is raised, not even one that was requested before."""
+        """Raises no more interrupts, and withdraws one that was requested before."""
         with self._lock:
             self._armed = False
             self._channel.guarded = True
@@ -156,17 +156,17 @@ class _ThreadInterrupts(Interrupts):
             self._raise(KeyboardInterrupt)
 
     def _raise(self, error: type[BaseException] | None) -> None:
-        """Has Python raise an exception in the thread of the cell; None: takes a requested one back."""
+        """Makes Python raise an exception in the thread of the cell. None: withdraws a requested exception."""
         what = ctypes.py_object(error) if error is not None else None
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), what)
 
 
 class _CellThread:
-    """What runs cells in a thread. It is also the `cells.Interpreter` of its cells. As that is the host's own interpreter, it
-    changes nothing there but `sys.stdout` and `sys.stderr`, during a cell.
+    """Runs cells in a thread. It is also the `cells.Interpreter` of its cells. The interpreter is the host's own, so this
+    class changes only `sys.stdout` and `sys.stderr`, and only during a cell.
 
     Args:
-        max_output: characters that are kept of what a cell prints.
+        max_output: characters that are kept of each stream of a cell.
     """
 
     def __init__(self, max_output: int) -> None:
@@ -177,7 +177,7 @@ class _CellThread:
         self._builtins = {**vars(builtins), **_OWN_BUILTINS}
 
     def serve(self, link: int, files: list[int]) -> None:
-        """Serves cells in this thread until the host wants no more.
+        """Serves cells in this thread until the host ends the REPL.
 
         Args:
             link: a descriptor of the stream to the host.
@@ -198,7 +198,7 @@ class _CellThread:
                 os.close(fd)
 
     def interrupt(self) -> None:
-        """Interrupts the cell that runs. From another thread."""
+        """Interrupts the running cell. Called from another thread."""
         if self._interrupts is not None:
             self._interrupts.interrupt()
 
@@ -236,7 +236,7 @@ class _ThreadSupervisor:
     """Does for a thread of cells what a supervisor does for a worker.
 
     Args:
-        cells: what runs the cells.
+        cells: runs the cells.
         control: the supervisor's stream from and to the host.
         work: the worker's stream from and to the host.
         thread: the thread of `cells`.
@@ -251,7 +251,7 @@ class _ThreadSupervisor:
         self._strikes = 0
 
     def serve(self) -> None:
-        """Obeys the host until the host ends the REPL."""
+        """Carries out the host's orders until the host ends the REPL."""
         try:
             while True:
                 ready = select.select([self._control], [], [], self._grace / 2 if self._strikes else None)[0]
@@ -260,15 +260,15 @@ class _ThreadSupervisor:
                     continue
                 self._frames.feed(self._control.recv(1 << 16) or pack(ToSupervisor.END))
                 while (frame := self._frames.next()) is not None:
-                    self._obey(*frame)
+                    self._on_order(*frame)
         except (_StreamEnded, OSError):
             pass
         finally:
             with self._control, self._work:
                 self._work.shutdown(socket.SHUT_RDWR)  # ends the thread of the cells, and tells the host
-            self._insist()
+            self._interrupt_until_ended()
 
-    def _insist(self) -> None:
+    def _interrupt_until_ended(self) -> None:
         """Interrupts the cell until its thread has ended. One interrupt is not enough: it does nothing while the thread reads a
         reply."""
         patience = 0.01
@@ -277,7 +277,7 @@ class _ThreadSupervisor:
             self._thread.join(patience)
             patience = min(2 * patience, 1.0)
 
-    def _obey(self, kind: bytes, payload: bytes) -> None:
+    def _on_order(self, kind: bytes, payload: bytes) -> None:
         if kind == ToSupervisor.END or kind == ToSupervisor.KILL:
             raise _StreamEnded
         if kind == ToSupervisor.PING:
@@ -291,7 +291,7 @@ class _ThreadSupervisor:
             self._step()
 
     def _step(self) -> None:
-        """Takes the next step of an interrupt: two strikes, then the thread is given up."""
+        """Takes the next step of an interrupt: two strikes, then a report that the cell was killed. Its thread goes on."""
         if self._strikes < 2:
             self._strikes += 1
             self._cells.interrupt()

@@ -1,4 +1,4 @@
-"""The levels of isolation of local REPLs, the settings of the sandbox, and what this machine offers for it."""
+"""The levels of isolation of local REPLs, the settings of the sandbox, and a probe of what this machine offers."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ _KEPT_VARIABLES = (
 )
 _SET_VARIABLES = {
     "PYTHONHASHSEED": "0",
-    # With a background thread of pyarrow, which pandas uses, there could be no checkpoint: a fork has no threads.
+    # A background thread of pyarrow, which pandas uses, would prevent checkpoints: a fork does not have the thread.
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 
 
 class IsolationWarning(UserWarning):
-    """There can be no sandbox on this machine, so code runs at the level "process"."""
+    """This machine allows no sandbox, so code runs at the level "process"."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """What a sandbox shows and grants beyond what every sandbox does. REPLs with equal settings share a fork server."""
+    """The settings of a sandbox: what it shows and hides, and its limits. REPLs with equal settings share a fork server."""
 
     readable: tuple[str, ...] = ()
     """Absolute paths of further directories and files that code can read."""
@@ -107,7 +107,9 @@ def _readable(given: object) -> str:
         raise ConfigError(f"readable: a path must be a str or a Path, not {given!r}")
     path = os.path.abspath(Path(given).expanduser())  # noqa: PTH100 (links stay)
     if not os.access(path, os.R_OK):
-        raise ConfigError(f"readable: {path} does not exist, or this user cannot read it")
+        raise ConfigError(
+            f"readable: {path} does not exist, or this user cannot read it: name a path that exists"
+        )
     if _undoes_sandbox(path):
         raise ConfigError(
             f"readable: {path} would undo the sandbox, or cover its own {path}; name a directory below it"
@@ -116,7 +118,7 @@ def _readable(given: object) -> str:
 
 
 def _undoes_sandbox(path: str) -> bool:
-    """Whether nothing would be left of a sandbox that shows this path."""
+    """Whether this path, if shown, would expose what every sandbox must hide."""
     real = str(Path(path).resolve())
     return (
         real in ("/", *_SCRATCH) or path in _SCRATCH or any(_within(real, folder) for folder in _NEVER_SHOWN)
@@ -199,7 +201,7 @@ class Probe:
     level: Literal["sandbox", "process"] | None
     """The level of isolation that `isolation="sandbox"` gets. None: there can be no local REPL."""
     reason: str | None
-    """Why the level is not "sandbox". None: it is."""
+    """Why the level is not "sandbox". None: the level is "sandbox"."""
     kernel: str
     """Name, release and machine, as `uname` has them."""
     features: dict[str, bool | int | str] = field(default_factory=dict)

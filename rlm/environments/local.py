@@ -56,7 +56,7 @@ class LocalEnvironment(Environment):
             "process": a process tree with limits on memory, processor time, file size and open files, and without the
             host's environment variables. The code can use files, sockets and other processes as the user can.
             "none": a thread of this process, for debugging and for code that needs live objects of the host. The code can
-            do everything that the host can. Only time is limited, as far as a thread can be stopped.
+            do everything that the host can. Only time is limited, and only while the thread runs Python code.
         readable: in a sandbox, further directories and files that the code can read, at the same paths.
         hidden: in a sandbox, further installed packages that the code cannot import or read: names of distributions or of
             modules. `verifiers`, `rlm-train` and packages that require them are always hidden.
@@ -65,8 +65,8 @@ class LocalEnvironment(Environment):
             started fewer than 300.
 
     Raises:
-        ConfigError: the isolation does not exist, a setting does not fit or needs another isolation, this system cannot run
-            local REPLs, or allows no sandbox for "sandbox!".
+        ConfigError: the isolation does not exist; a setting does not fit, or needs another isolation; this system cannot run
+            local REPLs; or it allows no sandbox, and the isolation is "sandbox!".
     """
 
     def __init__(
@@ -97,9 +97,10 @@ class LocalEnvironment(Environment):
             raise ConfigError(f"there can be no sandbox here: {probe().reason}")
 
     def check(self, settings: REPLSettings) -> None:
-        """
+        """See `Environment.check`.
+
         Raises:
-            ConfigError: `limits` are given with isolation="none", which has none.
+            ConfigError: `limits` are given with isolation="none", which has no limits.
         """
         if settings.limits and self.isolation == "none":
             raise ConfigError(
@@ -167,16 +168,16 @@ class LocalEnvironment(Environment):
 
 
 async def _ask(server: ForkServer, action: Callable[[], EndSupervisor]) -> EndSupervisor:
-    """Asks something of a fork server, in a thread if the fork server has to be started first."""
+    """Sends a request to a fork server, in a thread if the fork server must be started first."""
     if server.running:
         return action()
     asked = asyncio.ensure_future(asyncio.to_thread(action))
     try:
         return await asyncio.shield(asked)
     except asyncio.CancelledError:
-        # The thread still sends the descriptors, and the caller would close them meanwhile.
+        # Wait for the thread, which still sends the descriptors: the caller would close them.
         await asyncio.wait([asked])
-        asked.exception()  # retrieved, as nothing else does so
+        asked.exception()  # retrieved, so that asyncio does not log it
         raise
 
 
@@ -219,8 +220,8 @@ async def _join(
 
 class _BufferedReader(asyncio.BufferedProtocol):
     """Reads a stream for a protocol, into a buffer that all streams of the thread share. A transport alone allocates 256 KiB
-    for each read, which the C library may get from the kernel and give back each time: that can be a third of the host's
-    time for a cell.
+    for each read. The C library may get this memory from the kernel and return it each time, which can be a third of the
+    host's time for a cell.
 
     Args:
         protocol: gets the data and all other events.

@@ -22,27 +22,27 @@ from rlm.repl.worker.process.processes import families
 _ARCHIVE = "{archive}"
 _END_PATIENCE = 2.0
 """Seconds that a program may take to end by itself after its stdin was closed."""
-_MOMENT = 0.5
+_SHORT_PATIENCE = 0.5
 """Seconds that a program that started no worker gets to end."""
 _DRAIN = 0.5
-"""Seconds after the end of a program in which its last output is still read. Children may keep its stdout open."""
+"""Seconds for which output is still read after the end of a program. Its children may keep its stdout open."""
 _MOST_ERRORS = 4096
 """Bytes of stderr that are kept, for the error."""
 
 
 class ProgramEnvironment(Environment):
-    """Runs each REPL in a program of its own, and speaks to it over its stdin and stdout. The program must start the worker
-    archive with a CPython from 3.9 on.
+    """Runs each REPL in a program of its own, over the program's stdin and stdout. The program must start the worker archive
+    with a CPython from 3.9 on.
 
-    How far the code is kept from this machine is what the program makes of it: a plain Python keeps it from nothing. A
-    cell that is killed loses the namespace, as there are no checkpoints over a single stream.
+    The program decides how well the code is isolated from this machine: a plain Python does not isolate it at all. A cell
+    that is killed loses the namespace, because there are no checkpoints over a single stream.
 
     Args:
         command: the program and its arguments. "{archive}" in an argument becomes the path of the worker archive:
             `["docker", "run", "-i", "--rm", "--network=none", "-v", "{archive}:/worker.pyz:ro", "python:3.12-slim",
             "python", "/worker.pyz"]`.
-        env: the environment variables of the program. None: PATH, HOME, the locale and the time zone of this process,
-            and none of its keys.
+        env: the environment variables of the program. None: PATH, HOME, the locale and the time zone of this process, but
+            no API keys.
         start_timeout: seconds from the start of the program to the greeting of its worker.
 
     Raises:
@@ -155,7 +155,7 @@ class _Program(asyncio.SubprocessProtocol):
         finally:
             if not self._gone.is_set():
                 self.kill()
-                await self._ends_within(_MOMENT)
+                await self._ends_within(_SHORT_PATIENCE)
 
     async def _ends_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -169,7 +169,7 @@ class _Program(asyncio.SubprocessProtocol):
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == 1:
-            self.abort()  # without a stdout, there is nothing more to hear
+            self.abort()  # without a stdout, no more frames can come
 
     def process_exited(self) -> None:
         self._loop.call_later(_DRAIN, self._transport.close)
@@ -195,7 +195,7 @@ class _Program(asyncio.SubprocessProtocol):
             pipe.write(data)
 
     def abort(self) -> None:
-        """Closes stdin. The worker then ends its processes, and the program ends. If it does not, it is killed."""
+        """Closes stdin. The worker then ends its processes, and the program ends. A program that does not end is killed."""
         pipe = self._transport.get_pipe_transport(0)
         assert isinstance(pipe, asyncio.WriteTransport)
         if not pipe.is_closing():
@@ -203,10 +203,10 @@ class _Program(asyncio.SubprocessProtocol):
         self._aborted.set()
 
     async def end(self) -> None:
-        """Gives the program a moment to end by itself, and kills it."""
+        """Waits a short time for the program to end by itself, then kills it."""
         for act in (self.abort, self.kill):
             act()
-            await self._ends_within(_MOMENT)
+            await self._ends_within(_SHORT_PATIENCE)
 
     def kill(self) -> None:
         """Kills the program with all its descendants."""

@@ -26,7 +26,7 @@ if os.environ.get("PYTHONHASHSEED") != "0":  # runs repeat, and a running interp
 
 from worker.__main__ import main
 
-# The code of the cells shall not find the worker's modules in place of modules of its own with the same names.
+# The code of the cells must find its own modules, not the worker's modules of the same names.
 sys.path.pop(0)
 for name in [name for name in sys.modules if name.partition(".")[0] == "worker"]:
     del sys.modules[name]
@@ -37,7 +37,7 @@ main()
 @cache
 def archive() -> bytes:
     """The archive: `rlm.repl.worker` as the package `worker`, and a `__main__` that serves one REPL over stdin and stdout.
-    Equal for equal sources, whatever the machine. About 90 KB."""
+    The same sources give the same bytes on any machine. About 90 KB."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
         sources = dict(_sources(files("rlm.repl.worker"), "worker"))
@@ -70,5 +70,5 @@ def archive_file() -> Path:
 
 
 def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # and not in a forked child, which shares the file
+    if os.getpid() == owner:  # a forked child shares the file, and must not remove it
         shutil.rmtree(folder, ignore_errors=True)

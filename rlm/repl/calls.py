@@ -1,4 +1,4 @@
-"""What the code of a REPL asks the host for: answers of sub-models, and tools."""
+"""Requests of the code in a REPL to the host: queries to sub-models, and calls of tools."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rlm.repl.worker.protocol.tool_values import MOST_BYTES, from_json
 _log = logging.getLogger(__name__)
 
 MOST_CALLS = 256
-"""Queries and calls of tools of one REPL in flight. Back-pressure: the stream of its worker is not read beyond that."""
+"""Queries and calls of tools of one REPL in flight. Back-pressure: with as many in flight, the worker's stream is not read."""
 _MOST_WEIGHT = 64 << 20
 """Bytes of all queries and calls of one REPL in flight, with the same effect."""
 _HEAVY = 16
-"""Bytes of objects that one byte of a head may become."""
+"""Bytes of Python objects that one byte of a head may become."""
 _MOST_NAME = 200
 """Characters of the name of a tool in a `ToolReport` and in the log."""
 _MOST_PROBLEM = 2000
@@ -57,10 +57,10 @@ class Calls:
         """Starts to answer a query. A malformed query counts as a disturbance of its stream.
 
         Args:
-            remote: the far side that asks.
+            remote: the far side that sent the query.
 
         Raises:
-            Exception: of any kind: the query is malformed.
+            Exception: the query is malformed. The exception can be of any kind.
         """
         head = head_size(payload)
         if head <= _QUICK:
@@ -104,7 +104,7 @@ class Calls:
         return len(self._tasks) >= MOST_CALLS or self._weight >= _MOST_WEIGHT
 
     async def _read(self, function: Callable[[], Any]) -> Any:
-        """Parses something in a thread. One REPL parses one thing at a time, so that others get their turns."""
+        """Parses a payload in a thread. A REPL parses one payload at a time, so that other REPLs get their turns."""
         async with self._reading:
             return await converting(function)
 
@@ -168,7 +168,7 @@ def _query(payload: bytes) -> tuple[int, Query]:
         The number of the query, and the query.
 
     Raises:
-        Exception: of any kind: the query is malformed.
+        Exception: the query is malformed. The exception can be of any kind.
     """
     message = load(payload)
     number, kind = message["id"], message["kind"]

@@ -1,4 +1,4 @@
-"""The checkpoint of a worker that has ended, and the cells that it has seen."""
+"""The checkpoint of a worker that has ended, and the cells that ran before it was made."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rlm.repl.remote import Remote
 from rlm.repl.worker.protocol.kinds import ToSupervisor
 
 _PATIENCE = 30.0
-"""Seconds that a checkpoint may take to continue on a busy machine."""
+"""Seconds that a checkpoint may take to become the worker on a busy machine."""
 
 
 _AS_IT_WAS = "the namespace is as it was"
 
 
 class Progress:
-    """Counts what the namespace of a REPL has seen, and keeps the checkpoint of its last worker."""
+    """Counts the cells and extensions of a namespace, and keeps the checkpoint of its last worker."""
 
     def __init__(self) -> None:
         self._done = 0
@@ -28,23 +28,23 @@ class Progress:
         """The checkpoint of the last worker, which has ended."""
 
     def restart(self) -> None:
-        """A fresh worker starts, which has the contexts of all extensions."""
+        """Called when a fresh worker starts, which has the contexts of all extensions."""
         self._done = self._grown = 0
 
     def add(self, *, extension: bool = False) -> None:
-        """The worker has completed a cell, or an extension."""
+        """Called when the worker has completed a cell, or an extension."""
         self._done += 1
         if extension:
             self._grown = self._done
 
     def keep(self, remote: Remote, *, in_cell: bool) -> str:
-        """Keeps the checkpoint of a worker that has ended, if there is one that has seen all extensions.
+        """Keeps the checkpoint of a worker that has ended, if it has the contexts of all extensions.
 
         Args:
-            in_cell: the worker ended in a cell.
+            in_cell: whether the worker ended in a cell.
 
         Returns:
-            What the model is told of it; empty if there is no such checkpoint.
+            A text for the model about the checkpoint; empty if there is no such checkpoint.
         """
         checkpoint = remote.end.checkpoint if remote.end is not None else None
         if checkpoint is None:
@@ -78,13 +78,13 @@ class KeptCheckpoint:
         self._name = name
 
     async def resume(self, make: Callable[[], Remote]) -> Remote:
-        """Has the checkpoint continue as a worker.
+        """Makes the checkpoint a worker again.
 
         Args:
-            make: makes the `Remote` that the worker gets.
+            make: makes the `Remote` of the worker.
 
         Raises:
-            REPLError: the checkpoint is gone, or did not continue in time.
+            REPLError: the checkpoint is gone, or did not become a worker in time.
         """
         resume = self.remote.resume
         if resume is None or self.remote.gone.done():

@@ -38,7 +38,7 @@ class FrameStream(asyncio.Protocol):
         self._flows = asyncio.Event()
         self._flows.set()
         self.over = False
-        """Nothing more is delivered."""
+        """Whether the stream delivers nothing more."""
 
     def attach(self, link: Link) -> None:
         """Takes the writing half of the stream."""
@@ -106,13 +106,13 @@ class FrameStream(asyncio.Protocol):
             await self._flows.wait()
 
     def ignore(self) -> None:
-        """Discards everything that still arrives, and lets the sender go on."""
+        """Reads and discards everything that still arrives, so that the sender is not blocked."""
         self.over = True
         self._frames = Frames()
         self.release_all()
 
     def disturb(self, error: Exception) -> None:
-        """Ends the delivery: something other than the worker wrote to the stream, and what follows cannot be trusted."""
+        """Ends the delivery. Something other than the worker wrote to the stream, so later frames cannot be trusted."""
         self.over = True
         self._disturbed(f"the stream of the REPL was disturbed ({type(error).__name__})")
 

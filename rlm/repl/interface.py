@@ -1,4 +1,4 @@
-"""What the engine asks of a REPL, and of a place where REPLs run."""
+"""The interface of a REPL, and of a place where REPLs run, as the engine uses them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Query:
 
     kind: Literal["llm", "rlm"]
     prompts: list[Any]
-    """One item per prompt. They come from the code and are not checked: anything that JSON can carry."""
+    """One item per prompt. Prompts come from the code unchecked: each can be anything that JSON can carry."""
     model: str | None
     batched: bool
 
@@ -27,7 +27,7 @@ class Query:
 @dataclass(frozen=True, slots=True)
 class QueryReply:
     """The answer to one prompt. In the REPL a reply that `failed` becomes a `SubcallError`: a str that starts with
-    "Error: " and that its type tells from an answer."""
+    "Error: ". Its type distinguishes it from an answer."""
 
     text: str
     failed: bool = False
@@ -43,13 +43,13 @@ class SessionSpec:
     """What a REPL starts with: `settings` come from the user, everything else from the engine."""
 
     contexts: Sequence[Context] = ()
-    """`context_0`, `context_1`, ...; `context` is the last one."""
+    """The values of `context_0`, `context_1`, ...; `context` is the last one."""
     history: Sequence[Sequence[Message]] = ()
     """The messages of earlier completions, one list for each, as `history`."""
     tools: Toolbox | None = None
     """Functions of the host, and values, that the code finds beside its contexts."""
     on_tool: Callable[[ToolReport], None] | None = None
-    """Called after each call of a tool that has ended and was not cancelled."""
+    """Called when a call of a tool has ended, unless the call was cancelled."""
     settings: REPLSettings = field(default_factory=REPLSettings)
 
 
@@ -74,7 +74,7 @@ class AnswerState:
     """`answer["content"]` as text."""
     ready: bool
     note: str | None = None
-    """A line for the model when it used `answer` in a way that cannot work."""
+    """A line for the model if the code used `answer` in a way that cannot work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class CellResult:
 
     status: CellStatus
     stdout: str
-    """At most `max_output_chars` characters: head and tail, and between them a line that says how much was left out."""
+    """At most `max_output_chars` characters: head and tail. A line between them says how many characters were left out."""
     stderr: str
     """Bounded as `stdout` is. Ends with the traceback if there was an exception."""
     error: str | None
@@ -124,8 +124,8 @@ class REPL(Protocol):
         *,
         fresh_answer: bool = False,
     ) -> None:
-        """Gives the REPL, between two cells, what a further completion brings. A fresh worker that replaces the present
-        one gets it too.
+        """Gives the REPL the contexts and the history of a further completion, between two cells. A fresh worker that
+        replaces the present one gets them too.
 
         Args:
             contexts: become the next `context_N`; the last one becomes `context`.
@@ -133,8 +133,8 @@ class REPL(Protocol):
             fresh_answer: makes `answer` empty and not ready again.
 
         Raises:
-            REPLError: the REPL is closed, or cannot hold the contexts; then nothing has changed.
-            asyncio.CancelledError: the caller was cancelled; the REPL gets all of it nevertheless.
+            REPLError: the REPL is closed, or cannot hold the contexts. Nothing has changed then.
+            asyncio.CancelledError: the caller was cancelled. The REPL gets the contexts and the history nevertheless.
         """
         ...
 
@@ -163,5 +163,5 @@ class Environment(ABC):
         """Called when an `RLM` is made, before any model is asked. Accepts everything unless it is overridden.
 
         Raises:
-            ConfigError: this place cannot have a REPL with such settings.
+            ConfigError: this place cannot have a REPL with these settings.
         """

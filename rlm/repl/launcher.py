@@ -19,7 +19,7 @@ _ATTEMPTS = 2
 
 
 class Launcher:
-    """Starts a worker, and another one in its place when it has ended.
+    """Starts a worker, and a new one when the last one has ended.
 
     Args:
         make: makes the `Remote` of each worker.
@@ -45,15 +45,15 @@ class Launcher:
             remote = await self._connect(spec, answer)
             if not remote.up.cancelled():
                 return remote
-            # A fork server that has just ended takes its unborn workers with it. The next attempt starts another one.
-            if remote.condemned or attempt == _ATTEMPTS:
+            # A fork server that has just ended forks no more workers. The next attempt starts another fork server.
+            if remote.ending or attempt == _ATTEMPTS:
                 await asyncio.wait([remote.gone], timeout=BOUND)
                 details = remote.end.printed[1] if remote.end is not None else ""
                 raise REPLError(f"{remote.why}, before it could run anything\n{details}".strip())
             attempt += 1
 
     async def _connect(self, spec: SessionSpec, answer: AnswerState) -> Remote:
-        """Returns a far side that is up, or has ended."""
+        """Starts a far side, and waits until it is up or has ended."""
         remote = self._make()
         supply = remote.supply = Supply(spec.contexts, values=self._tools.values)
         try:

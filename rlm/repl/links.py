@@ -48,11 +48,11 @@ class Links:
 
 
 class Place(Protocol):
-    """Starts REPLs somewhere, and gives back the streams to each."""
+    """Starts REPLs somewhere, and returns the streams to each."""
 
     async def connect(self, control: asyncio.Protocol, work: asyncio.Protocol, spec: SessionSpec) -> Links:
-        """Starts a supervisor and a worker, and connects the stream of the supervisor to `control` and that of the worker
-        to `work`. A place with a single stream puts a `relay.Relay` between. Limits its own time: the host waits for it.
+        """Starts a supervisor and a worker. Connects the supervisor's stream to `control` and the worker's stream to `work`.
+        A place with a single stream puts a `relay.Relay` between. The method must end in bounded time: the host waits for it.
 
         Raises:
             REPLError: the processes could not be started.

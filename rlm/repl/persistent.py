@@ -33,7 +33,7 @@ class Conversation:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits for the completion before this one, and for an extension of the REPL that is still on its way.
+        """Waits for the completion before this one, and for an extension of the REPL that is not complete yet.
 
         Raises:
             ConfigError: the event loop is not that of the first completion.
@@ -64,7 +64,7 @@ class Conversation:
         """
         self._handler, self._on_tool = on_query, spec.on_tool
         if self._repl is not None:
-            # The REPL gets the contexts even if the caller is cancelled meanwhile, and then they count too.
+            # The REPL gets the contexts even if the caller is cancelled meanwhile. So they count in that case too.
             self._extension = asyncio.ensure_future(self._extend(self._repl, spec.contexts))
             await asyncio.shield(self._extension)
         if self._repl is None:
@@ -113,7 +113,7 @@ class Conversation:
             closing.result()
 
     async def aclose(self) -> None:
-        """As `close`, from any event loop. Waits until it is done."""
+        """Does what `close` does, from any event loop, and waits until the REPL is closed."""
         loop = self._loop
         if loop is None or loop is asyncio.get_running_loop():
             await self._end()

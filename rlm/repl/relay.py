@@ -18,10 +18,9 @@ _MOST_NOISE = 4096
 
 
 class Relay(asyncio.Protocol):
-    """Carries the streams of a supervisor and of its worker over one stream, for a place that has no more.
+    """Carries the streams of a supervisor and of its worker over one stream, for a place with a single stream.
 
-    What the stream carries before the worker's greeting is skipped: a login message, the output of a program that starts
-    the worker.
+    All bytes before the worker's greeting are skipped: a login message, or the output of a program that starts the worker.
 
     Args:
         control, work: the protocols of the two streams, as `Place.connect` gets them.
@@ -31,11 +30,11 @@ class Relay(asyncio.Protocol):
         self._control, self._work = control, work
         self._frames = Frames()
         self._early = b""
-        """What came before the greeting, at most its end."""
+        """The last bytes before the greeting."""
         self._greeted = False
         self._over = False
         self._decided = asyncio.Event()
-        """The worker has greeted, or the stream has ended."""
+        """Set when the worker has greeted, or the stream has ended."""
         self._flows = asyncio.Event()
         self._flows.set()
         self._working = True
@@ -71,7 +70,7 @@ class Relay(asyncio.Protocol):
         """Waits for the worker's greeting.
 
         Raises:
-            REPLError: the stream ended before.
+            REPLError: the stream ended before the greeting.
         """
         await self._decided.wait()
         if not self._greeted:
@@ -79,7 +78,7 @@ class Relay(asyncio.Protocol):
 
     @property
     def noise(self) -> str:
-        """What the stream carried before the greeting, for an error. Empty if there was nothing."""
+        """For an error: the text that the stream carried before the greeting. Empty if there was none."""
         text = self._early.decode("utf-8", "replace").strip()
         return f"; it printed: {text}" if text else ""
 
@@ -138,7 +137,7 @@ class _WorkLink:
     def abort(self) -> None:
         self._link.abort()
 
-    # A pause holds up the frames of the supervisor too, as there is but one stream.
+    # There is only one stream, so a pause delays the frames of the supervisor too.
 
     def pause_reading(self) -> None:
         self._link.pause_reading()

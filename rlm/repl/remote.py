@@ -18,13 +18,13 @@ from rlm.repl.worker.protocol.kinds import FromSupervisor, FromWorker, ToSupervi
 from rlm.repl.worker.protocol.messages import MOST_MESSAGE, load
 
 BOUND = 0.5
-"""Seconds that the host waits for the processes of a REPL to end before it goes on without them. The kernel may need longer
+"""Seconds that the host waits for the processes of a REPL to end. Then it continues without them. The kernel may need longer
 to free large page tables or many processes."""
 END_PATIENCE = 10.0
-"""Seconds that a worker which has to end may take to leave its checkpoint. Then the host gives the namespace up."""
+"""Seconds in which an ending worker must leave its checkpoint. After that the namespace is lost."""
 PONG_PATIENCE = 10.0
-"""Seconds that a supervisor may take to answer a ping before it is killed, with the REPLs of others. More than a fork server
-is ever busy with one order, and than a process waits for its turn on a busy machine."""
+"""Seconds that a supervisor may take to answer a ping. After that it is killed, and all its REPLs end. One order never keeps a
+fork server busy for as long, and a process never waits as long for its turn on a busy machine."""
 _SECOND_STREAM = 0.5
 """Seconds within which one stream of a REPL ends after the other one."""
 _MOST_HEAD = 1 << 19
@@ -38,7 +38,7 @@ class WorkerEnd:
     status: str
     manner: str
     printed: tuple[str, str]
-    """What the last cell printed to stdout and stderr and was not shown yet."""
+    """Output of the last cell on stdout and on stderr that was not shown yet."""
     checkpoint: tuple[int, int] | None
     """The name of the checkpoint, and how many cells and extensions the worker had completed when it was made."""
 
@@ -49,7 +49,7 @@ class Remote:
     Args:
         received: called with each message of the worker and the supervisor, and its kind of frame. Queries and calls of
             tools, which may be large, come unparsed.
-        lost: called once, when the worker has ended, or when the host does not wait for its end any longer.
+        lost: called once: when the worker has ended, or when the host stops waiting for that.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Remote:
         self._links: Links | None = None
         self._lost_streams: set[str] = set()
         self._failure = ""
-        self._give_up: asyncio.TimerHandle | None = None
-        self._suspicion: asyncio.Task[None] | None = None
-        """Waits for a sign of life of the supervisor."""
+        self._leave_timer: asyncio.TimerHandle | None = None
+        self._ping_task: asyncio.Task[None] | None = None
+        """Waits for the supervisor's answer to a ping."""
         self._left = False
-        """The host waits for nothing of this far side any more, but for a sign of life of its supervisor."""
+        """Whether the host has left this far side: it waits for the answer to a ping alone."""
         self.control = FrameStream(
-            MAX_FRAME, self._from_supervisor, self._distrust, lambda: self._on_lost("control")
+            MAX_FRAME, self._from_supervisor, self._on_disturbed, lambda: self._on_lost("control")
         )
         self.work = FrameStream(MOST_MESSAGE, self._from_worker, self.fail, lambda: self._on_lost("work"))
         self.supply = Supply()
@@ -74,14 +74,14 @@ class Remote:
         self.up: asyncio.Future[None] = self._loop.create_future()
         """Done when the worker has its namespace; cancelled when it will never have one."""
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        """Done when the worker has ended, or the host has left it. There may be a checkpoint."""
+        """Done when the worker has ended, or the host has left it. A checkpoint may remain."""
         self.gone: asyncio.Future[None] = self._loop.create_future()
-        """Done when nothing is left."""
+        """Done when both streams have ended."""
         self.end: WorkerEnd | None = None
-        self.condemned = False
-        """The worker is ending: no cell runs in it any more."""
+        self.ending = False
+        """Whether the worker is ending. No more cells run in it."""
         self.late = False
-        """The host has waited `BOUND` seconds for the worker to end, and does not do so again."""
+        """Whether the host has waited `BOUND` seconds for the worker to end. It does not wait again."""
 
     @property
     def why(self) -> str:
@@ -99,7 +99,7 @@ class Remote:
         self._links = links
         self.control.attach(links.control)
         self.work.attach(links.work)
-        if self.condemned:
+        if self.ending:
             self.abort()
 
     # orders
@@ -113,7 +113,7 @@ class Remote:
         """Sends the worker a frame with a message."""
         try:
             payload = marshal.dumps(message, 2)
-        except ValueError:  # it holds an object of a subclass, which goes as JSON has it
+        except ValueError:  # the message holds an object of a subclass, which JSON turns into a plain value
             payload = marshal.dumps(decode(encode(message)), 2)
         self._send_work(kind, payload)
 
@@ -121,12 +121,12 @@ class Remote:
         """Sends the worker a plain value that it asked for.
 
         Args:
-            number: of the worker's question.
+            number: the number of the worker's call.
         """
         self.reply(number, marshal.dumps(value, 2))
 
     def reply(self, number: int, value: bytes) -> None:
-        """As `answer`, with a value that is marshalled already."""
+        """Does what `answer` does, with a value that is marshalled already."""
         self._send_work(ToWorker.VALUE, NUMBER.pack(number) + value)
 
     def _send_work(self, kind: bytes, payload: bytes) -> None:
@@ -135,50 +135,50 @@ class Remote:
 
     # the end
 
-    def condemn(self, patience: float | None = None) -> None:
-        """The worker has to end. No cell runs in it any more.
+    def expect_end(self, patience: float | None = None) -> None:
+        """Called when the worker must end. No more cells run in it.
 
         Args:
-            patience: seconds after which the host leaves it. None: `END_PATIENCE`, so that it can leave a checkpoint.
+            patience: seconds after which the host leaves the worker. None: `END_PATIENCE`, enough time for a checkpoint.
         """
-        self.condemned = True
+        self.ending = True
         if self.ended.done():
             return
         if patience is None:
             patience = END_PATIENCE
-        if self._give_up is not None:
-            patience = min(patience, self._give_up.when() - self._loop.time())
-            self._give_up.cancel()
-        self._give_up = self._loop.call_later(patience, self.leave)
+        if self._leave_timer is not None:
+            patience = min(patience, self._leave_timer.when() - self._loop.time())
+            self._leave_timer.cancel()
+        self._leave_timer = self._loop.call_later(patience, self.leave)
 
     def fail(self, reason: str) -> None:
-        """Has the supervisor end everything of this REPL, because the REPL cannot go on."""
+        """Orders the supervisor to end this REPL, which has failed."""
         self._failure = self._failure or reason
         self.order(ToSupervisor.END)
-        self.condemn(BOUND)
+        self.expect_end(BOUND)
 
     def leave(self) -> None:
-        """Has the supervisor end everything of this REPL, and does not wait for that: the kernel frees slow processes in
-        its own time. A supervisor that does not answer is killed."""
+        """Orders the supervisor to end this REPL, and does not wait for the end: the kernel may free a slow process later. A
+        supervisor that does not answer is killed."""
         if not self.gone.done():
-            self.condemned = self._left = True
+            self.ending = self._left = True
             self.order(ToSupervisor.END)
             self.work.ignore()
-            self._conclude()
+            self._mark_ended()
             self.ping()
 
     def ping(self) -> None:
-        """Asks the supervisor for a sign of life, and kills it if there is none within `PONG_PATIENCE` seconds."""
-        if self._suspicion is not None or self.gone.done():
+        """Sends the supervisor a ping, and kills the supervisor if it does not answer within `PONG_PATIENCE` seconds."""
+        if self._ping_task is not None or self.gone.done():
             return
         if self.control.over:  # the supervisor has ended this REPL, or itself
             self.abort()
         else:
             self.order(ToSupervisor.PING)
             self._answered = self._loop.create_future()
-            self._suspicion = self._loop.create_task(self._suspect())
+            self._ping_task = self._loop.create_task(self._await_pong())
 
-    async def _suspect(self) -> None:
+    async def _await_pong(self) -> None:
         """Waits for the answer to a ping. A task, not a timer: the end of the event loop cancels it, and the streams close
         before the loop does."""
         try:
@@ -186,17 +186,17 @@ class Remote:
         except asyncio.CancelledError:
             self.abort()
             raise
-        self._suspicion = None
+        self._ping_task = None
         if not done:
-            self._kill()
+            self._kill_supervisor()
         elif self._left:
             self.abort()
 
-    def _pong(self) -> None:
-        if self._suspicion is not None and not self._answered.done():
+    def _on_pong(self) -> None:
+        if self._ping_task is not None and not self._answered.done():
             self._answered.set_result(None)
 
-    def _kill(self) -> None:
+    def _kill_supervisor(self) -> None:
         self._failure = self._failure or "the supervisor of the REPL did not answer and was killed"
         if self._links is not None:
             self._links.kill()
@@ -206,8 +206,8 @@ class Remote:
         if self._links is not None:
             self._links.close()
 
-    def _distrust(self, reason: str) -> None:
-        """The stream of the supervisor was disturbed, so there is no use in orders."""
+    def _on_disturbed(self, reason: str) -> None:
+        """Called when the supervisor's stream was disturbed: orders do not reach it any more."""
         self.fail(reason)
         self.abort()
 
@@ -232,7 +232,7 @@ class Remote:
 
     def _from_supervisor(self, kind: bytes, payload: bytes) -> None:
         if kind == FromSupervisor.PONG:
-            self._pong()
+            self._on_pong()
             return
         message = decode(payload)
         stdout, stderr = message["printed"]
@@ -244,9 +244,9 @@ class Remote:
             self.end = WorkerEnd(
                 str(message["status"]), str(message["manner"]), (str(stdout), str(stderr)), checkpoint
             )
-            self.condemn()
+            self.expect_end()
             self.work.release_all()
-            self._look()
+            self._check_streams()
         elif kind == FromSupervisor.PRINTED:
             self._received(self, kind, [str(stdout), str(stderr)])
         else:
@@ -254,38 +254,38 @@ class Remote:
 
     def _on_lost(self, stream: str) -> None:
         self._lost_streams.add(stream)
-        self._look()
+        self._check_streams()
 
-    def _look(self) -> None:
-        """Finds out what is left of the far side."""
+    def _check_streams(self) -> None:
+        """Finds out from the streams whether the worker and the supervisor have ended."""
         kept = self.end is not None and self.end.checkpoint is not None
         if len(self._lost_streams) == 2 or (kept and "work" in self._lost_streams):
-            self._conclude()
+            self._mark_ended()
         elif self._lost_streams or kept:
-            # The other stream ends too, after what is still on its way. If it does not, the code closed the worker's end,
-            # or hid a copy of it somewhere.
-            self._loop.call_later(_SECOND_STREAM, self._insist)
+            # The other stream ends too, after its last bytes. If it does not, the code closed the worker's end, or keeps a
+            # copy of it open.
+            self._loop.call_later(_SECOND_STREAM, self._end_second_stream)
         if len(self._lost_streams) == 2 and not self.gone.done():
-            self._pong()
+            self._on_pong()
             self.gone.set_result(None)
 
-    def _conclude(self) -> None:
-        if self._give_up is not None:
-            self._give_up.cancel()
+    def _mark_ended(self) -> None:
+        if self._leave_timer is not None:
+            self._leave_timer.cancel()
         if not self.up.done():
             self.up.cancel()
         if not self.ended.done():
             self.ended.set_result(None)
             self._lost(self)
 
-    def _insist(self) -> None:
+    def _end_second_stream(self) -> None:
         if self.ended.done() or self._links is None:
             return
         if self.work.over:
-            # The worker may still run, or what it started may take long to end.
-            self.condemn()
+            # The worker may still run, or a process that it started may take long to end.
+            self.expect_end()
             self.order(ToSupervisor.KILL, {"why": "the code closed the descriptors of the REPL"})
-            # Not at once: the supervisor may end the stream before the ping, and what it sent last would be lost.
+            # Not at once: if the supervisor ended the stream before the ping came, its last frame would be lost.
             self._loop.call_later(BOUND, self.ping)
         else:
             self._links.work.abort()

@@ -1,4 +1,4 @@
-"""What a user sets of a REPL: the entries of `environment_kwargs` that every place understands."""
+"""The settings of a REPL: the entries of `environment_kwargs` that every place understands."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ DEFAULT_LIMITS: Mapping[str, int] = {
 `memory_bytes` and a quarter more is also the limit on all processes of a REPL together."""
 
 _MOST = 1 << 62
-"""The kernel takes no larger limit."""
+"""The largest limit that the kernel accepts."""
 _LEAST_OUTPUT = 100
-"""Characters. The line that tells of left out output needs some."""
+"""The smallest `max_output_chars`. The line that says how much was left out needs this room."""
 
 
 @dataclass(frozen=True, slots=True)
 class REPLSettings:
-    """What a user sets of a REPL. Each field is a key of `RLM(environment_kwargs={...})`.
+    """The settings of a REPL. Each field is a key of `RLM(environment_kwargs={...})`.
 
     Raises:
         ConfigError: a value does not fit; the message names the field.
@@ -38,7 +38,7 @@ class REPLSettings:
     interrupt_grace: float = 2.0
     """Seconds between the interrupt of a cell and the kill of its process tree."""
     stop_grace: float | None = None
-    """Seconds between the interrupt and the kill when a limit of the run or its caller stops a cell.
+    """Seconds between the interrupt and the kill when a limit of the run, or the run's caller, stops a cell.
     None: 0.08 in a run with a REPL of its own, which nothing uses afterwards; otherwise `interrupt_grace`."""
     max_output_chars: int = 20_000
     """Characters that are kept of a cell's stdout, and of its stderr: head and tail. At least 100."""
@@ -46,12 +46,12 @@ class REPLSettings:
     """Overrides of resource limits, by name. The limits are `memory_bytes` (bytes), `cpu_seconds` (seconds), `file_bytes`
     (bytes) and `open_files` (descriptors). `DEFAULT_LIMITS` has their defaults."""
     checkpoint_bytes: int = 256 << 20
-    """Bytes of memory that a worker may have for a checkpoint of it to be made. A cell that is killed, or that ends its
-    worker, costs only its own changes to the namespace where there is a checkpoint. 0: no checkpoints."""
+    """Bytes of memory up to which a worker gets checkpoints. With a checkpoint, a cell that is killed, or that ends its
+    worker, loses only its own changes to the namespace. 0: no checkpoints."""
     checkpoint_after: float = 0.5
-    """Seconds without work after which a checkpoint is made. So it is made while a model thinks, and not between cells that
-    follow each other. Ten times what the last checkpoint took, if that is more. 0: after each cell, and the next cell waits
-    for it."""
+    """Seconds without work after which a checkpoint is made: while a model thinks, not between cells that follow each other.
+    If ten times the duration of the last checkpoint is longer, the worker waits that long. 0: a checkpoint is made after
+    each cell, and the next cell waits for it."""
     seed: int | None = None
     """Seeds `random`, and numpy once it is imported. None: no seed. The hash seed is always fixed."""
 
@@ -98,8 +98,8 @@ class REPLSettings:
         return {name: value for name, value in values.items() if value != getattr(default, name)}
 
     def for_supervisor(self) -> dict[str, int]:
-        """What the supervisor of a REPL has to know: "max_output", characters that it keeps of each stream, and "memory",
-        bytes that all processes of the REPL may have together. That is a quarter more than one process may have: a
-        process that takes too much gets a `MemoryError` before the whole REPL is killed."""
+        """The settings for the supervisor: "max_output", characters that it keeps of each stream, and "memory", bytes that all
+        processes of the REPL may have together. "memory" is a quarter more than one process may have: a process that takes
+        too much gets a `MemoryError` before the whole REPL is killed."""
         memory = self.all_limits["memory_bytes"]
         return {"max_output": self.max_output_chars, "memory": memory + memory // 4}

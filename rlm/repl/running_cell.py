@@ -1,4 +1,4 @@
-"""The running cell, as the host follows it."""
+"""The host's record of the running cell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_NAME, _MOST_DESCRIPTION = 100, 200
 
 
 class RunningCell:
-    """The cell that runs.
+    """The record of the running cell.
 
     Args:
         timeout: its time limit in seconds; None: no limit.
@@ -39,22 +39,22 @@ class RunningCell:
         self.result: asyncio.Future[CellResult] = asyncio.get_running_loop().create_future()
         self.started = time.monotonic()
         self.interrupted: str | None = None
-        """Why the cell was interrupted: the reason of the caller; empty: its time limit. None: it was not."""
+        """Why the cell was interrupted: the caller's reason; empty for the time limit; None if it was not interrupted."""
         self.pending_stop: str | None = None
-        """Why the caller stopped the cell before it had a worker."""
+        """The caller's reason, if it stopped the cell before the cell had a worker."""
         self.stopped = False
-        """The caller stopped the cell."""
+        """Whether the caller stopped the cell."""
         self.seconds = 0.0
         """Seconds from the start of the cell to the interrupt."""
         self.ending: CellEnding | None = None
-        """What the worker reported, while the supervisor is asked for the rest."""
+        """The worker's report, while the host waits for the supervisor's part of the output."""
 
     def finish(self, ending: CellEnding, collected: list[str], notice: str) -> None:
         """Sets the result of a cell that has run.
 
         Args:
-            collected: what the supervisor has of stdout and stderr.
-            notice: what stderr shows first.
+            collected: the supervisor's part of stdout and of stderr.
+            notice: the first line of stderr.
         """
         stdout, stderr = (
             collected[number] if text is None else joined(self._max_output, text, ending.lines[number])
@@ -68,13 +68,13 @@ class RunningCell:
     def lose(
         self, status: CellStatus, why: str, printed: tuple[str, str], answer: AnswerState, notice: str
     ) -> None:
-        """Sets the result of a cell whose worker does not tell how the cell ended.
+        """Sets the result of a cell whose worker did not report the end of the cell.
 
         Args:
             why: the error line.
-            printed: what the supervisor has of stdout and stderr.
-            answer: the last one that is known.
-            notice: what stderr shows first.
+            printed: the supervisor's part of stdout and of stderr.
+            answer: the last known answer.
+            notice: the first line of stderr.
         """
         stdout, stderr = printed
         stderr = joined(self._max_output, stderr, why + "\n")
@@ -108,15 +108,15 @@ class RunningCell:
 
 @dataclass(frozen=True, slots=True)
 class CellEnding:
-    """What a worker reports of the end of a cell. The code may have forged all of it, so every part becomes text, of no more
-    characters than a worker sends."""
+    """A worker's report of the end of a cell. The code may have forged it, so every part becomes text, cut to the length that a
+    worker may send."""
 
     status: CellStatus
     error: str | None
     printed: list[str | None]
     """Stdout and stderr. None: the supervisor has that stream."""
     lines: list[str]
-    """What follows the two: the value of a last expression, and a traceback."""
+    """The text after each stream: the value of a last expression, and a traceback."""
     answer: AnswerState
     locals: dict[str, str]
 
@@ -125,7 +125,7 @@ class CellEnding:
         """Reads the message of a worker.
 
         Raises:
-            Exception: of any kind: the message is malformed.
+            Exception: the message is malformed. The exception can be of any kind.
         """
         status = message["status"]
         if status not in _STATUSES:

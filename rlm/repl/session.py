@@ -31,9 +31,9 @@ _STILL_ENDING = "its processes are still ending"
 class Session:
     """A REPL somewhere. Belongs to the event loop that opened it.
 
-    How long a caller waits when a cell has to stop: the grace period, and `BOUND` seconds for the processes to end. A cell
-    that reached its own time limit gets `END_PATIENCE` seconds more, so that the checkpoint can take its place. After that
-    the host goes on without the processes (`Remote.leave`).
+    When a cell must stop, the caller waits for the grace period, and `BOUND` seconds for the processes to end. After a cell
+    that reached its own time limit the caller waits `END_PATIENCE` seconds more, so that the checkpoint can replace the
+    worker. Then the host continues without the processes (`Remote.leave`).
     """
 
     def __init__(self, place: Place, spec: SessionSpec, on_query: QueryHandler) -> None:
@@ -48,10 +48,10 @@ class Session:
         self._number = 0
         self._extension: asyncio.Task[str | None] | None = None
         self._extended: asyncio.Future[str | None] | None = None
-        """What the worker says of the extension on its way: what is wrong with it, or None."""
+        """The worker's answer to the extension: the reason why it failed, or None."""
         self._answer = AnswerState("", ready=False)
         self._notice = ""
-        """What the next cell shows before its stderr."""
+        """A line that the next cell shows before its stderr."""
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -88,24 +88,24 @@ class Session:
         return await self._run(code, cell)
 
     async def _idle(self) -> None:
-        """Waits until nothing goes on in the REPL.
+        """Waits until the REPL does nothing.
 
         Raises:
             REPLError: the REPL is closed.
         """
-        while (busy := self._busy()) is not None:
+        while (busy := self._next_idle()) is not None:
             await asyncio.wait([busy])
         if self._closing is not None:
             raise REPLError("the REPL is closed")
 
-    def _busy(self) -> asyncio.Future[Any] | None:
-        """What the next cell has to wait for: the running cell, contexts on their way, or a worker that is ending, which
-        would take the next cell with it."""
+    def _next_idle(self) -> asyncio.Future[Any] | None:
+        """The event that the next cell waits for: the end of the running cell, of an extension, or of a worker that is
+        ending, which would end the next cell too."""
         if self._cell is not None:
             return self._cell.result
         if self._extension is not None:
             return self._extension
-        return self._remote.ended if self._remote is not None and self._remote.condemned else None
+        return self._remote.ended if self._remote is not None and self._remote.ending else None
 
     def _time_limit(self, timeout: float | None) -> float | None:
         limits = [limit for limit in (timeout, self._settings.cell_timeout) if limit is not None]
@@ -169,34 +169,34 @@ class Session:
             cell.interrupted = reason
             cell.seconds = time.monotonic() - cell.started
             self._calls.cancel()
-            remote.work.release_all()  # no replies will come that a hold waits for, and the end of the cell must be read
+            remote.work.release_all()  # a hold waits for replies, which will not come; the end of the cell must be read
             remote.tell(ToWorker.VOID, {"id": cell.number})
         grace = self._settings.grace_of_stop if reason else self._settings.interrupt_grace
         remote.order(ToSupervisor.INTERRUPT, {"grace": grace})
-        loop.call_later(grace + BOUND, self._leave_cell if reason else self._doubt, remote, cell)
+        loop.call_later(grace + BOUND, self._leave_cell if reason else self._on_cell_late, remote, cell)
 
-    def _doubt(self, remote: Remote, cell: RunningCell) -> None:
-        """The cell should have ended by now. Its processes may take long to end, or the supervisor does not answer."""
+    def _on_cell_late(self, remote: Remote, cell: RunningCell) -> None:
+        """Called when the cell should have ended. Its processes may take long to end, or the supervisor does not answer."""
         if self._cell is cell:
             remote.ping()
-            asyncio.get_running_loop().call_later(END_PATIENCE, self._insist, remote, cell)
+            asyncio.get_running_loop().call_later(END_PATIENCE, self._on_checkpoint_late, remote, cell)
 
-    def _insist(self, remote: Remote, cell: RunningCell) -> None:
-        """The checkpoint of the cell does not come. Goes on without it."""
+    def _on_checkpoint_late(self, remote: Remote, cell: RunningCell) -> None:
+        """Called when the checkpoint has not come in time. Continues without it."""
         if self._cell is cell:
             remote.fail("a cell that was interrupted did not stop in time and was killed")
 
     def _leave_cell(self, remote: Remote, cell: RunningCell) -> None:
-        """The caller does not wait any longer for a cell that it stopped. The next cell waits for the checkpoint."""
+        """Called when the caller stops waiting for a cell that it stopped. The next cell waits for the checkpoint."""
         if self._cell is not cell:
             return
         remote.late = True
-        remote.condemn()
+        remote.expect_end()
         remote.ping()
         if cell.ending is not None:  # the cell has run, and the supervisor keeps a part of its output
             self._finish(cell, cell.ending, ["", ""])
         else:
-            self._lose(cell, "killed", f"{cell.kill()}; {_STILL_ENDING}", ("", ""))
+            self._lose_cell(cell, "killed", f"{cell.kill()}; {_STILL_ENDING}", ("", ""))
 
     # the end
 
@@ -237,23 +237,23 @@ class Session:
             self._answer = AnswerState("", ready=False)
         if self._remote is None and self._progress.kept is None:
             return  # the next cell starts a worker with all of it
-        task = self._bring(before, history is not None, fresh_answer)
+        task = self._send_extension(before, history is not None, fresh_answer)
         self._extension = asyncio.get_running_loop().create_task(task)
         error = await asyncio.shield(self._extension)
         if error is not None:
             raise REPLError(error)
 
-    async def _bring(
+    async def _send_extension(
         self, before: tuple[SessionSpec, AnswerState], history: bool, fresh_answer: bool
     ) -> str | None:
-        """Has the worker take the new contexts and the new history.
+        """Sends the worker the new contexts and the new history.
 
         Args:
-            before: the specification and the answer, which come back if the worker cannot take them.
+            before: the last specification and answer, which are restored if the worker cannot take the new ones.
 
         Returns:
-            Why the worker cannot take them; None if it has. A worker that ends on the way is no reason: the next worker
-            gets all of it.
+            The reason why the worker cannot take them; None if it has. If the worker ends meanwhile, that is no reason: the
+            next worker gets all contexts.
         """
         first = len(before[0].contexts)
         supply = Supply(self._spec.contexts[first:], first)
@@ -288,7 +288,7 @@ class Session:
     # the start
 
     def _make_remote(self) -> Remote:
-        return Remote(self._received, self._lost)
+        return Remote(self._on_message, self._on_worker_ended)
 
     async def _launch(self) -> None:
         """Starts a worker: from the checkpoint, or else with a fresh namespace."""
@@ -297,7 +297,7 @@ class Session:
             self._remote = await self._launcher.start(self._spec, self._answer)
 
     async def _resume(self) -> Remote | None:
-        """Has the checkpoint continue as the worker. None: there is no checkpoint, or it cannot."""
+        """Makes the checkpoint the worker. None: there is no checkpoint, or it cannot be resumed."""
         kept = self._progress.take()
         if kept is None:
             return None
@@ -312,10 +312,10 @@ class Session:
 
     # what comes from the worker and its supervisor
 
-    def _received(self, remote: Remote, kind: bytes, message: Any) -> None:
+    def _on_message(self, remote: Remote, kind: bytes, message: Any) -> None:
         if kind == FromWorker.QUERY or kind == FromWorker.CALL:
-            if remote.condemned or (self._cell is not None and self._cell.interrupted is not None):
-                return  # a worker that is ending does not wait for replies, nor does an interrupted cell
+            if remote.ending or (self._cell is not None and self._cell.interrupted is not None):
+                return  # an ending worker and an interrupted cell wait for no replies
             begin = self._calls.begin_query if kind == FromWorker.QUERY else self._calls.begin_tool
             begin(remote, message)
         elif kind == FromWorker.EXTENDED:
@@ -326,18 +326,18 @@ class Session:
             self._finish(self._cell, self._cell.ending, message)
 
     def _end_cell(self, remote: Remote, message: Any) -> None:
-        """The cell has run. If the supervisor holds a part of its output, or is about to interrupt it once more, the answer
-        of the supervisor comes first."""
+        """Called when the cell has run. If the supervisor has a part of its output, or is about to interrupt the cell once
+        more, the host waits for the supervisor's answer first."""
         cell = self._cell
-        if cell is None and remote.condemned:
-            return  # the caller has left this cell
+        if cell is None and remote.ending:
+            return  # the caller has stopped waiting for this cell
         if (
             cell is None
             or remote is not self._remote
             or message["id"] != cell.number
             or cell.ending is not None
         ):
-            raise ValueError("the end of a cell that does not run")
+            raise ValueError("the worker reported the end of a cell that does not run")
         ending = CellEnding.of(message)
         self._progress.add()
         if None not in ending.printed and cell.interrupted is None:
@@ -348,31 +348,31 @@ class Session:
             line if text is None else "" for text, line in zip(ending.printed, ending.lines, strict=True)
         ]
         remote.order(ToSupervisor.TAKE, {"lines": lines})
-        asyncio.get_running_loop().call_later(BOUND, self._doubt, remote, cell)
+        asyncio.get_running_loop().call_later(BOUND, self._on_cell_late, remote, cell)
 
     def _end_extension(self, error: Any) -> None:
         if self._extended is None or self._extended.done():
-            raise ValueError("the end of an extension that does not happen")
+            raise ValueError("the worker reported the end of an extension that it was not sent")
         self._progress.add(extension=True)
         self._extended.set_result(None if error is None else cut(str(error), MOST_LINE))
 
     def _finish(self, cell: RunningCell, ending: CellEnding, collected: list[str]) -> None:
-        """The cell has run.
+        """Sets the result of a cell that has run.
 
         Args:
-            collected: what the supervisor has of stdout and stderr.
+            collected: the supervisor's part of stdout and of stderr.
         """
         self._cell, self._answer = None, ending.answer
         cell.finish(ending, collected, self._take_notice())
 
-    def _lost(self, remote: Remote) -> None:
-        """The worker has ended, or the host has left it."""
+    def _on_worker_ended(self, remote: Remote) -> None:
+        """Called when the worker has ended, or the host has left it."""
         if remote is not self._remote:
             return
         self._calls.cancel()
         self._remote = None
         if self._extension is not None or self._closing is not None:
-            remote.order(ToSupervisor.END)  # its checkpoint is of no use
+            remote.order(ToSupervisor.END)  # the checkpoint is not needed
             kept = ""
         else:
             kept = self._progress.keep(remote, in_cell=self._cell is not None)
@@ -389,10 +389,10 @@ class Session:
             if end is not None and end.status == "killed":
                 status, why = "killed", cell.kill()
             why += f"; {kept or _LOST}"
-        self._lose(cell, status, why, end.printed if end is not None else ("", ""))
+        self._lose_cell(cell, status, why, end.printed if end is not None else ("", ""))
 
-    def _lose(self, cell: RunningCell, status: CellStatus, why: str, printed: tuple[str, str]) -> None:
-        """The worker does not tell how the cell ended."""
+    def _lose_cell(self, cell: RunningCell, status: CellStatus, why: str, printed: tuple[str, str]) -> None:
+        """Sets the result of a cell whose worker did not report the end of the cell."""
         self._cell = None
         cell.lose(status, why, printed, self._answer, self._take_notice())
 
@@ -402,7 +402,7 @@ class Session:
 
 
 async def _end(remote: Remote | None) -> None:
-    """Ends what is left of a far side, and waits `BOUND` seconds for it, unless it has been late already."""
+    """Ends a far side, and waits `BOUND` seconds for it, unless the host has already waited that long."""
     if remote is not None:
         remote.order(ToSupervisor.END)
         if not remote.late:

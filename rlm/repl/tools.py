@@ -42,16 +42,16 @@ would only wait for each other."""
 
 @dataclass(frozen=True, slots=True)
 class ToolReport:
-    """A call of a tool by the code that has ended."""
+    """A finished call of a tool by the code."""
 
     name: str
     seconds: float
     error: str | None
-    """The type and the message of what the tool raised; None: it returned."""
+    """The type and the message of the exception that the tool raised; None: it returned."""
 
 
 class ToolError(Exception):
-    """What a tool raised, in the form that the code gets.
+    """The exception that a tool raised, in the form that the code gets.
 
     Args:
         kind: the name of the type.
@@ -130,8 +130,8 @@ class Toolbox:
         return self._values
 
     def identity(self) -> list[Any]:
-        """What the code can see of the tools, as plain data: the name, signature and docstring of each function, and the hash
-        of each value. Hashing a large value takes a while the first time."""
+        """The tools as the code sees them, as plain data: the name, signature and docstring of each function, and the hash of
+        each value. The first call is slow for a large value, which it hashes."""
         return [self.functions, [[name, value.describe()] for name, value in self._values]]
 
     async def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -250,7 +250,7 @@ async def _finish(name: str, start: Callable[[], Awaitable[Any]]) -> Any:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise _failure(name, error) from error  # the tool waited for something that was cancelled
+        raise _failure(name, error) from error  # a task that the tool waited for was cancelled
     except (Exception, SystemExit) as error:
         raise _failure(name, error) from error
 

@@ -17,7 +17,7 @@ _QUICK = 1 << 20
 
 
 class Supply:
-    """Values that are announced to a worker, and that it then asks for.
+    """Values that the host announces to a worker, and that the worker then asks for.
 
     Args:
         contexts: become `context_N`, from `first` on; the last one becomes `context` too.
