@@ -57,7 +57,7 @@ def checked_key(api_key: object) -> str:
 
 
 def key_or_environment(api_key: str | None, variable: str, backend: str, hint: str = "") -> str:
-    """The key that was given, else the key in the environment.
+    """The given key, or else the key in the environment.
 
     Args:
         variable: the environment variable.
@@ -65,7 +65,7 @@ def key_or_environment(api_key: str | None, variable: str, backend: str, hint: s
         hint: more advice for the message.
 
     Raises:
-        ConfigError: neither exists.
+        ConfigError: there is neither.
     """
     key = api_key or os.environ.get(variable)
     if not key:
@@ -82,7 +82,7 @@ def headers_of(
 
     Args:
         api_key: the key; None: no key is sent.
-        extra: headers of the caller. They take precedence over ours.
+        extra: headers of the caller. They take precedence over the client's own.
         key_header: name of the header for the key. In "Authorization" the key is a bearer token.
 
     Raises:

@@ -123,7 +123,7 @@ def check_client(what: str, given: object) -> None:
         what: names the argument in the message.
 
     Raises:
-        ConfigError: it is none, or has no `model`.
+        ConfigError: the argument is no client, or has no `model`.
     """
     if isinstance(given, type) or not callable(getattr(given, "complete", None)):
         hint = "; the name of a model goes into backend_kwargs" if isinstance(given, str) else ""

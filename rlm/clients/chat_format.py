@@ -29,7 +29,7 @@ _OWN_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How an OpenAI-compatible server differs from others."""
+    """The differences between one OpenAI-compatible server and others."""
 
     provider: str = "openai"
     tokens_field: TokensField = "max_tokens"
@@ -40,7 +40,7 @@ class Dialect:
     chat_path: str = "/chat/completions"
     """Path after the base URL. `{model}` in it stands for the model's name at the server."""
     deployments: Mapping[str, str] = field(default_factory=dict)
-    """Names of models at the server, by the names that the caller uses, if they differ."""
+    """The server's names of models, by the caller's names, where the two differ."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     """Fields that every request gets."""
     lists_models: bool = True
@@ -221,7 +221,7 @@ def decode_models(body: bytes) -> list[dict[str, Any]] | None:
 
 def window_of(entry: Mapping[str, Any]) -> int | None:
     """The window in tokens that an entry of `GET /models` gives: `max_model_len` (vLLM), `context_length` or `context_window`;
-    None if it gives none."""
+    None if the entry has none of these."""
     for name in ("max_model_len", "context_length", "context_window"):
         size = entry.get(name)
         if type(size) is int and size > 0:

@@ -1,4 +1,4 @@
-"""What a failed attempt means: the error to raise, and whether to try again."""
+"""Interprets a failed attempt: the error to raise, and whether to try again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Failure:
     wait: float | None = None
     """Seconds that the server asks to wait."""
     refusal: str | None = None
-    """The words in which the provider's filter refused the prompt; None: it did not. The model was not called."""
+    """The text with which the provider's filter refused the prompt before the model was called; None: it did not refuse."""
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes) -> Failure:

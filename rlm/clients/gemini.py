@@ -257,5 +257,5 @@ def _first_error(exc: ValueError) -> str:
 
 
 def _never(request: Any) -> Any:
-    """The transport of the SDK's client for blocking calls. The SDK needs one, and nothing uses it."""
+    """The transport of the SDK's client for blocking calls. The SDK requires a transport, but nothing calls this one."""
     raise NotImplementedError

@@ -78,7 +78,7 @@ class OpenAIClient(Client):
             default_headers: headers of every request. They take precedence over the client's own.
             sampling_args: fields of the body of every request, under the provider's names.
             echo_reasoning: send the thinking of a reply back in the chat (`ModelReply.echo`). For servers whose chat template
-                keeps it; others refuse it.
+                keeps earlier thinking; other servers refuse it.
             max_tokens_field: the field in which the sampling argument `max_tokens` is sent. None: the dialect's field, and
                 the other one once the server has refused it.
             dialect: how the server differs from others.
@@ -274,7 +274,7 @@ class OpenAIClient(Client):
         return f"models of {self._base}"
 
     async def _models(self, pool: Pool) -> list[dict[str, Any]]:
-        """The server's model list; empty if the server gives none."""
+        """The server's model list; empty if the server has no list."""
         if not self._dialect.lists_models:
             return []
         return await pool.remembered(self._memo_key, lambda: self._fetch_models(pool)) or []

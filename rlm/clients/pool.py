@@ -113,7 +113,8 @@ class Pool:
                 return Response(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, OSError) as exc:
             error = _explain(exc, timeout)
-        # Outside of the handler: aiohttp's errors hold the headers of the request, and the key must not become part of ours.
+        # Raised outside of the handler: aiohttp's errors hold the headers of the request, and with them the key, which must not
+        # become part of this error.
         raise error
 
     async def remembered(self, key: str, fetch: Callable[[], Coroutine[Any, Any, T | None]]) -> T | None:
@@ -121,7 +122,7 @@ class Pool:
         cancellation.
 
         Args:
-            key: key in `memo`. Remove it to have `fetch` called again.
+            key: key in `memo`. After it is removed, `fetch` is called again.
             fetch: gets the value. None or an exception is a failure; after 30 s it is called again.
         """
         loop = asyncio.get_running_loop()
@@ -139,8 +140,8 @@ class Pool:
         return None if task.cancelled() or task.exception() else task.result()
 
     def abandon(self) -> None:
-        """Drops the pool of a loop that is closed or belongs to another process. Closes this process' copies of the sockets and
-        sends nothing."""
+        """Drops the pool of a loop that is closed or belongs to another process. Closes the sockets of this process, and sends
+        nothing over them."""
         self._session.detach()
         for sock in list(self._sockets):
             sock.close()
@@ -230,7 +231,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def _connection_limit() -> int:
     """The most connections of a pool: the limit of open files of this process less `_FILES_FOR_OTHERS`, or 0 for no limit. A
-    call beyond it waits for a free connection, where it would otherwise fail with "too many open files"."""
+    call beyond the limit waits for a free connection, in place of an error "too many open files"."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft in (resource.RLIM_INFINITY, -1):
         return 0

@@ -19,8 +19,8 @@ _RETRY_WINDOW = 120.0
 class Retry:
     """Repeats an attempt until it gives a reply, fails for good, or `max_retries` are used up.
 
-    Between attempts it waits as long as the server asks. Without such a wish it waits `retry_delay` seconds, doubled after
-    each attempt up to 30 s, with jitter. No attempt starts later than max(120 s, 2 * `timeout`) after the call began.
+    Between attempts it waits as long as the server asks. If the server does not ask, it waits `retry_delay` seconds, doubled
+    after each attempt up to 30 s, with jitter. No attempt starts later than max(120 s, 2 * `timeout`) after the call began.
     """
 
     def __init__(self, *, timeout: float, max_retries: int, retry_delay: float) -> None:
@@ -48,7 +48,7 @@ class Retry:
         attempt: Callable[[int], Awaitable[ModelReply | Failure]],
         report: Callable[[int, float, Failure], None],
     ) -> tuple[ModelReply | Failure, int]:
-        """Gives the reply, or the failure of the last attempt, and the number of attempts.
+        """Returns the reply, or the failure of the last attempt, and the number of attempts.
 
         Args:
             attempt: makes one attempt. Gets the number of attempts that failed before it.
@@ -79,7 +79,7 @@ class Retry:
 
 
 def _with_wait(failure: Failure) -> Failure:
-    """The failure, whose message now says that the server asked for a longer wait than a call is retried."""
+    """The failure, with a message that says that the server asks for a longer wait than a call may take."""
     if failure.wait is None:
         return failure
     error = failure.error

@@ -160,7 +160,8 @@ class SDKClient(Client, Generic[RequestT, ResponseT]):
             problem = f"{type(exc).__name__}: {exc}"
         finally:
             self._transport.exchange.reset(token)
-        # Outside of the handler: an SDK's error holds the headers of the request, and the key must not become part of ours.
+        # Outside of the handler: an SDK's error holds the headers of the request, and with them the key, which must not
+        # become part of the error below.
         if noted.failure is not None:
             if noted.failure.refusal is None:
                 failure: Failure = noted.failure

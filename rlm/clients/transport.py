@@ -38,7 +38,7 @@ exchange: ContextVar[Exchange] = ContextVar("exchange")
 
 
 class NoReply(Exception):  # noqa: N818 - never raised to users: `Exchange.failure` has the error
-    """Leaves the SDK when there was no 2xx."""
+    """Raised to leave the SDK when the server's answer was not a 2xx, or there was none."""
 
 
 class PoolTransport(httpx2.AsyncBaseTransport):

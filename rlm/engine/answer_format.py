@@ -32,11 +32,11 @@ class AnswerFormat:
 
     Args:
         response_format: a pydantic model class, or another type that pydantic can validate, such as `list[int]`; or a JSON
-            schema as a dict, whose references stay within it. The schema may be wrapped as OpenAI's API takes it:
+            schema as a dict, whose references stay within the schema. It may be wrapped as OpenAI's API takes it:
             `{"type": "json_schema", "json_schema": {"schema": ...}}`.
 
     Raises:
-        ConfigError: `response_format` is neither, its schema is not valid or is no JSON, or the library for it is not
+        ConfigError: `response_format` is neither; its schema is not valid or is no JSON; or the library for schemas is not
             installed.
     """
 

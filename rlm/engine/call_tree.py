@@ -1,4 +1,4 @@
-"""What the runs of a call tree share, and how a run ends."""
+"""The objects that all runs of a call tree share, and the outcome of a run."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CallTree:
-    """What the runs of a call tree share."""
+    """The objects that all runs of a call tree share."""
 
     settings: TreeSettings
     models: Models
     environment: Environment
     ledger: Ledger
     listeners: tuple[Callable[[Event], None], ...] = ()
-    """Get the events of all runs."""
+    """Functions that get the events of all runs."""
     record: RunTree | None = None
     """Takes the events of the root's run, for `completion.iterations`."""
     queries: asyncio.Semaphore = field(init=False)
-    """Slots of the plain sub-calls. A plain sub-call that holds a slot waits for no other one, so one bound serves the tree."""
+    """Slots of the plain sub-calls. A plain sub-call with a slot waits for no other sub-call, so one bound serves the tree."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "queries", asyncio.Semaphore(self.settings.max_concurrent_queries))
@@ -56,7 +56,7 @@ class Outcome:
     """The answer, or the best one so far; empty if there is none."""
     stop: StopReason
     error: RLMError | None
-    """The error that ended the run, or that was noted beside its answer; None if there was none."""
+    """The error that ended the run, or that came beside its answer; None if there was no error."""
     stats: RunStats
     messages: list[Message]
     parsed: Any = None

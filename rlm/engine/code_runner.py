@@ -66,7 +66,8 @@ class CodeRunner:
         return cells
 
     def check_errors(self) -> None:
-        """
+        """Checks the count of failed cells.
+
         Raises:
             ErrorThresholdExceededError: the last `max_errors` cells failed.
         """

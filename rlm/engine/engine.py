@@ -1,4 +1,4 @@
-"""What all completions of an `RLM` share, and how one of them runs, from its input to its result."""
+"""The engine of an `RLM`: runs each completion from its input to its result, and holds what all of them share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Engine:
         """Runs one completion.
 
         Returns:
-            The completion, and the error that the caller gets in its place; None if there is a result.
+            The completion, and the error to raise in its place; None if there is a result.
 
         Raises:
             ContextError: the input cannot be sent to a REPL.
@@ -109,8 +109,8 @@ class Engine:
         return completion, None if _is_result(outcome) else outcome.error
 
     async def _wait(self, stack: contextlib.AsyncExitStack, ledger: Ledger) -> LimitError | None:
-        """Waits until the persistent REPL is free, and holds it until the stack is left. Returns the error if the completion
-        was cancelled before."""
+        """Waits until the persistent REPL is free, and holds it until the stack is left. Returns the error if the
+        completion was ended before that."""
         if self.conversation is None:
             return None
         try:
@@ -171,6 +171,6 @@ def _trip(loop: asyncio.AbstractEventLoop, ledger: Ledger) -> None:
 
 
 def _is_result(outcome: Outcome) -> bool:
-    """Whether an outcome with an error is returned all the same: there is an answer, or a training endpoint ended the
+    """Whether an outcome with an error is a result nevertheless: there is an answer, or a training endpoint ended the
     rollout."""
     return outcome.stats.answered or isinstance(outcome.error, RolloutStoppedError)

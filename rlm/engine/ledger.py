@@ -41,9 +41,10 @@ class Ledger:
     blocks in `guard` and `interruptible` are stopped at once.
 
     Each call claims its share before it is sent. What is spent, the claims of the calls in flight, and the new claim must
-    together fit in the limits; otherwise the call waits until others have ended. What is left becomes the cap on the call's
-    output. A claim is the prompt and the output that the sampling arguments allow. If they set no limit, the claim is twice
-    the average output so far: a batch can then overshoot by what its calls in flight write beyond their claims.
+    together fit in the limits; otherwise the call waits until others have ended. The rest becomes the cap on the call's
+    output. A claim is the prompt and the output that the sampling arguments allow. If they set no limit, the claim is the
+    prompt and twice the average output so far. Calls in flight may then write more than they claimed, so a batch can
+    overshoot the limit.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Ledger:
             The most output tokens that the call may use; None: no limit.
 
         Raises:
-            LimitError: less is left than the prompt needs. Only this call is refused.
+            LimitError: the prompt needs more than the limits leave. Only this call is refused.
             RLMError: a limit has been reached.
         """
         while (claim := self._try(prompt_tokens, price or _FREE, cap)) is None:

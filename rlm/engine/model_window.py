@@ -120,7 +120,7 @@ class ModelWindow:
         return counted.tokens + round(estimate_tokens(messages[counted.messages :]) * self._correction())
 
     def bound(self, messages: Sequence[Message], counted: Counted = UNCOUNTED) -> int:
-        """As `guess`, but never corrected downwards."""
+        """Does what `guess` does, but never corrects downwards."""
         ratio = max(1.0, self._correction())
         return counted.tokens + round(estimate_tokens(messages[counted.messages :]) * ratio)
 

@@ -43,7 +43,7 @@ class Model:
 
         Raises:
             ModelError: the call failed for good. An exception of a client that is no RLMError becomes the cause of one.
-            LimitError: less is left of a limit than the prompt needs.
+            LimitError: the prompt needs more than a limit leaves.
         """
         with self._failing():
             await self.window.check(messages, counted)
@@ -182,7 +182,7 @@ def _check(reply: ModelReply) -> None:
     """Checks the reply of a client, which may be the caller's own.
 
     Raises:
-        BadReplyError: it is no usable reply.
+        BadReplyError: the reply cannot be used.
     """
     if not isinstance(reply, ModelReply):
         raise BadReplyError(f"the client must return a ModelReply, and returned {a(reply)}")

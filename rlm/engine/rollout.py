@@ -1,4 +1,4 @@
-"""One run: ask the model, run its code, show it what the code printed, until there is an answer or a limit is reached."""
+"""One run: ask the model, run its code, send it the output, until there is an answer or a limit is reached."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Rollout:
         return await self._ask_for_answer(), StopReason.MAX_ITERATIONS
 
     async def _plain_call(self) -> tuple[str, StopReason]:
-        """A run without REPL and turns, whose prompt is the input: the baseline to compare runs with."""
+        """Runs without REPL and turns: the prompt is the input. This is the baseline of comparisons."""
         response = await self._ask_for_answer()
         self._stats.turns, self._stats.answered = 1, bool(response)
         return response, StopReason.ANSWERED
@@ -282,8 +282,8 @@ def _emit_tool(emitter: Emitter, report: ToolReport) -> None:
 
 
 async def _close(repl: REPL) -> None:
-    """Closes the REPL completely, however often the caller is cancelled meanwhile: a limit, and the end of the cell above, can
-    both cancel it."""
+    """Closes the REPL completely, however often the caller is cancelled meanwhile. A limit can cancel it, and so can the end of
+    the cell that started this run."""
     closing = asyncio.ensure_future(repl.close())
     try:
         await until_done(closing)

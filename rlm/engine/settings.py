@@ -39,9 +39,9 @@ class TreeSettings:
     below: RunSetup
     prologue: str | None
     repl: REPLSettings
-    """Of a REPL that several completions share."""
+    """The settings of a REPL that several completions share."""
     repl_of_one_run: REPLSettings
-    """Of a REPL that ends with its run: a cell that is stopped gets less time, because nothing follows it."""
+    """The settings of a REPL that ends with its run. A cell that is stopped gets less time, because nothing follows it."""
     compaction: float | None = None
     """Part of a model's window at which the history is compacted; None: never."""
     callbacks: Callbacks = field(default_factory=Callbacks)

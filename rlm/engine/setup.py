@@ -1,4 +1,4 @@
-"""What an engine is made of, from the options of an `RLM`: its models, its environment and the settings of its runs."""
+"""Makes the parts of an engine from the options of an `RLM`: models, environment, settings of the runs."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def _other_clients(options: Options) -> dict[str, Client]:
 
 
 def _pricing(prices: Mapping[str, Any] | None, *, required: bool) -> Callable[[Client], Price | None]:
-    """A function that gives the price of a client's model, None if it is unknown. It raises ConfigError if an unknown price
-    is `required`."""
+    """Makes a function that returns the price of a client's model, None if it is unknown. The function raises ConfigError
+    for an unknown price if prices are `required`."""
     table = Prices(prices)
 
     def price(client: Client) -> Price | None:

@@ -76,16 +76,16 @@ class _Item:
 
 
 class Subcalls:
-    """Answers the queries of one run. Each run has its own bound on child runs: if the tree had one, parents that wait could
-    hold all slots. Plain calls have one bound for the tree."""
+    """Answers the queries of one run. Each run has its own bound on child runs: with one bound for the tree, waiting parents
+    could hold all slots. Plain calls have one bound for the tree."""
 
     def __init__(self, tree: CallTree, depth: int, emitter: Emitter, run_child: RunChild) -> None:
         """
         Args:
             depth: depth of the sub-calls; 1 below the root.
             emitter: tells the listeners of the run.
-            run_child: starts a child run and waits for its end. It must not refer to the run: a REPL may keep this object for
-                longer, and would keep the run's input in memory.
+            run_child: starts a child run and waits for its end. It must not refer to this run: a REPL may keep this object
+                after the run, and would keep the run's input in memory.
         """
         self._tree = tree
         self._depth = depth
@@ -168,7 +168,7 @@ class Subcalls:
             except RLMError as error:
                 item.error = error
                 if isinstance(error, RolloutStoppedError):
-                    # No later call can succeed, so this ends the run.
+                    # No later call can succeed, so this error ends the run.
                     ledger.trip(error)
                 return _failure(str(error))
             finally:
