@@ -11,8 +11,8 @@ from typing import Any
 from rlm.types import Message
 
 call_place: ContextVar[tuple[int, ...]] = ContextVar("call_place", default=())
-"""The place of the current task in the call tree: for each sub-call around it, the number of the batch in its run and the number
-of the prompt in its batch, from 0. A replay tells equal requests apart by this place."""
+"""The place of the current task in the call tree: for each sub-call around it, the number of the batch in its run and the
+number of the prompt in its batch, from 0. A replay tells equal requests apart by this place."""
 
 CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """Sampling arguments that limit the length of a reply. The ledger changes them, so they are not part of a request's key."""
