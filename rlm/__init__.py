@@ -2,7 +2,7 @@
 
     from rlm import RLM
 
-The input becomes a variable in a Python REPL; the root model writes code to look at it and calls sub-models on pieces.
+The input becomes a variable in a Python REPL. The root model writes code that looks at it, and calls sub-models on pieces.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ _HOMES = {
         "UsageSummary",
     ),
 }
-"""The module of each exported name. Imported on first use: `rlm --help` and the tools of a worker need none of them."""
+"""The module of each exported name. It is imported on first use: `rlm --help` needs none of them."""
 
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that several public functions share. Each `check_...` raises ConfigError if an argument does not fit."""
+"""Checks of arguments, shared by several public functions. Each `check_...` raises ConfigError if an argument does not fit."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def check_names(what: str, given: object) -> None:
 
 
 def check_list(what: str, given: object, kind: type, items: str) -> None:
-    """Refuses everything but a sequence of `kind`; `items` is the message's word for the items. A str is refused too:
-    it is a sequence, but of letters."""
+    """Refuses everything but a sequence of `kind`; `items` is the message's word for the items. A str is refused too: it
+    is a sequence of letters."""
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise ConfigError(f"{what} must be a list of {items}, and is {a(given)}")
     for item in given:

@@ -1,4 +1,4 @@
-"""Keyword arguments of public functions: a misspelt one is named, and a constructor gets them as one object."""
+"""Keyword arguments of public functions: an error names a misspelt one, and a constructor gets all of them as one object."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from typing import Any
 REDACTED = "[redacted]"
 
 _SHORTEST = 8
-"""Characters of the shortest secret that is searched for: a shorter one would take ordinary words out."""
+"""Characters of the shortest secret that is replaced: a shorter one could be an ordinary word."""
 _VARIABLE = re.compile(
     r"(?:API_?KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|TOKEN|SECRET|PASSWORD)\Z", re.IGNORECASE
 )
@@ -50,7 +50,7 @@ def protect(owner: object, secrets: Iterable[str]) -> None:
 
     Args:
         owner: the object that the secrets belong to, such as a client. It is referred to weakly.
-        secrets: its keys. Keys of fewer than 8 characters are ignored, as they could be words.
+        secrets: its keys. Keys of fewer than 8 characters are ignored: they could be words.
     """
     with _lock:
         _protected[owner] = tuple(secrets)
@@ -97,7 +97,7 @@ class Redactor:
         return text
 
     def may_be_in(self, line: str) -> bool:
-        """Whether the texts in a line of JSON may hold a secret. Names of secrets are not looked for."""
+        """Whether the texts in a line of JSON may hold a secret. Values under the name of a secret are not searched."""
         return any(secret in line for secret in self._escaped) or _may_have_bearer(line)
 
     def data(self, value: Any) -> Any:

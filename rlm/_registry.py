@@ -115,7 +115,7 @@ def options_of(factory: Callable[..., Any]) -> list[str] | None:
 
 
 def _required(factory: Callable[..., Any]) -> list[str]:
-    """The names of the arguments that a factory cannot do without."""
+    """The names of the required arguments of a factory."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(factory).parameters.values()
     return [p.name for p in parameters if p.kind in named and p.default is inspect.Parameter.empty]

@@ -12,7 +12,7 @@
         ModelTimeoutError       no reply in time
         ModelUnavailableError   connection refused or dropped, 408, 409, 429, 5xx, after all retries
         ReplayError             the log of a replay has no reply to this request
-      LogError                a file is no event log, or no file of a map's results (a ValueError)
+      LogError                a file is no event log, or no results file of a map (a ValueError)
       REPLError               the REPL could not be started, or ended and could not be replaced
       LimitError              a limit of the run was reached; the error carries the best answer so far
         TimeoutExceededError
@@ -97,7 +97,7 @@ class ReplayError(ModelError):
 
 
 class LogError(RLMError, ValueError):
-    """A file is no event log, or no file of a map's results. The message names file and line."""
+    """A file is no event log, or no results file of a map. The message names file and line."""
 
 
 class REPLError(RLMError):

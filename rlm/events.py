@@ -83,7 +83,7 @@ class ModelCall(Event):
     message: Message | None = None
     """The reply as it goes back into the chat; None if the call failed, and for a child run."""
     refusal: str | None = None
-    """What the model said in place of an answer; None if it did not refuse."""
+    """The model's refusal; None if it did not refuse."""
     finish_reason: str | None = None
     """Why the model stopped, as its server says it; None if the server did not say, or the call failed."""
     usage: Usage = field(default_factory=Usage)

@@ -1,4 +1,4 @@
-"""What an `RLM` is configured with: every option with its type, unit and default."""
+"""The options of an `RLM`, with type, unit and default."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Options:
     """Always 0. Kept because the original RLM has this option."""
     max_depth: int = 1
     """Levels of runs with a REPL. 1: `rlm_query` is a plain model call. 2: it is a child run, whose own `rlm_query` is a plain
-    call; and so on. 0: the model gets the input as its prompt."""
+    call. 0: the model gets the input as its prompt, without a REPL."""
     max_iterations: int = 30
     """Turns of a run. After the last turn the model is asked once more, for its answer alone."""
     max_budget: float | None = None
@@ -52,8 +52,8 @@ class Options:
     custom_system_prompt: str | None = None
     """System prompt in place of `rlm.engine.prompts.system_prompt()`. Custom tools are listed after it."""
     other_backends: Sequence[str] | None = None
-    """Providers of sub-models. The first sub-model answers the sub-calls that name no model, and drives child runs; without
-    any, the root's model does both. The code names a sub-model by its model name."""
+    """Providers of sub-models. The first sub-model answers the sub-calls that name no model, and drives child runs. Without
+    sub-models, the root's model does both. The code names a sub-model by its model name."""
     other_backend_kwargs: Sequence[Mapping[str, Any]] | None = field(default=None, repr=False)
     """Arguments of these providers: one mapping for each of `other_backends`."""
     logger: RLMLogger | None = None

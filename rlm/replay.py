@@ -119,8 +119,8 @@ class _Tape:
 
 
 class ReplayClient(Client):
-    """A `Client` that answers from a log. Of equal requests, each gets the reply that was given at the same place in the call
-    tree; if there is none, the first reply that is left."""
+    """A `Client` that answers from a log. Each of several equal requests gets the reply that was given at the same place in the
+    call tree; if there is none, the first unused reply."""
 
     def __init__(self, tape: _Tape, model: str) -> None:
         self._tape = tape
@@ -145,7 +145,7 @@ class ReplayClient(Client):
     ) -> tuple[ReplayClient, dict[str, ReplayClient]]:
         """Returns `client` and `other_clients` for an `RLM`: the root's model, and the models that the code may name.
 
-        Args, errors: as `from_log`.
+        For arguments and errors see `from_log`.
         """
         events = read_log(path)
         tree = RunTree.of(events)
@@ -179,7 +179,7 @@ class ReplayClient(Client):
 
 
 def _root(tree: RunTree, run: str | None, path: str) -> RunNode:
-    """Returns the root's run of an id; without an id the first."""
+    """Returns the root's run with an id; without an id the first run."""
     roots = {root.start.run: root for root in tree.roots}
     if not roots:
         raise LogError(f"{path} holds no run")
@@ -266,7 +266,7 @@ def _error(kind: str, message: str) -> RLMError:
 
 
 def _likeness(recorded: _Recorded, model: str, messages: Sequence[Message]) -> tuple[float, ...]:
-    """How similar a request of the log is to a new one, as a tuple: the greatest is the nearest."""
+    """How similar a request of the log is to a new request, as a tuple: the greatest tuple belongs to the nearest request."""
     event = recorded.event
     if isinstance(event, Subcall):
         count, text, equal = 1, event.prompt_head, 0

@@ -215,7 +215,7 @@ class RLM:
         Raises:
             ConfigError: an argument does not fit, the file of `resume` cannot be written, or the RLM cannot run at all. Runs
                 under way are stopped.
-            LogError: the file of `resume` is no file of results, or has a line that cannot be read.
+            LogError: the file of `resume` is no results file of a map, or has a line that cannot be read.
             asyncio.CancelledError: the caller was cancelled. Runs under way are stopped; finished results are in the file of
                 `resume`.
         """
@@ -241,7 +241,7 @@ class RLM:
             self._engine.conversation.close()
 
     async def aclose(self) -> None:
-        """`close`, for `async with`; a persistent REPL has ended when this returns."""
+        """Does what `close` does, and waits until a persistent REPL has ended. `async with` calls it."""
         self._closed = True
         if self._engine.conversation is not None:
             await self._engine.conversation.aclose()

@@ -421,7 +421,8 @@ class MapItem:
     index: int
     """Position of the input, counted from 0."""
     completion: RLMChatCompletion | None
-    """The result; of a failed input as far as it came, or None. Its `prompt` is the input's description: kind, size, sha256."""
+    """The result. For a failed input, the run up to the error, or None. Its `prompt` is the input's description: kind, size,
+    sha256."""
     error: Exception | None = None
     """Why the input failed; None if it did not."""
 
@@ -433,7 +434,7 @@ class MapItem:
 
 @dataclass(frozen=True, slots=True)
 class MapProgress:
-    """How far a map has come."""
+    """The progress of a map."""
 
     done: int
     """Inputs that have an answer, answers of an earlier run included."""

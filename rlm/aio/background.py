@@ -53,9 +53,7 @@ class BackgroundLoop:
                 job.wait()
             raise
         finally:
-            del (
-                job
-            )  # its exception's traceback refers to this frame, and would keep everything that the run held
+            del job  # the traceback of the job's exception refers to this frame, and would keep everything that the run held
 
     def close(self) -> None:
         """Cancels the tasks of the loop, closes its connections, and stops it."""
@@ -148,8 +146,8 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     stopped = False
     while not stopped:
-        # asyncio hands these to the caller that awaits the task, and also stops the loop. This loop runs on: it serves other
-        # callers too.
+        # asyncio passes these exceptions to the caller that awaits the task, and also stops the loop. This loop runs on,
+        # because it serves other callers too.
         with contextlib.suppress(SystemExit, KeyboardInterrupt):
             loop.run_forever()
             stopped = True

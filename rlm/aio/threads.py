@@ -18,8 +18,8 @@ _IDLE_SECONDS = 10.0
 class Threads:
     """Runs functions in at most `most` threads. A thread starts when it is needed, and ends after 10 seconds without work.
 
-    The threads are daemons, and a thread whose caller no longer waits is not counted. So a function that never returns holds
-    up neither other functions nor the end of the program. A `ThreadPoolExecutor` would wait for it in both cases.
+    The threads are daemons, and a thread whose caller no longer waits is not counted. So a function that never returns blocks
+    neither other functions nor the end of the program. With a `ThreadPoolExecutor` it would block both.
     """
 
     def __init__(self, most: int) -> None:

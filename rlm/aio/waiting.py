@@ -7,8 +7,8 @@ from typing import Any
 
 
 async def until_done(future: asyncio.Future[Any]) -> None:
-    """Waits until a task or future is done, however often the caller is cancelled meanwhile. Neither returns nor raises the
-    result of the future.
+    """Waits until a task or future is done, however often the caller is cancelled meanwhile. The caller then reads the result
+    from the future.
 
     Raises:
         asyncio.CancelledError: the caller was cancelled. The future is done nevertheless.

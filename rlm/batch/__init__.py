@@ -1,1 +1,1 @@
-"""One question over many inputs: the map, its reader, its file of results."""
+"""One question over many inputs: the map, its reader, its results file."""

@@ -31,7 +31,7 @@ Progress = Callable[[MapProgress], object]
 
 
 class Runner(Protocol):
-    """What a map needs of an `RLM`."""
+    """The part of an `RLM` that a map uses."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -50,9 +50,9 @@ class MapOptions(TypedDict, total=False):
     """JSONL file to which each result is appended. Inputs whose result it holds for the same question and configuration are
     not run again, unless they failed. So a map that was interrupted or killed continues where it stopped."""
     response_format: Any
-    """As `acompletion` takes it."""
+    """The form of each answer. See `RLM.acompletion`."""
     cancel: CancelToken | None
-    """As `acompletion` takes it. A cancelled map reads no more inputs, and waits for none."""
+    """A token that cancels the map. A cancelled map reads no more inputs, and does not wait for one."""
 
 
 async def run_map(

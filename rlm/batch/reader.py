@@ -17,12 +17,12 @@ _END = object()
 
 
 async def read(inputs: Iterable[Any] | AsyncIterable[Any], cancel: CancelToken | None) -> AsyncGenerator[Any]:
-    """Yields the inputs, each when it is asked for. Ends after the last one, or when `cancel` is cancelled, without waiting for
-    an input that has not arrived. The source is not closed: it belongs to the caller.
+    """Yields the inputs, and reads each only when it is requested. Ends after the last input. When `cancel` is cancelled,
+    it ends without waiting for an input that has not arrived. The source is not closed: it belongs to the caller.
 
     Args:
-        inputs: an async iterable; a list or tuple; or another iterable. The last is read in a thread of its own, because it
-            may block (on a line of stdin, or a page of a database).
+        inputs: an async iterable; a list or tuple; or another iterable, which is read in a thread of its own, because it may
+            block (on a line of stdin, or a page of a database).
 
     Raises:
         Exception: an exception of the source.

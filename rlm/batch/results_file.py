@@ -26,7 +26,7 @@ class Results:
         path: made with its parent folders if it does not exist.
 
     Raises:
-        LogError: the file is no file of results.
+        LogError: the file is no results file of a map.
         ConfigError: the file cannot be written.
     """
 
@@ -64,7 +64,7 @@ class Results:
             self._finished[key].append(completion)
 
     def take(self, key: str) -> RLMChatCompletion | None:
-        """A result of an earlier map, and removes it: equal inputs have a result each. None if there is none."""
+        """Removes and returns a result of an earlier map: each of several equal inputs has its own. None if there is none."""
         found = self._finished.get(key)
         return found.popleft() if found else None
 
@@ -79,7 +79,7 @@ class Results:
         """Appends a result. If that fails, the map goes on, and one warning is logged.
 
         Args:
-            key: finds the result again.
+            key: the key by which `take` finds the result.
             index: number of the input, from 0.
             completion: None if there was no run.
             error: None if there is an answer.

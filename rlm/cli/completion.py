@@ -1,4 +1,4 @@
-"""`rlm completion`: what a shell needs to complete commands, options and their values.
+"""`rlm completion`: completes commands, options and their values in a shell.
 
 argcomplete does the work: the script that a shell loads calls this program when Tab is pressed, and the program answers from
 its own parser.

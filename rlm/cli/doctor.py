@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Prints what was found. Returns 0 if `rlm run` can work."""
+    """Prints the findings. Returns 0 if `rlm run` can work."""
     import asyncio  # here, because the import takes 40 ms that --help does not need
 
     findings = asyncio.run(_look(options))

@@ -10,11 +10,11 @@ Status = Literal["ok", "off", "warning", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What `rlm doctor` found when it looked at one thing."""
+    """The result of one check of `rlm doctor`."""
 
     name: str
     status: Status
-    """off: it is missing, and `rlm run` does not need it."""
+    """off: the checked thing is missing, and `rlm run` does not need it."""
     detail: str
     advice: str | None = None
     """What the user can do about it."""

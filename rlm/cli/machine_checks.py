@@ -1,4 +1,4 @@
-"""What `rlm doctor` finds on this machine."""
+"""The checks of `rlm doctor` on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `rlm doctor` finds of providers and model servers."""
+"""The checks of `rlm doctor` on providers and model servers."""
 
 from __future__ import annotations
 

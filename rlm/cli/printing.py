@@ -1,4 +1,4 @@
-"""What commands print."""
+"""Printing of commands, to stdout and stderr."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _places() -> tuple[str, ...]:
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command. Returns its exit code; see `rlm.cli.status`."""
-    require_stdout()  # without it the answer would be lost
+    require_stdout()  # without stdout the answer would be lost
     try:
         return _run(options)
     except (ClosedPipeError, UnwrittenError):

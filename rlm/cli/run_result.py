@@ -25,7 +25,7 @@ def exit_code(
 
 
 def note(completion: RLMChatCompletion, error: RLMError | None, signalled: ExitCode | None) -> str | None:
-    """What the user should know beside the answer; None if there is nothing to say."""
+    """A note for the user about the end of the run; None if there is nothing to add to the answer."""
     if signalled is not None:
         text = "interrupted"
     elif error is not None or completion.error is not None:
@@ -44,7 +44,7 @@ def note(completion: RLMChatCompletion, error: RLMError | None, signalled: ExitC
 
 
 def report(completion: RLMChatCompletion, error: RLMError | None, code: ExitCode) -> dict[str, Any]:
-    """What `--json` prints for a run."""
+    """The object that `--json` prints for a run."""
     usage = completion.usage_summary
     return {
         **completion.to_dict(),
@@ -61,7 +61,7 @@ def report(completion: RLMChatCompletion, error: RLMError | None, code: ExitCode
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """What `--json` prints for an error without a run."""
+    """The object that `--json` prints for an error without a run."""
     return {
         "response": "",
         "error": str(error),

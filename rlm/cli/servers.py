@@ -44,7 +44,7 @@ async def list_models(base_url: str, api_key: str | None = None) -> list[ServedM
         raise AuthenticationError(
             f"{base} refused the key (HTTP {response.status})"
             if api_key
-            else f"{base} wants a key: --api-key-env",
+            else f"{base} wants a key: name its environment variable with --api-key-env",
             status=response.status,
         )
     if response.status == 404:

@@ -1,1 +1,1 @@
-"""What a terminal shows of a run and of a map."""
+"""Shows runs and maps on a terminal."""

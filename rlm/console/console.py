@@ -1,7 +1,7 @@
 """Shows a run on stderr, for `verbose=True`.
 
-On a terminal, one or several lines for each event scroll by. Below them stands a tree of the runs that go on: their turns,
-batches with a bar, child runs, tokens, USD and time so far. Elsewhere (a pipe, a file, a notebook) there are only lines; each
+On a terminal, one or several lines for each event scroll by. Below them is a tree of the running runs: their turns, batches
+with a bar, child runs, tokens, USD and time so far. Elsewhere (a pipe, a file, a notebook) there are only lines. Each line
 begins with the first characters of its run's id.
 """
 
@@ -29,9 +29,9 @@ from rlm.logger.run_tree import BatchNode, RunNode, RunTree
 _log = logging.getLogger(__name__)
 
 _MOST_TURNS = 5
-"""Finished turns shown of one run in the tree."""
+"""Finished turns of one run that the tree shows."""
 _MOST_CHILDREN = 8
-"""Child runs shown of one run in the tree."""
+"""Child runs of one run that the tree shows."""
 
 _plain_lock = threading.Lock()
 """Held while lines are written to a stream: lines of several runs do not mix."""

@@ -24,11 +24,11 @@ from rlm.logger.run_tree import BatchNode, RunTree
 from rlm.types import Usage
 
 _MOST_LINES = 30
-"""Lines shown of one text."""
+"""Lines of one text that are shown."""
 _MOST_CHARACTERS = 300
-"""Characters shown of one line."""
+"""Characters of one line that are shown."""
 _MOST_FAILURES = 3
-"""Failed prompts shown of one batch."""
+"""Failed prompts of one batch that are shown."""
 # Control sequences of terminals. Texts come from a model or its code, and must not move the cursor or set the title.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

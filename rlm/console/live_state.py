@@ -1,4 +1,4 @@
-"""What a run does at this moment, read from its tree: the changing part of the console."""
+"""The present state of a run, read from its tree: the changing part of the console."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from rlm.logger.run_tree import BatchNode, RunNode, TurnNode
 
 
 def seconds(run: RunNode) -> float:
-    """How long a run has taken so far, or took."""
+    """The seconds that a run has taken so far, or took."""
     return max(0.0, time.time() - run.start.time) if run.end is None else run.end.seconds
 
 
 def doing(run: RunNode) -> tuple[str, float]:
-    """What a run does now, and since when, in seconds since 1970."""
+    """The present action of a run, and its start in seconds since 1970."""
     if not run.turns:
         return "starting", run.start.time
     turn = run.turns[-1]

@@ -21,7 +21,7 @@ _BETWEEN_LINES = 10.0
 
 
 class Bar:
-    """Shows how far a map has come, for as long as its `with` block runs. Runs and other maps may be shown beside it."""
+    """Shows the progress of a map while the `with` block runs. Runs and other maps may be shown beside it."""
 
     def __init__(self) -> None:
         found = screen()

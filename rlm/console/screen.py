@@ -17,7 +17,7 @@ _REFRESH = 0.1
 
 
 class Terminal(Console):
-    """A console of rich whose closed terminal raises an error; rich's own ends the program."""
+    """A console of rich that raises an error when the terminal is closed. Rich's own console ends the program then."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError("the terminal is closed")
@@ -65,7 +65,7 @@ class Screen:
             self.console.print(Group(*lines), soft_wrap=True)
 
     def close(self) -> None:
-        """Removes all parts and gives the terminal back its cursor. Does nothing in a forked process."""
+        """Removes all parts and shows the terminal's cursor again. Does nothing in a forked process."""
         if self._pid == os.getpid():
             with self._lock:
                 self._parts.clear()
@@ -104,7 +104,7 @@ class Screen:
                     return
 
     def _draw(self) -> RenderableType:
-        # No lock here: rich draws also when another thread prints, and that thread holds locks of rich.
+        # No lock here: rich also draws when another thread prints, and that thread holds locks of rich.
         return Group(*(part() for part in list(self._parts.values())))
 
 

@@ -30,7 +30,7 @@ _UNITS: Final = {"str": "character", "bytes": "byte", "dataframe": "row", "serie
 
 class Context:
     """An input. It is hashed and encoded once, and shared by every REPL that gets it. It is immutable: later changes of the
-    value or the file that it was made of do not show. It can be made of:
+    original value or file have no effect on it. It can be made of:
 
     - a `str`, `bytes`, or a `list`, `tuple` or `dict` of plain values at any depth. Plain values are str, bytes, int, float,
       complex, bool and None, and lists, tuples, dicts, sets and frozensets of plain values. An instance of a subclass
@@ -105,7 +105,7 @@ class Context:
 
     @classmethod
     def of(cls, value: Any) -> Context:
-        """A Context of a value; the value itself if it is one.
+        """A Context of a value; the value itself if it is a Context.
 
         Raises:
             ContextError: see `Context`.
@@ -114,14 +114,14 @@ class Context:
 
     @classmethod
     async def made(cls, value: Any) -> Context:
-        """`of`, in a thread if it may take long: if a file is read or a container is copied."""
+        """Does what `of` does, in a thread if that may take long: if a file is read or a container is copied."""
         if isinstance(value, str | bytes | cls):
             return cls.of(value)
         return await asyncio.to_thread(cls.of, value)
 
     def close(self) -> None:
         """Releases the value and closes the file. A closed context still has `kind`, `size` and `summary`, and `sha256` if it
-        was computed before; it cannot be sent. Without a call this happens when the object is collected."""
+        was computed before; it cannot be sent. A context that is not closed is released when it is garbage-collected."""
         if not self._lock.acquire(blocking=False):
             return  # an abandoned thread still encodes or hashes; the object is collected when that thread is done
         try:

@@ -45,7 +45,7 @@ def memory_file(write: Callable[[int], object]) -> int:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Writes all of the data, in as many system calls as it takes."""
+    """Writes all of the data, in several system calls if needed."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]

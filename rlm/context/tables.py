@@ -1,4 +1,4 @@
-"""Tables of pandas and pyarrow as contexts. Neither library is imported here: if a program has a table, it has imported the
+"""Tables of pandas and pyarrow as contexts. Neither library is imported here: a program that has a table has imported its
 library."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is written down of a run: the event log, the run tree, the trajectory, and spans of OpenTelemetry."""
+"""Records of a run: the event log, the run tree, the trajectory, and spans of OpenTelemetry."""
 
 from rlm._redaction import protect
 from rlm.logger.event_log import RLMLogger, read_log

@@ -40,7 +40,7 @@ class RLMLogger:
         """
         Args:
             log_dir: folder of the log; it is made if it is missing. None: no file.
-            file_name: beginning of the file's name; the time and a random part follow.
+            file_name: beginning of the file's name. The time and a random part follow it.
 
         Raises:
             OSError: the folder cannot be made.
@@ -73,7 +73,7 @@ class RLMLogger:
         except OSError as error:
             if not self._failing:
                 self._failing = True
-                _log.warning("events are lost, as the log %s cannot be written: %s", self.path, error)
+                _log.warning("the log %s cannot be written, so events are lost: %s", self.path, error)
 
 
 def encode(event: Event, redactor: Redactor) -> str:
@@ -84,7 +84,7 @@ def encode(event: Event, redactor: Redactor) -> str:
     if data.get("message") == _plain_message(data):
         del data["message"]
     if dict not in map(type, data.values()):
-        # The quick way, for most events: without a dict there are no names to check, only texts, which rarely hold a secret.
+        # The quick way, for most events: without a dict, only texts can hold a secret, and they rarely do.
         line = dumps(data)
         if not redactor.may_be_in(line):
             return line
@@ -116,7 +116,8 @@ def decode(data: dict[str, Any]) -> Event | None:
 def read_log(path: str | os.PathLike[str]) -> list[Event]:
     """Returns the events of a log, in the order in which they were written.
 
-    Left out are lines that break off, because their process was killed, and types of events that this version does not know.
+    Two kinds of lines are left out: lines cut off when their process was killed, and types of events that this version does
+    not know.
 
     Raises:
         LogError: the file cannot be read, or a line is no event of this version of the format. The message names the line.
@@ -133,7 +134,7 @@ def read_log(path: str | os.PathLike[str]) -> list[Event]:
 
 
 def _plain_message(data: dict[str, Any]) -> dict[str, Any]:
-    """The message of a reply that has nothing but a text."""
+    """The message of a reply that is only a text."""
     return {"role": "assistant", "content": data.get("content", data.get("response"))}
 
 

@@ -1,7 +1,7 @@
 """Files of JSON lines that stay readable when a writer is killed: the event log, and the results of a map.
 
 Each line is one write to a file that is open for appending, so threads and processes can share a file. A process that is killed
-leaves whole lines, and at most one half line at the end. The reader passes over half lines.
+leaves whole lines, and at most one half line at the end. The reader skips half lines.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class LineFile:
             if kept is not fd:
                 os.close(fd)
                 return kept
-            # Not at exit: a thread that still writes then would write to a closed descriptor.
+            # Not at exit: a thread may still write then, and the descriptor would be closed.
             weakref.finalize(self, os.close, fd).atexit = False
         return fd
 
@@ -101,7 +101,7 @@ def _object(text: str) -> dict[str, Any] | str | None:
     try:
         data = json.loads(text)
     except ValueError as error:
-        # A half line of a killed process. If another process appended to it, the last beginning starts a whole line.
+        # A half line of a killed process. If another process appended to it, the last beginning in it starts a whole line.
         begins = [match.start() for match in _BEGINS.finditer(text)]
         if begins and begins[-1] > 0:
             return _object(text[begins[-1] :])

@@ -9,8 +9,8 @@
 
 A node holds the events themselves and copies none of their fields. It refers only to nodes below it, so a tree is freed without
 a garbage collection. `completion.iterations`, `completion.metadata`, the console,
-telemetry and replay all read this tree. It can be folded event by event while a run goes on, or from a log that was read back:
-an event that is missing, because a run is unfinished or its log was cut off, leaves its place in the node None.
+telemetry and replay all read this tree. It can be folded event by event while a run goes on, or from a log that was read back.
+An unfinished run, or a log that was cut off, lacks events: their fields in the nodes are None.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from rlm.types import CodeBlock, Iteration, SubcallRecord, Usage
 
 @dataclass(slots=True, eq=False)
 class CallNode:
-    """One prompt that has been answered, or has failed. A prompt that is still on its way has no node."""
+    """One prompt that has been answered, or has failed. A prompt in flight has no node."""
 
     event: Subcall
     run: RunNode | None
@@ -174,8 +174,8 @@ class RunNode:
     end: RunEnd | None = None
     """None while the run goes on, or if its process was killed."""
     early: CellNode | None = None
-    """Queries before the first cell, by a thread that an earlier completion left in a persistent REPL. The first cell takes
-    them over."""
+    """Queries before the first cell, from a thread that an earlier completion left in a persistent REPL. They become queries of
+    the first cell."""
 
     def iterations(self) -> list[Iteration]:
         """Returns the turns that have ended, as `completion.iterations` holds them."""
@@ -193,14 +193,14 @@ class RunNode:
 class RunTree:
     """Folds events into runs: of one completion, or of a whole log. Not safe in several threads.
 
-    Events of an unknown kind are passed over, and so are events of a run whose start is not known.
+    Events of an unknown kind are skipped, and so are events of a run whose start is missing.
     """
 
     def __init__(self, *, whole: bool = True) -> None:
         """
         Args:
-            whole: False keeps of finished batches and child runs only their counts, for listeners that show what goes on now:
-                memory then does not grow with the number of sub-calls.
+            whole: whether finished batches and child runs are kept. False keeps only their counts, for listeners that show the
+                running part: memory then does not grow with the number of sub-calls.
         """
         self.roots: list[RunNode] = []
         """Runs without a parent, in the order in which they began. A completion has one."""

@@ -9,11 +9,11 @@
 
 Spans are made only if the program has set a tracer provider (`opentelemetry.trace.set_tracer_provider`, or
 `opentelemetry-instrument`). A program that has not imported OpenTelemetry does not import this module. `OTEL_SDK_DISABLED=true`
-switches off all of OpenTelemetry, `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=rlm` these spans alone. The span that is current where
-a completion is asked for is the parent of its run.
+switches off all of OpenTelemetry, `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=rlm` these spans alone. The current span of the caller
+of a completion is the parent of its run.
 
 Prompts and replies are recorded only with OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true (or SPAN_ONLY,
-SPAN_AND_EVENT), without the secrets that `rlm._redaction` takes out.
+SPAN_AND_EVENT). `rlm._redaction` takes secrets out of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PROVIDERS = {
     "azure_openai": "azure.ai.openai",
     "gemini": "gcp.gemini",
 }
-"""Providers that the conventions name otherwise than `rlm.clients`."""
+"""Providers that have another name in the conventions than in `rlm.clients`."""
 _SAMPLING = {
     "frequency_penalty": float,
     "max_tokens": int,
@@ -112,7 +112,7 @@ class _Spans:
     def take(self, event: Event) -> None:
         """Makes, changes or ends the span of one event of the completion."""
         if isinstance(event, Subcall):
-            self._subcall(event)  # before the tree lets go of the child run
+            self._subcall(event)  # before the tree drops the child run
         self._tree.take(event)
         match event:
             case RunStart():

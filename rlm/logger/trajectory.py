@@ -1,4 +1,4 @@
-"""The trajectory of a completion: its turns, their cells and the sub-calls of those, as plain JSON data."""
+"""The trajectory of a completion: its turns, the cells of each turn and the sub-calls of each cell, as plain JSON data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Trajectory:
     ) -> None:
         """
         Args:
-            redactor: takes secrets out of `metadata`. None: a new one, which knows the secrets of now.
+            redactor: takes secrets out of `metadata`. None: a new one, which knows the present secrets.
             log_file: path of the event log, for `run_metadata`.
             sink: writes an event to that log.
         """

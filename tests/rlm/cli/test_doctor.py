@@ -73,7 +73,10 @@ def test_a_server_that_cannot_be_reached_or_refuses_is_named(rlm: Run) -> None:
     assert "http://127.0.0.1:9/v1: no connection" in done.out
     with serve(Script(["ok"]), api_key="the-key-itself") as server:
         done = rlm("doctor", "--base-url", server.base_url)
-        assert (done.code, "wants a key: --api-key-env" in done.out) == (1, True)
+        assert (done.code, "wants a key: name its environment variable with --api-key-env" in done.out) == (
+            1,
+            True,
+        )
         done = rlm("doctor", "--base-url", server.base_url, "--api-key-env", "KEY", KEY="wrong-key")
         assert (done.code, "refused the key (HTTP 401)" in done.out) == (1, True)
         done = rlm("doctor", "--base-url", server.base_url, "--api-key-env", "KEY", KEY="the-key-itself")
