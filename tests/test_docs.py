@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -122,6 +123,26 @@ def test_the_readme_names_both_commands() -> None:
         shlex.split(line, comments=True) for line in _blocks(ROOT / "README.md", "sh")[0].splitlines()
     ]
     assert commands == [["make", "quickstart"], ["make", "test"]]
+
+
+def test_the_conformance_snippet_runs_in_a_project_without_settings(tmp_path: Path) -> None:
+    text = (DOCS / "places.md").read_text(encoding="utf-8")
+    [snippet] = re.findall(r"^    import pytest\n(?:(?:    .*)?\n)+", text, re.MULTILINE)
+    (tmp_path / "my_package.py").write_text(
+        "import sys\n"
+        "from rlm.environments.program import ProgramEnvironment\n"
+        "def Machine(host):\n"
+        "    return ProgramEnvironment(command=[sys.executable, '{archive}'])\n"
+    )
+    (tmp_path / "test_place.py").write_text(textwrap.dedent(snippet))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "namespace_lasts or four_functions"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 # The site.

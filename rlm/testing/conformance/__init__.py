@@ -1,9 +1,10 @@
-"""Checks that every place where REPLs run has to pass. A place of one's own is tested in ten lines:
+"""Checks that every place where REPLs run has to pass. Ten lines test a place of your own, with pytest and pytest-asyncio:
 
     import pytest
     from rlm.testing.conformance import Check, checks
     from my_package import Cloud
 
+    @pytest.mark.asyncio
     @pytest.mark.parametrize("check", checks(without={"checkpoints"}), ids=str)
     async def test_conformance(check: Check) -> None:
         await check.run(Cloud(region="eu"))
