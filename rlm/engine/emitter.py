@@ -12,8 +12,7 @@ from rlm.types import Usage
 if TYPE_CHECKING:
     from rlm.clients.base import ModelReply
     from rlm.events import Event
-    from rlm.logger.run_tree import RunTree
-    from rlm.types import SubcallRecord
+    from rlm.logger.run_tree import EndedCall, RunTree
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ class Emitter:
         if self._record is not None:
             self._record.take_batch(self._head["run"], batch)
 
-    def record_call(self, batch: str, call: SubcallRecord) -> None:
+    def record_call(self, batch: str, call: EndedCall) -> None:
         """Records a sub-call of a run without listeners. An event would double the engine's time for it.
 
         Args:

@@ -25,7 +25,7 @@ from rlm.errors import (
     RolloutStoppedError,
 )
 from rlm.repl.interface import Query, QueryReply
-from rlm.types import SubcallRecord, Usage, text_of
+from rlm.types import Usage, text_of
 
 if TYPE_CHECKING:
     from rlm.engine.call_tree import CallTree, Outcome
@@ -36,6 +36,7 @@ RunChild = Callable[["Model", "Context", str], Awaitable["Outcome"]]
 
 _EXCERPT = 200
 """Characters of a prompt that events and callbacks get."""
+_NO_USAGE = Usage()
 
 
 @dataclass(slots=True)
@@ -60,8 +61,11 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Item:
-    """One prompt of a query."""
+    """One prompt of a query. When it has ended it is a `rlm.logger.run_tree.EndedCall`."""
 
+    kind: str
+    model: str
+    """The code's name for the model."""
     call: str
     """Id of the child run's sub-call; empty for a plain call, whose id is made for its event."""
     begun: bool = False
@@ -72,7 +76,10 @@ class _Item:
     """Key of the request; None for a child run, and without listeners."""
     response: str = ""
     reply: ModelReply | None = None
-    error: RLMError | None = None
+    failure: RLMError | None = None
+    usage: Usage = _NO_USAGE
+    error: str | None = None
+    seconds: float = 0.0
 
 
 class Subcalls:
@@ -156,7 +163,7 @@ class Subcalls:
     async def _item(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
         async with batch.slots:
             ledger, callbacks = self._tree.ledger, self._tree.settings.callbacks
-            item = _Item(_id() if batch.children else "")
+            item = _Item(batch.kind, batch.name, _id() if batch.children else "")
             started = time.perf_counter()
             place = call_place.set((*call_place.get(), batch.number, index))
             try:
@@ -166,23 +173,22 @@ class Subcalls:
                 batch.answered += 1
                 return QueryReply(item.response)
             except RLMError as error:
-                item.error = error
+                item.failure, item.error = error, str(error)
                 if isinstance(error, RolloutStoppedError):
                     # No later call can succeed, so this error ends the run.
                     ledger.trip(error)
-                return _failure(str(error))
+                return _failure(item.error)
             finally:
                 call_place.reset(place)
-                seconds = time.perf_counter() - started
+                item.seconds = time.perf_counter() - started
                 if not item.begun:
                     text = prompt if isinstance(prompt, str) else ""
-                    self._begin(batch, item, len(text), text)
-                problem = None if item.error is None else str(item.error)
-                callbacks.subcall_complete(self._depth, batch.name, seconds, problem)
+                    self._begin(item, len(text), text)
+                callbacks.subcall_complete(self._depth, item.model, item.seconds, item.error)
                 if self._emitter.listened:
-                    self._tell(batch, index, item, seconds)
+                    self._tell(batch, index, item)
                 else:
-                    self._record(batch, item, problem, seconds)
+                    self._emitter.record_call(batch.id, item)
 
     def _admit(self, batch: _Batch) -> Model:
         """Counts a sub-call and returns the model that answers it.
@@ -199,19 +205,20 @@ class Subcalls:
         ledger.check()
         return batch.model
 
-    def _begin(self, batch: _Batch, item: _Item, size: int, head: str) -> None:
+    def _begin(self, item: _Item, size: int, head: str) -> None:
         item.begun = True
         item.prompt_chars, item.prompt_head = size, head[:_EXCERPT]
         callbacks = self._tree.settings.callbacks
-        callbacks.subcall_start(self._depth, batch.name, item.prompt_head)
+        callbacks.subcall_start(self._depth, item.model, item.prompt_head)
 
     async def _plain_call(self, batch: _Batch, model: Model, prompt: Any, item: _Item) -> str:
         messages = as_messages(prompt)
         texts = [text_of(message["content"]) for message in messages]
-        self._begin(batch, item, sum(map(len, texts)), texts[-1])
+        self._begin(item, sum(map(len, texts)), texts[-1])
         if self._emitter.listened:
             item.request = request_key(model.client.model, messages, model.sampling)
         reply = item.reply = await model.ask(messages, self._tree.ledger, root=False)
+        item.usage = reply.usage
         if not reply.content:
             raise ModelError(_why_empty(reply.finish_reason, reply.refusal))
         return reply.content
@@ -219,7 +226,7 @@ class Subcalls:
     async def _child_run(self, batch: _Batch, model: Model, prompt: Any, item: _Item) -> str:
         context = await Context.made(prompt)
         with contextlib.closing(context):
-            self._begin(batch, item, context.size, prompt if isinstance(prompt, str) else context.kind)
+            self._begin(item, context.size, prompt if isinstance(prompt, str) else context.kind)
             outcome = await self._run_child(model, context, item.call)
         if isinstance(outcome.error, RolloutStoppedError):
             raise outcome.error
@@ -227,36 +234,20 @@ class Subcalls:
             raise ModelError(f"the child run ended without an answer: {outcome.error or outcome.stop}")
         return outcome.response
 
-    def _record(self, batch: _Batch, item: _Item, problem: str | None, seconds: float) -> None:
-        usage = Usage() if item.reply is None else item.reply.usage
-        record = SubcallRecord(
-            kind=batch.kind,
-            model=batch.name,
-            prompt_chars=item.prompt_chars,
-            prompt_head=item.prompt_head,
-            response=item.response,
-            error=problem,
-            seconds=seconds,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cost=usage.cost,
-        )
-        self._emitter.record_call(batch.id, record)
-
-    def _tell(self, batch: _Batch, index: int, item: _Item, seconds: float) -> None:
+    def _tell(self, batch: _Batch, index: int, item: _Item) -> None:
         self._emitter.emit(
             "subcall",
             batch=batch.id,
             index=index,
             call=item.call or f"{batch.id}.{index}",
-            kind=batch.kind,
-            model=batch.name,
+            kind=item.kind,
+            model=item.model,
             request=item.request,
             prompt_chars=item.prompt_chars,
             prompt_head=item.prompt_head,
             response=item.response,
-            seconds=seconds,
-            **outcome_fields(item.reply, item.error),
+            seconds=item.seconds,
+            **outcome_fields(item.reply, item.failure),
         )
 
 

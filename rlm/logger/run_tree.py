@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rlm.events import (
     BatchEnd,
@@ -37,6 +38,43 @@ from rlm.events import (
 from rlm.types import CodeBlock, Iteration, SubcallRecord, Usage
 
 
+class EndedCall(Protocol):
+    """A sub-call that has ended: the event `Subcall`, or the engine's own object in a run without listeners."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def prompt_chars(self) -> int: ...
+    @property
+    def prompt_head(self) -> str: ...
+    @property
+    def response(self) -> str: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def usage(self) -> Usage: ...
+
+
+def _record(call: EndedCall) -> SubcallRecord:
+    usage = call.usage
+    return SubcallRecord(
+        kind=call.kind,
+        model=call.model,
+        prompt_chars=call.prompt_chars,
+        prompt_head=call.prompt_head,
+        response=call.response,
+        error=call.error,
+        seconds=call.seconds,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost=usage.cost,
+    )
+
+
 @dataclass(slots=True, eq=False)
 class CallNode:
     """One prompt that has been answered, or has failed. A prompt in flight has no node."""
@@ -47,19 +85,7 @@ class CallNode:
 
     def record(self) -> SubcallRecord:
         """Returns the sub-call as `completion.iterations` holds it."""
-        event = self.event
-        return SubcallRecord(
-            kind=event.kind,
-            model=event.model,
-            prompt_chars=event.prompt_chars,
-            prompt_head=event.prompt_head,
-            response=event.response,
-            error=event.error,
-            seconds=event.seconds,
-            input_tokens=event.usage.input_tokens,
-            output_tokens=event.usage.output_tokens,
-            cost=event.usage.cost,
-        )
+        return _record(self.event)
 
 
 @dataclass(slots=True, eq=False)
@@ -257,14 +283,14 @@ class RunTree:
         """
         self._cells[batch] = _newest_cell(self.runs[run])
 
-    def take_call(self, batch: str, call: SubcallRecord) -> None:
+    def take_call(self, batch: str, call: EndedCall) -> None:
         """Adds a sub-call of a run without listeners, which has no event.
 
         Args:
             batch: id of its batch.
-            call: the sub-call, which has ended.
+            call: the sub-call.
         """
-        self._cells[batch].records.append(call)
+        self._cells[batch].records.append(_record(call))
 
     def _begin(self, event: RunStart) -> None:
         above = self.runs.get(event.parent) if event.parent is not None else None
