@@ -99,7 +99,7 @@ class Toolbox:
                 function = box._functions[name] = _HostFunction(name, tool, description)
                 box._lines.append(_line(function.head, _first_paragraph(function.doc)))
                 continue
-            value, summary = _sendable(name, tool)
+            value, summary = _value_and_summary(name, tool)
             if isinstance(value, Context):
                 box._values.append((name, value))
             else:
@@ -312,7 +312,7 @@ def _split(name: str, entry: Any) -> tuple[Any, str | None]:
     return entry["tool"], description
 
 
-def _sendable(name: str, value: Any) -> tuple[Any, str]:
+def _value_and_summary(name: str, value: Any) -> tuple[Any, str]:
     """Returns a value in the form that is sent, and a summary of it."""
     try:
         if isinstance(value, bool | int | float | complex | None):

@@ -11,6 +11,7 @@ import verifiers.v1 as vf
 
 from rlm import RLM
 from rlm.clients.base import Client
+from rlm.clients.message_parts import sendable
 from rlm.context import Context
 from rlm.engine import prompts
 from rlm.errors import RLMError
@@ -23,7 +24,7 @@ from rlm_train.direct_client import DirectClient, verifiers_usage
 from rlm_train.endpoint_client import EndpointClient
 from rlm_train.garbage_collector import settle_collector
 from rlm_train.harness_config import RLMHarnessConfig
-from rlm_train.rollout_failures import ContextUnavailableError, failure_of, storable
+from rlm_train.rollout_failures import ContextUnavailableError, failure_of
 from rlm_train.rollout_info import DirectUsage, RolloutFailure, RolloutInfo
 
 if TYPE_CHECKING:
@@ -226,7 +227,8 @@ class RLMHarness(vf.Harness[RLMHarnessConfig]):
             info = RolloutInfo(stop=StopReason.ERROR.value, failure=failure, direct=direct)
         else:
             info = RolloutInfo(
-                answer=storable(completion.response[:MAX_ANSWER_CHARS]),
+                # A trace with a lone surrogate cannot be sent: such an answer would take the rollout out of its group.
+                answer=sendable(completion.response[:MAX_ANSWER_CHARS]),
                 stop=completion.stop.value,
                 failure=failure,
                 stats=completion.stats,
