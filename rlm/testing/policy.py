@@ -86,7 +86,7 @@ An exception fails its call only, and clients are told not to retry that call.""
 
 
 class ScriptExhaustedError(Exception):
-    """A script was asked for more turns than it has."""
+    """A request came for a turn that the script does not have."""
 
 
 class Script:

@@ -135,7 +135,7 @@ class ModelServer:
         ]
 
     async def start(self) -> None:
-        """Starts to listen.
+        """Starts listening.
 
         Raises:
             OSError: the port is taken.
@@ -157,7 +157,7 @@ class ModelServer:
         self._port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Stops to listen, and drops requests in flight. A second call does nothing."""
+        """Stops listening, and drops requests in flight. A second call does nothing."""
         listener, self._listener = self._listener, None
         runner, self._runner = self._runner, None
         if listener is not None:

@@ -12,7 +12,7 @@ CHARS_PER_TOKEN = 4
 """Characters of a token. Four is close to real tokenizers on English text."""
 
 BLOCK_TOKENS = 64
-"""Tokens of a block of the prefix cache, which holds whole blocks only. vLLM's blocks have 16; larger ones are cheaper here."""
+"""Tokens of a block of the prefix cache, which holds whole blocks only. vLLM's blocks have 16 tokens; larger ones cost less."""
 
 _MAX_BLOCKS = 2**18  # 64 MiB of text
 _BLOCK_CHARS = BLOCK_TOKENS * CHARS_PER_TOKEN

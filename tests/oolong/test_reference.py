@@ -211,7 +211,7 @@ def test_mistakes_depend_only_on_text_and_seed() -> None:
     assert said(1, texts) != said(2, texts)
 
 
-def test_prompts_of_other_forms_are_answered_as_far_as_understood() -> None:
+def test_prompts_of_other_forms_are_answered() -> None:
     labeller = Labeller(accuracy=1.0)
     row = open_source("wordnet").rows("train")[5]
     line = f"Date: Mar 01, 2023 || User: 12345 || Instance: {row.text}"

@@ -341,7 +341,7 @@ def test_a_log_without_a_run_is_an_error(tmp_path: Path) -> None:
         ReplayClient.from_log(path)
 
 
-async def test_a_log_that_was_cut_off_is_replayed_as_far_as_it_goes(tmp_path: Path) -> None:
+async def test_a_log_that_was_cut_off_is_replayed_up_to_the_cut(tmp_path: Path) -> None:
     path = await record(tmp_path, Model([repl_block("print(1)"), repl_block("print(2)"), FINISH]), ["abc"])
     lines = path.read_text().splitlines(keepends=True)
     cut = tmp_path / "cut.jsonl"

@@ -62,7 +62,7 @@ async def test_a_context_is_made_beside_the_event_loop() -> None:
     assert (await waiting).value[0] + other.value[0] == "ab"
 
 
-async def test_a_cancelled_rollout_leaves_the_context_to_the_others() -> None:
+async def test_a_cancelled_rollout_does_not_cancel_the_context_of_others() -> None:
     cache = ContextCache()
     gates["a"] = threading.Event()
     first = asyncio.ensure_future(cache.get(letters("a")))

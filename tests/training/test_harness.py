@@ -184,7 +184,7 @@ async def test_the_agents_time_limit_leaves_a_scored_rollout(run: Any) -> None:
     assert trace.reward == 1.0
 
 
-async def test_limits_of_the_config_hold(run: Any) -> None:
+async def test_the_limits_of_the_config_end_a_rollout(run: Any) -> None:
     trace = await run(with_subcalls(*[ASK] * 3, "It is 3."), max_iterations=3)
     assert trace.info["rlm"]["stop"] == "max_iterations"
     assert trace.metrics["forced_answer"] == 1

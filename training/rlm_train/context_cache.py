@@ -65,7 +65,7 @@ class ContextCache:
         return context
 
     def _evict(self, keep: str, size: int) -> None:
-        """Drops old contexts until `size` more bytes fit. Contexts of running rollouts live on outside of the cache."""
+        """Drops old contexts until `size` more bytes fit. Running rollouts keep their contexts."""
         sizes = {
             key: future.result().encoded_size
             for key, future in self._entries.items()

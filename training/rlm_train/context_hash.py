@@ -16,7 +16,7 @@ def check_context(task: str, found: str, recorded: str) -> None:
         recorded: SHA-256 in the task's description.
 
     Raises:
-        ContextMismatchError: they differ.
+        ContextMismatchError: the two hashes differ.
     """
     if found != recorded:
         raise ContextMismatchError(

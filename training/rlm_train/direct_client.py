@@ -1,4 +1,4 @@
-"""Sub-calls that go straight to the model server, past the rollout's endpoint."""
+"""Sub-calls that go straight to the model server and bypass the rollout's endpoint."""
 
 from __future__ import annotations
 

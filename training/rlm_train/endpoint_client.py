@@ -21,8 +21,8 @@ _RETRIES = 8
 class EndpointClient(Client):
     """Sends every call through verifiers' interception endpoint, and asks the model server for the model's window.
 
-    In verifiers 0.3 one prompt over the window, of any sub-call, ends the whole rollout. If the engine knows the window, it
-    refuses such a prompt before it is sent. `/v1/models` tells the window, and verifiers 0.3 does not pass it on.
+    In verifiers 0.3 one prompt over the window, of any sub-call, ends the whole rollout. An engine that knows the window
+    refuses the prompt before it is sent. `/v1/models` reports the window, but verifiers 0.3 does not pass it on.
     """
 
     def __init__(

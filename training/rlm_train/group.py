@@ -80,7 +80,7 @@ class RLMGroup(vf.Env[RLMGroupConfig]):
 
 
 def relative_costs(traces: Sequence[AnyTrace], name: str) -> list[float]:
-    """By how much each rollout exceeds the smallest count, as a share of the largest count, from 0 to 1.
+    """The difference between each rollout's count and the smallest count, as a share of the largest count, from 0 to 1.
 
     Args:
         traces: rollouts of one task.

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 MAX_ANSWER_CHARS = 1_000_000
 """Longer answers are cut, because an answer travels in its trace through queues and files."""
 
-# Stop conditions on the trace for runs that did not end by themselves, under verifiers' names where it has one.
+# Stop conditions on the trace for runs that did not end by themselves, under verifiers' names where they exist.
 _STOP_CONDITIONS = {
     StopReason.TIMEOUT: "agent_timeout",
     StopReason.TOKEN_LIMIT: "max_total_tokens",
@@ -52,9 +52,9 @@ _GRACE = 5.0
 class RolloutEndedError(Exception):
     """Ends a rollout that has its result, but in which a model call failed.
 
-    If the last model call failed and the harness returns normally, verifiers 0.3 takes the whole rollout for failed and
-    does not score it. That call may be one sub-call of hundreds. In 0.3 and 0.4 a harness that raises after it has
-    stopped the trace ends an ordinary, scored rollout.
+    If the last model call failed and the harness returns normally, verifiers 0.3 treats the whole rollout as failed and
+    does not score it. That call may be one sub-call of hundreds. If the harness first stops the trace and then raises,
+    verifiers 0.3 and 0.4 score the rollout as usual.
     """
 
 

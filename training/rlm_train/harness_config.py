@@ -17,7 +17,7 @@ class RLMHarnessConfig(vf.HarnessConfig):
     max_iterations: int = Field(default=30, ge=1)
     """Most turns of the root model. After them it is asked once more, only for its answer."""
     max_depth: int = Field(default=1, ge=1)
-    """1: `rlm_query` is a plain model call; 2: one level of child RLMs, each with a REPL of its own; and so on."""
+    """Levels of runs with a REPL. 1: `rlm_query` is a plain model call. 2: it is a child run with a REPL of its own."""
     max_concurrent_subcalls: int = Field(default=16, ge=1)
     """Most sub-calls of one rollout in flight at once."""
     cell_timeout: float = Field(default=300.0, gt=0)
@@ -30,7 +30,7 @@ class RLMHarnessConfig(vf.HarnessConfig):
     hidden: list[str] = Field(default_factory=list)
     """More installed packages that the code cannot import in the sandbox. Packages that require verifiers are always hidden."""
     checkpoint_bytes: int = Field(default=256 << 20, ge=0)
-    """Most memory in bytes of a REPL that is checkpointed between turns, so that killing a cell loses only that cell's
+    """Bytes of memory up to which a REPL gets checkpoints between turns. With a checkpoint, a killed cell loses only its own
     assignments. A checkpoint costs a fork per turn and about 1 MB per REPL. 0: no checkpoints."""
     max_timeout: float | None = Field(default=None, gt=0)
     """Most seconds for a rollout, which then ends with the best answer so far. A shorter `timeout.rollout` of the agent also
@@ -38,14 +38,14 @@ class RLMHarnessConfig(vf.HarnessConfig):
     max_tokens: int | None = Field(default=None, gt=0)
     """Most input and output tokens of a rollout, sub-calls and child runs included."""
     max_errors: int | None = Field(default=None, ge=1)
-    """Number of cells in a row whose failure ends the rollout."""
+    """Number of failed cells in a row that ends the rollout."""
     system_prompt: Path | None = None
     """File with a text that replaces the engine's system prompt."""
     train_subcalls: str | float = "mask"
     """What a trainer does with the tokens of sub-calls and child runs. "mask": they stay in the trace and are not trained.
     "train": they get the root's advantage. A number above 0 and up to 1: they get the root's advantage with that weight.
-    "direct": the calls go straight to the model server, past the trace, and `trace.info` has their sums. That is much faster
-    if there are many; the agent's own limits (`max_turns`, ...) then count only the root, `max_tokens` here counts all."""
+    "direct": the calls go straight to the model server and are not in the trace; `trace.info` has their sums. This is much
+    faster for many calls. The agent's own limits (`max_turns`, ...) then count only the root, `max_tokens` here counts all."""
     log_dir: Path | None = None
     """Folder for one event log per rollout, named by the trace's id. No log is written if unset."""
     settle_collector: bool = True

@@ -26,7 +26,7 @@ class RolloutFigures:
     group: str
     model: str
     ok: bool
-    """Whether it was scored."""
+    """Whether the rollout was scored."""
     reward: float | None
     seconds: float
     """Duration of the agent's part, in seconds."""
@@ -35,7 +35,7 @@ class RolloutFigures:
     root_tokens: float | None
     sub_tokens: float | None
     failure: str | None
-    """What failed, as `place: type: message`."""
+    """The failure, as `place: type: message`."""
 
 
 @dataclass(slots=True)

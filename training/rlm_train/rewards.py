@@ -2,7 +2,7 @@
 
 A task derives from `RLMTask` and has a reward named `correct`, from 0 to 1. All other rewards are off until the task's
 configuration, `taskset.task`, gives them a weight or a bound; `docs/rewards.md` lists them. They are only negative, so
-that nothing but a right answer earns anything.
+only a right answer earns anything.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
         validator, so that a wrong file is refused when it is read.
 
         Raises:
-            ValueError: as for the constructor.
+            ValueError: see the constructor.
         """
         from verifiers.v1.utils.loaders import plugged_fn
 

@@ -27,8 +27,8 @@ _TRACEBACK_CHARS = 4_000
 
 
 def failure_of(error: BaseException) -> RolloutFailure:
-    """Describes an error in text that can be sent and stored. An error of no known kind is one of the engine, and comes with
-    its traceback. A lone surrogate is replaced: a trace with one cannot be sent, which would take the rollout out of its
+    """Describes an error in text that can be sent and stored. An error of an unknown kind counts as a bug of the engine, and
+    has its traceback. Lone surrogates are replaced: a trace with one cannot be sent, and the rollout would be missing from its
     group."""
     where = next((place for kind, place in _PLACES if isinstance(error, kind)), "engine")
     cause = error.__cause__ if isinstance(error, ContextUnavailableError) else error

@@ -1,4 +1,4 @@
-"""The outcome of a rollout, as the harness leaves it in `trace.info["rlm"]`.
+"""The outcome of a rollout, which the harness writes to `trace.info["rlm"]`.
 
 The harness writes it, once; rewards, metrics, groups and reports read it. In the trace it is plain JSON.
 """
@@ -23,7 +23,7 @@ INFO_KEY = "rlm"
 
 @dataclass(frozen=True, slots=True)
 class RolloutFailure:
-    """What failed in a rollout."""
+    """The failure of a rollout."""
 
     where: str
     """Place: "context", "repl", "model", "limit", "config", "engine" or "cancelled"."""
@@ -36,7 +36,7 @@ class RolloutFailure:
 
 @dataclass(slots=True)
 class DirectUsage:
-    """The model calls of one rollout that did not pass its endpoint."""
+    """The model calls of one rollout that bypassed its endpoint."""
 
     calls: int = 0
     """Calls that were made, failed ones and the turns of child runs included."""
@@ -61,7 +61,7 @@ class RolloutInfo:
     stop: str | None = None
     """Why the run ended: a value of `rlm.types.StopReason`."""
     failure: RolloutFailure | None = None
-    """What failed; None if nothing did."""
+    """The failure; None if nothing failed."""
     stats: RunStats = field(default_factory=RunStats)
     """Counts of the run."""
     usage: Mapping[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""The choice of a trace's sampled tokens that are trained.
+"""Chooses which sampled tokens of a trace are trained.
 
 Root turns and sub-calls go through the same endpoint into the same trace. Without marks a trainer gives the root's
 advantage to all of them, so that a rollout with hundreds of sub-calls would train mostly sub-calls.
@@ -74,8 +74,8 @@ BELOW_HEADERS = {"X-ACP-Model-Request-ID": "rlm-below-root"}
 
 
 def streams(trace: AnyTrace) -> bool:
-    """Whether the nodes of this trace are sent away as they come. The environment server of verifiers 0.4 sends each node
-    once, right after its call; later changes of the node stay in the worker."""
+    """Whether the nodes of this trace are sent at once. The environment server of verifiers 0.4 sends each node once, right
+    after its call; later changes of the node stay in the worker."""
     return getattr(trace, "_on_change", None) is not None
 
 
@@ -83,7 +83,7 @@ def mark_as_they_come(trace: AnyTrace, train_subcalls: str | float) -> None:
     """Marks the nodes of calls made with `BELOW_HEADERS` before they are sent. For a trace that `streams`, where `assign`
     comes too late.
 
-    A masked reply cannot be extended without rendering it again. That costs a child run some time, and nothing else.
+    A masked reply cannot be extended without rendering it again. This only costs a child run some time.
     """
     send = trace._on_change
     seen = 0

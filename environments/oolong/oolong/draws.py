@@ -1,7 +1,7 @@
 """Random draws that are the same on every machine and every Python.
 
-Across Python versions only `random.Random.random()`, seeded with a string, is promised to repeat. Every draw here is made
-from it.
+Python promises only of `random.Random.random()`, seeded with a string, that it repeats across versions. Every draw here is
+made from it.
 """
 
 from __future__ import annotations

@@ -38,13 +38,13 @@ class Example:
     prompt: str
     """The question."""
     answer: tuple[str, ...]
-    """Right answers, any of which is right; `oolong.questions.Question` describes their form."""
+    """The right answers: each of them alone is right. `oolong.questions.Question` describes their form."""
     input_subset: bool
     """Whether the question is about a part of the lines."""
     labels: tuple[str, ...]
     """All labels, in the window's order; empty where they are not known."""
     context: WindowSpec | PublishedRow
-    """What the context is made from."""
+    """The description that the context is made from."""
     n_rows: int
     """Lines of the context."""
     context_size: int

@@ -18,7 +18,7 @@ from oolong.window_spec import WindowSpec
 Unit = Literal["chars", "tokens", "rows"]
 
 COMPARISON_CAP = 0.25
-"""Largest share of comparisons among the questions. Guessing answers half of them, so there must not be many."""
+"""Largest share of comparisons among the questions. A guess answers half of the comparisons, so there must not be many."""
 
 
 def generate(
@@ -87,7 +87,7 @@ def _sized(base: WindowSpec, size: int, unit: Unit, seed: int) -> WindowSpec:
 
 
 ATTEMPTS = 8
-"""Windows that are tried for a cell before another cell takes its place."""
+"""Windows that are tried for a cell before another cell replaces it."""
 
 
 def _fixed(
@@ -112,7 +112,7 @@ def _fixed(
         )
         asked: set[str] = set()
         wanted = schedule.order()
-        # If a window has no question for the cell that is due, other windows are tried before another cell takes its place.
+        # If a window has no question for the cell that is due, other windows are tried before another cell replaces it.
         for attempt in range(ATTEMPTS if questions_per_window == 1 else 1):
             spec = _sized(base, size, unit, (seed * 1_000_000 + number) * ATTEMPTS + attempt)
             window = build(spec)

@@ -1,4 +1,4 @@
-"""The check of recorded answers: they are worked out a second time, from the text alone.
+"""The check of recorded answers: it works them out a second time, from the text alone.
 
 This module shares no code with the makers of questions and windows. It parses the labelled lines and the question, and finds
 the answer by plain counting. Tests and `vf-validate` run `verify`.

@@ -40,20 +40,20 @@ class Compat:
     named_first: bool = True
     """A question about two users names the one with more lines first. False: the order is random."""
     least_first: bool = True
-    """The least common label is asked for even if several labels are tied. All of them are recorded as answers, and the
-    official scorer takes only the first. False: it is not asked where there is a tie."""
+    """The least common label is asked for even if several labels are tied. All tied labels are recorded as answers, but the
+    official scorer accepts only the first. False: the question is not asked where there is a tie."""
     subset_labels: bool = True
     """A question about a part of the lines lists only the labels that occur there. False: it lists all labels."""
     set_iteration: bool = True
-    """Some loops run over a `set` of labels, so their order differs from run to run. Here a seeded shuffle takes its place.
-    False: they run in the window's order."""
+    """Some loops run over a `set` of labels, so their order differs from run to run. Here a seeded shuffle gives the order.
+    False: the loops run in the window's order."""
 
     @classmethod
     def of(cls, on: Iterable[str]) -> Compat:
         """Switches on the named defects, and no others.
 
         Raises:
-            ValueError: a name is not one of a defect.
+            ValueError: there is no defect of this name.
         """
         names = set(on)
         known = [field.name for field in fields(cls)]

@@ -28,7 +28,7 @@ class PublishedRow:
     revision: str | None = None
     """Revision of the data set on the hub; None: the newest."""
     kind: Literal["row"] = "row"
-    """Tells the JSON form from that of a `WindowSpec`."""
+    """Distinguishes the JSON form from that of a `WindowSpec`."""
 
     def text(self, *, with_labels: bool = False) -> str:
         """Reads the context.

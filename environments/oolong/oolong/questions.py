@@ -44,8 +44,8 @@ class Question:
     answer_type: AnswerType
     text: str
     answer: tuple[str, ...]
-    """Right answers, any of which is right. Labels stand as they are, numbers and user IDs in digits, dates in ISO form, months
-    as `March 2023`, comparisons as "more common", "less common" or "same frequency" (in mode "official" the published
+    """The right answers: each of them alone is right. Labels are unchanged, numbers and user IDs in digits, dates in ISO form,
+    months as `March 2023`, comparisons as "more common", "less common" or "same frequency" (in mode "official" the published
     phrases)."""
     input_subset: bool = False
     """Whether the question is about a part of the lines."""
@@ -58,7 +58,8 @@ class Asker:
         """
         Args:
             window: the window that is asked about.
-            min_gap: least difference of two shares, from 0 to 1, that a comparison is asked about; equal shares are too.
+            min_gap: least difference of two shares, from 0 to 1, that a comparison is asked about. Equal shares are asked about
+                too.
             ties: "accept": any of the tied answers is right, and the question says so. "exclude": a question whose answer is
                 tied is not asked.
         """

@@ -17,7 +17,7 @@ class Scope:
     text: str
     entries: Sequence[Entry]
     subset: bool = True
-    """Whether they are only a part of the window's lines."""
+    """Whether the lines are only a part of the window's lines."""
 
 
 def all_lines(entries: Sequence[Entry]) -> Scope:

@@ -25,7 +25,7 @@ class OolongTaskConfig(RLMTaskConfig):
     """Settings of a task's rewards; see also `rlm_train.rewards`."""
 
     numeric_tolerance: float = Field(default=0.1, gt=0, le=1)
-    """For the reward `numeric`: the distance from the right number, as a share of it, from which on an answer earns nothing."""
+    """For the reward `numeric`: an answer earns nothing from this distance on, as a share of the right number."""
 
 
 class OolongData(ContextTaskData, Example):  # type: ignore[misc] # frozen, as Example is: verifiers configures its base so
@@ -83,7 +83,7 @@ class OolongTask(RLMTask[OolongData, OolongTaskConfig]):
 
     @vf.metric
     async def curriculum(self, task: OolongData) -> dict[str, float]:
-        """The figures by which tasks differ in difficulty. Their means show which tasks a curriculum chooses."""
+        """Figures of the task's difficulty. Their means show which tasks a curriculum chooses."""
         return {
             "context_size": float(task.context_size),
             "n_rows": float(task.n_rows),

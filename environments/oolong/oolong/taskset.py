@@ -27,7 +27,7 @@ PUBLISHED = "oolongbench/oolong-synth"
 
 
 class FileConfig(vf.BaseConfig):
-    """How a file of labelled text is read. For a `source` that is the path of one."""
+    """How a file of labelled text is read. For a `source` that is the path of a file."""
 
     text_column: str = "text"
     """Column, or JSON field, of the text."""
@@ -138,7 +138,8 @@ class OolongTaskset(vf.Taskset[OolongTask, OolongConfig]):
     """Questions about long lists of labelled lines whose labels are not shown."""
 
     def load(self) -> Iterable[OolongTask]:
-        """
+        """Makes the tasks.
+
         Raises:
             SourceError: the labelled text is missing or cannot be read.
             ValueError: there is nothing to ask about contexts of these sizes.

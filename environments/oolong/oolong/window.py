@@ -286,5 +286,5 @@ def _source(spec: WindowSpec) -> LabelledSource:
 
 @lru_cache(maxsize=4)
 def cached_build(spec: WindowSpec) -> Window:
-    """`build` with a memory of the last few windows, for the rollouts of one example."""
+    """Does what `build` does, and remembers the last few windows, for the rollouts of one example."""
     return build(spec)

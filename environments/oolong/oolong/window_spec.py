@@ -30,7 +30,7 @@ class WindowSpec:
     rows: int | None = None
     """Number of lines."""
     chars: int | None = None
-    """Most characters; the window has only few less."""
+    """Most characters of the window; it has nearly as many."""
     tokens: int | None = None
     """Approximate tokens, at 2.7 characters a token; in the official layout by the published budget of the source."""
     skew: tuple[int, int] = (2, 6)
@@ -44,7 +44,7 @@ class WindowSpec:
     source_sha256: str | None = None
     """SHA-256 of the source's rows, set by `resolve`. A window is not built from other rows."""
     kind: Literal["window"] = "window"
-    """Tells the JSON form from that of a `PublishedRow`."""
+    """Distinguishes the JSON form from that of a `PublishedRow`."""
 
     def __post_init__(self) -> None:
         if [self.rows, self.chars, self.tokens].count(None) != 2:

@@ -1,4 +1,4 @@
-"""Checks that every place where REPLs run has to pass. Ten lines test a place of your own, with pytest and pytest-asyncio:
+"""Checks that every place where REPLs run must pass. Ten lines test a place of your own, with pytest and pytest-asyncio:
 
     import pytest
     from rlm.testing.conformance import Check, checks
@@ -27,10 +27,10 @@ __all__ = ["Bench", "Capability", "Check", "ConformanceError", "checks", "run_al
 
 
 def checks(*, without: Collection[Capability] = ()) -> list[Check]:
-    """The checks that a place has to pass.
+    """The checks that a place must pass.
 
     Args:
-        without: what the place lacks. Checks that need it are left out.
+        without: capabilities that the place lacks. Checks that need one of them are left out.
 
     Raises:
         ConfigError: there is no such capability.
@@ -53,7 +53,7 @@ async def run_all(
         pace: see `Check.run`.
 
     Returns:
-        What is wrong, by the name of the check; None where the check passed.
+        The failure of each check, by the check's name; None where the check passed.
     """
     results: dict[str, str | None] = {}
     for check in checks(without=without):

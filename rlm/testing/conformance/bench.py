@@ -1,4 +1,4 @@
-"""What a check is, and what it runs in."""
+"""Checks, and the bench that opens REPLs for them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rlm.repl.tools import Toolbox
 from rlm.types import Message
 
 Capability = Literal["processes", "limits", "checkpoints"]
-"""What a place may lack.
+"""A capability that a place may lack.
 
-- processes: the code has a process of its own. A crash ends only the worker, code that does not yield is killed with all
-  that it started, and the output of programs is captured.
+- processes: the code has a process of its own. A crash ends only the worker, code that does not yield is killed with its
+  process tree, and the output of programs is captured.
 - limits: the resource limits of `REPLSettings.limits` hold.
-- checkpoints: a cell that is killed costs only its own changes to the namespace.
+- checkpoints: a cell that is killed loses only its own changes to the namespace.
 """
 
 
 class ConformanceError(AssertionError):
-    """A place does not do what a check expects. The message has the code, what was expected and what came."""
+    """A place does not do what a check expects. The message has the code, the expected result and the actual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Check:
     """One behaviour of a place."""
 
     name: str
-    """In words, with underscores."""
+    """The checked behaviour in words, joined by underscores."""
     needs: frozenset[Capability]
     function: Callable[[Bench], Awaitable[None]]
 
@@ -118,14 +118,14 @@ def expect(what: str, got: object, expected: object) -> None:
 
 
 async def shows(repl: REPL, code: str, stdout: str) -> CellResult:
-    """Runs a cell that has to succeed, and to print `stdout`."""
+    """Runs a cell. It must succeed, and print `stdout`."""
     result = await repl.execute(code)
     expect(f"{code}\n  {result.stderr}", (result.status, result.stdout), ("ok", stdout))
     return result
 
 
 async def ends(repl: REPL, code: str, status: str, error: str = "", timeout: float | None = None) -> None:
-    """Runs a cell that has to end with `status`, and with an error line that has `error` in it."""
+    """Runs a cell. It must end with `status`, and with an error line that contains `error`."""
     result = await repl.execute(code, timeout=timeout)
     expect(code, result.status, status)
     if error not in str(result.error):

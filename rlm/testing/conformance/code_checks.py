@@ -1,4 +1,4 @@
-"""What the code in a REPL can rely on."""
+"""Checks of what the code in a REPL can rely on: namespace, contexts, output, answer."""
 
 from __future__ import annotations
 

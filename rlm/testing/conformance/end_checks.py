@@ -1,4 +1,4 @@
-"""How cells and REPLs end."""
+"""Checks of the ends of cells and REPLs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def an_interrupted_cell_keeps_the_namespace(bench: Bench) -> None:
 
 
 @check()
-async def an_interrupt_cancels_the_query_on_its_way(bench: Bench) -> None:
+async def an_interrupt_cancels_the_query_in_flight(bench: Bench) -> None:
     cancelled = asyncio.Event()
 
     async def wait(query: Query) -> list[QueryReply]:

@@ -1,4 +1,4 @@
-"""What the code and the host say to each other."""
+"""Checks of what passes between the code and the host: sub-calls, tools, extensions."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ async def test_a_failed_input_does_not_affect_the_others() -> None:
     assert [progress.done + progress.failed for progress in seen] == [0, 1, 2, 3, 4]
 
 
-async def test_at_most_as_many_inputs_are_read_ahead_as_run() -> None:
+async def test_no_more_inputs_are_read_ahead_than_run_at_once() -> None:
     read: list[int] = []
     ahead = 0
     done = 0
@@ -150,7 +150,7 @@ async def test_inputs_that_are_no_iterable_of_inputs_are_refused(given: Any) -> 
             await rlm.amap(given, "What?")
 
 
-async def test_a_table_is_refused_but_its_rows_or_a_column_are_accepted() -> None:
+async def test_a_table_is_refused_and_its_rows_or_columns_are_accepted() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"text": ["a", "b"], "size": [1, 2]})
     async with RLM(client=ScriptedClient(Counter())) as rlm:
@@ -291,7 +291,7 @@ async def test_a_token_stops_a_map_that_waits_for_an_input() -> None:
         assert await rlm.amap(slow(), "What?", cancel=token) == []  # the token is cancelled already
 
 
-async def test_a_source_that_blocks_holds_up_neither_the_runs_nor_the_end() -> None:
+async def test_a_source_that_blocks_delays_neither_the_runs_nor_the_end() -> None:
     token = CancelToken()
     first, never = threading.Event(), threading.Event()
     threads: set[int] = set()
@@ -320,7 +320,7 @@ async def test_a_source_that_blocks_holds_up_neither_the_runs_nor_the_end() -> N
         never.set()
 
 
-async def test_a_source_that_was_cancelled_is_an_error_and_not_the_end() -> None:
+async def test_a_source_that_was_cancelled_fails_the_map() -> None:
     async def broken() -> AsyncIterator[str]:
         yield "a"
         raise asyncio.CancelledError
@@ -413,7 +413,7 @@ async def test_the_signature_of_a_tool_is_part_of_the_configuration(tmp_path: Pa
         assert len(counter.asked) == asked
 
 
-async def test_equal_inputs_have_a_result_each(tmp_path: Path) -> None:
+async def test_each_of_several_equal_inputs_has_its_own_result(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     first, second = Counter(), Counter()
     async with RLM(client=ScriptedClient(first)) as rlm:

@@ -25,7 +25,7 @@ def test_usage_is_booked_once_under_the_model_that_served_it() -> None:
     assert ledger.summary.total_cost == 0.75
 
 
-def test_the_token_limit_trips_when_a_reply_crosses_it() -> None:
+def test_the_token_limit_ends_the_run_when_a_reply_crosses_it() -> None:
     ledger = Ledger(max_tokens=100)
     ledger.book("m", Usage(60, 39), root=False)
     ledger.check()
@@ -56,7 +56,7 @@ async def test_an_interruptible_block_is_stopped_once() -> None:
         assert len(told) == 2
 
 
-async def test_a_guard_lets_a_timeout_of_its_body_through() -> None:
+async def test_a_guard_raises_a_timeout_of_its_body() -> None:
     ledger = Ledger(max_timeout=60)
     ledger.start()
     with pytest.raises(TimeoutError):
@@ -77,7 +77,7 @@ async def test_a_reply_that_crosses_the_limit_is_kept() -> None:
             pytest.fail("nothing new begins after a limit")
 
 
-async def test_a_call_gets_what_is_left() -> None:
+async def test_the_cap_of_a_call_is_the_rest_of_the_limit() -> None:
     ledger = Ledger(max_tokens=1_000)
     async with ledger.claim(300, None, None) as cap:
         assert cap == 700

@@ -185,7 +185,7 @@ async def test_an_exception_of_the_roots_client_keeps_the_best_answer() -> None:
     assert caught.value.completion.usage_summary.total_calls == 1
 
 
-async def test_a_plain_object_with_a_model_and_complete_will_do() -> None:
+async def test_a_plain_object_with_a_model_and_complete_can_be_a_client() -> None:
     class Least:
         def __init__(self, model: str) -> None:
             self.model = model

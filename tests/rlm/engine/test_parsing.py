@@ -123,7 +123,7 @@ def test_many_fences_take_linear_time() -> None:
 
 
 @given(st.text(alphabet="`repl \n\tx=1'\"#<>/think", max_size=300))
-def test_no_reply_breaks_the_parser(reply: str) -> None:
+def test_the_parser_accepts_every_text(reply: str) -> None:
     parsed = parse_reply(reply)
     assert parsed.blocks or parsed.problem
     assert all(block.strip() for block in parsed.blocks)

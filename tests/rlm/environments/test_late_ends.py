@@ -147,7 +147,7 @@ async def test_a_caller_that_stops_a_cell_does_not_wait_for_the_grace_of_its_tim
     await session.close()
 
 
-async def test_the_next_cell_goes_on_without_a_worker_that_does_not_end(
+async def test_the_next_cell_does_not_wait_for_a_worker_that_does_not_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_patience(monkeypatch, pong=ENDLESS, end=SHORT)
@@ -182,7 +182,7 @@ async def test_a_repl_that_is_closed_while_its_worker_starts_runs_no_cell(
     assert place.orders.count(ToWorker.RUN) == 1
 
 
-async def test_a_cell_at_its_time_limit_goes_on_without_a_checkpoint_that_does_not_come(
+async def test_a_cell_at_its_time_limit_does_not_wait_for_a_checkpoint_that_does_not_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_patience(monkeypatch, pong=ENDLESS, end=SHORT)
@@ -247,7 +247,9 @@ def fork_server_process() -> psutil.Process:
     return psutil.Process(supervisor.pid).children()[0]
 
 
-async def test_a_late_end_leaves_the_namespaces_of_other_repls_alone(stopped: list[psutil.Process]) -> None:
+async def test_a_late_end_does_not_change_the_namespaces_of_other_repls(
+    stopped: list[psutil.Process],
+) -> None:
     place = LocalEnvironment(isolation="process")
     late, other = [await place.open(SessionSpec(settings=STOP), no_queries) for _ in range(2)]
     await other.execute("kept = 7")
@@ -278,7 +280,7 @@ async def test_a_run_ends_in_time_although_its_repl_does_not(stopped: list[psuti
         assert stopped
 
 
-async def test_thirty_large_processes_do_not_hold_up_a_run_or_another_repl() -> None:
+async def test_thirty_large_processes_delay_neither_a_run_nor_another_repl() -> None:
     place = LocalEnvironment(isolation="process")
     options: dict[str, Any] = {"stop_grace": 0.1, "limits": {"memory_bytes": 8 << 30}}
     heavy = await place.open(SessionSpec(settings=REPLSettings(**options)), no_queries)

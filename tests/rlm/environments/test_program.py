@@ -40,7 +40,7 @@ def shell(script: str) -> ProgramEnvironment:
     return ProgramEnvironment(command=["/bin/sh", "-c", script, "sh", *PYTHON], start_timeout=10.0)
 
 
-def test_a_run_by_the_name_of_the_environment() -> None:
+def test_the_name_program_selects_the_environment() -> None:
     options: dict[str, Any] = {"command": PYTHON, "cell_timeout": 20.0}
     client = ScriptedClient(lambda _: finish("context"))
     with RLM(client=client, environment="program", environment_kwargs=options) as rlm:

@@ -22,7 +22,7 @@ def test_local_is_made() -> None:
 
 
 @pytest.mark.parametrize("name", ["ipython", "docker", "modal", "prime", "daytona", "e2b"])
-def test_others_are_not_built_yet(name: str) -> None:
+def test_places_that_are_not_built_yet_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"'{name}' is not built yet"):
         make_environment(name)
 
@@ -72,7 +72,7 @@ async def test_a_registered_place_is_found_by_its_name() -> None:
         register_environment("nowhere", "there")  # type: ignore[arg-type]
 
 
-def test_a_plain_object_that_opens_repls_will_do() -> None:
+def test_a_plain_object_with_open_can_be_an_environment() -> None:
     class Plain:
         async def open(self, spec: SessionSpec, on_query: QueryHandler) -> Session:
             return await LocalEnvironment(isolation="process").open(spec, on_query)

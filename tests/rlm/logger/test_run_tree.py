@@ -233,7 +233,7 @@ async def test_a_log_of_several_completions_has_a_root_for_each(tmp_path: Path) 
 # Cut logs
 
 
-async def test_a_log_that_is_cut_anywhere_is_folded_as_far_as_it_goes(tmp_path: Path) -> None:
+async def test_a_log_that_is_cut_anywhere_is_folded_up_to_the_cut(tmp_path: Path) -> None:
     events, _ = await recorded(tmp_path / "whole", 0)
     [whole] = (tmp_path / "whole").iterdir()
     data = whole.read_bytes()
@@ -325,7 +325,7 @@ CELL = CellStart(**head(), turn=1, number=1, code="x")
 TURN = TurnStart(**head(), turn=1)
 
 
-def test_events_of_an_unknown_kind_and_of_an_unknown_run_are_passed_over() -> None:
+def test_events_of_an_unknown_kind_or_run_are_skipped() -> None:
     tree = RunTree.of([start(), Newer(**head()), TurnStart(**head("other"), turn=1), TURN])
     assert found(tree) == [start(), TURN]
 
@@ -385,7 +385,7 @@ def test_events_in_any_order_with_ids_that_clash_are_folded(seed: int, whole: bo
             run_node.iterations()
 
 
-def test_events_whose_beginnings_are_missing_have_their_place() -> None:
+def test_events_without_their_beginnings_are_folded() -> None:
     turn = Turn(**head(), turn=1, observation="o", final_answer=None, seconds=0.1)
     end = BatchEnd(**head(), batch="lost", failed=0, seconds=0.1)
     compaction = Compaction(**head(), turn=1, tokens_before=2, tokens_after=1, summary="", seconds=0.1)
@@ -441,7 +441,9 @@ def test_a_tree_is_freed_without_a_garbage_collection() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_tree_that_is_not_whole_lets_go_of_what_has_ended(tmp_path: Path, seed: int) -> None:
+async def test_a_tree_that_is_not_whole_drops_finished_batches_and_child_runs(
+    tmp_path: Path, seed: int
+) -> None:
     events, _ = await recorded(tmp_path, seed)
     whole, light = RunTree.of(events), RunTree(whole=False)
     for event in events:

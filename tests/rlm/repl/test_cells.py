@@ -175,7 +175,7 @@ async def test_a_last_value_may_have_a_failing_or_a_huge_repr(run: Run) -> None:
     assert len(large.stdout) < 21_000
 
 
-async def test_reserved_names_come_back(run: Run) -> None:
+async def test_reserved_names_are_restored_after_a_cell(run: Run) -> None:
     await run("context = llm_query = SHOW_VARS = history = 0\ndel context_0, rlm_query, answer, SubcallError")
     await check(
         run,

@@ -178,7 +178,7 @@ async def test_an_extension_arrives_although_its_caller_is_cancelled(open_repl: 
     assert (await repl.execute("context_0, len(context_1)")).stdout == "('first', 70000000)\n"
 
 
-async def test_threads_of_the_code_go_on_asking_during_an_extension(open_repl: OpenREPL) -> None:
+async def test_threads_of_the_code_can_query_during_an_extension(open_repl: OpenREPL) -> None:
     repl = await open_repl("first", tools=Toolbox.of({"double": lambda x: 2 * x}))
     await repl.execute(
         "import threading\nbad, stop = [], []\n"
@@ -200,7 +200,7 @@ async def test_threads_of_the_code_go_on_asking_during_an_extension(open_repl: O
     assert result.stdout == "([], True, 'number 4')\n"
 
 
-async def test_large_contexts_do_not_hold_the_event_loop(open_repl: OpenREPL) -> None:
+async def test_large_contexts_do_not_block_the_event_loop(open_repl: OpenREPL) -> None:
     repl = await open_repl()
     text = "The quick brown fox jumps over the lazy dog, é.\n" * 2_100_000
     ticks = 0

@@ -129,7 +129,7 @@ async def test_a_cell_that_does_not_yield_is_left_behind(open_repl: OpenREPL) ->
     event.set()
 
 
-async def test_close_while_a_cell_runs(open_repl: OpenREPL) -> None:
+async def test_close_ends_the_running_cell(open_repl: OpenREPL) -> None:
     asked = asyncio.Event()
 
     async def answer(query: Query) -> list[QueryReply]:

@@ -161,7 +161,7 @@ async def test_a_fork_server_that_is_killed_or_stopped_is_replaced(
     assert (await other.execute("context")).stdout == "'other'\n"
 
 
-async def test_a_worker_that_dies_between_cells(repl: REPL) -> None:
+async def test_a_worker_that_dies_between_cells_is_replaced(repl: REPL) -> None:
     await repl.execute("kept = 1")
     (worker,) = await find(repl, "os.getpid()")
     worker.kill()
@@ -196,7 +196,7 @@ async def test_memory_is_limited(open_repl: OpenREPL) -> None:
     assert (await repl.execute("context")).stdout == "'the context'\n"
 
 
-async def test_code_that_catches_its_lack_of_memory_goes_on(open_repl: OpenREPL) -> None:
+async def test_code_that_catches_a_memory_error_continues(open_repl: OpenREPL) -> None:
     repl = await open_repl("the context", limits={"memory_bytes": 150 << 20})
     for _ in range(3):
         result = await repl.execute(
@@ -387,7 +387,7 @@ async def test_cells_run_one_at_a_time(repl: REPL) -> None:
     assert [result.stdout for result in results] == [f"{n}\n" for n in range(10)]
 
 
-async def test_close_while_a_cell_runs(open_repl: OpenREPL) -> None:
+async def test_close_ends_the_running_cell(open_repl: OpenREPL) -> None:
     asked = asyncio.Event()
 
     async def answer(query: Query) -> list[QueryReply]:

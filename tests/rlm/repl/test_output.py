@@ -80,7 +80,7 @@ async def test_bytes_that_are_no_utf8_become_escapes(repl: REPL) -> None:
     assert result.stdout == "\\xff\\xfe ok \\xe4\\xb8"
 
 
-async def test_a_daemon_that_holds_the_pipe_does_not_hold_the_cell(repl: REPL) -> None:
+async def test_a_cell_does_not_wait_for_a_daemon_that_holds_its_pipe(repl: REPL) -> None:
     result = await repl.execute(
         "import subprocess\nchild = subprocess.Popen(['sleep', '1000']); print('started')"
     )
@@ -97,7 +97,7 @@ async def test_output_before_a_death_or_a_kill_is_kept(repl: REPL) -> None:
     assert (killed.status, killed.stdout) == ("killed", "more words\n")
 
 
-async def test_prints_cannot_reach_the_protocol(repl: REPL) -> None:
+async def test_prints_do_not_reach_the_protocol(repl: REPL) -> None:
     frame = pack(FromSupervisor.ENDED, b"{}")
     await repl.execute(
         f"import os\nfor fd in (0, 1, 2):\n    try: os.write(fd, {frame!r} * 1000)\n    except OSError: pass"
@@ -105,7 +105,7 @@ async def test_prints_cannot_reach_the_protocol(repl: REPL) -> None:
     assert (await repl.execute("1")).stdout.endswith("1\n")
 
 
-async def test_writes_to_every_descriptor_end_the_worker_at_worst(repl: REPL) -> None:
+async def test_writes_to_every_descriptor_can_only_end_the_worker(repl: REPL) -> None:
     code = (
         "import os\nfor fd in map(int, os.listdir('/proc/self/fd')):\n"
         "    try: os.write(fd, b'X' * 5000)\n    except OSError: pass"

@@ -32,7 +32,7 @@ class Plays:
         return next(reply for name, reply in self.answers.items() if f"Question: {name}\n" in first)
 
 
-async def test_a_completion_finds_what_those_before_it_left() -> None:
+async def test_a_completion_finds_the_variables_of_earlier_ones() -> None:
     model = Plays(
         one=finish("str(x)", "x = len(context)"),
         two=finish("(x, context, context_0, context_1, answer['content'], answer['ready'])"),
@@ -145,7 +145,7 @@ class _Place(Environment):
         return _Announced(await LocalEnvironment().open(spec, on_query), self._begun)
 
 
-async def test_a_context_that_was_on_its_way_when_its_completion_was_cancelled_counts() -> None:
+async def test_a_context_in_flight_when_its_completion_was_cancelled_counts() -> None:
     begun = asyncio.Event()
     register_environment("announced", lambda: _Place(begun))
     model = Plays(one=finish("1"), three=finish("sorted(n for n in globals() if n[:8] == 'context_')"))

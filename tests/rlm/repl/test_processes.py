@@ -175,7 +175,7 @@ async def test_orphans_of_a_killed_fork_server_are_ended(open_repl: OpenREPL) ->
     assert not child.is_running()
 
 
-async def test_the_host_is_left_as_it_was(repl: REPL, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_repl_changes_nothing_in_the_host(repl: REPL, capfd: pytest.CaptureFixture[str]) -> None:
     before = Path.cwd(), sys.stdout, signal.getsignal(signal.SIGINT), dict(os.environ)
     await repl.execute("import os, sys; os.chdir('/'); print('x'); os.environ['A'] = 'b'; sys.exit(1)")
     assert (Path.cwd(), sys.stdout, signal.getsignal(signal.SIGINT), dict(os.environ)) == before
@@ -232,7 +232,7 @@ def run_elsewhere(queue: multiprocessing.SimpleQueue[str]) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_hundreds_can_be_stopped_at_once() -> None:
+async def test_hundreds_of_cells_can_be_stopped_at_once() -> None:
     """The orders and reports are more than the buffers of the streams hold."""
     environment = make_environment("local", isolation="process")
     running = asyncio.Semaphore(0)
@@ -383,7 +383,7 @@ async def test_a_repl_can_import_installed_packages_but_not_this_folder(repl: RE
     assert (await repl.execute("import worker")).status == "error"
 
 
-async def test_a_deleted_folder_of_temporary_files_does_no_harm(
+async def test_a_repl_starts_after_the_folder_of_temporary_files_was_deleted(
     open_repl: OpenREPL, server: ForkServer
 ) -> None:
     server.close()

@@ -283,7 +283,7 @@ async def test_an_interrupt_fails_the_queries_of_threads(open_repl: OpenREPL, as
     assert (await repl.execute("kept, llm_query('quick')")).stdout == "(1, 'answered')\n"
 
 
-async def test_code_that_catches_the_interrupt_cannot_go_on_asking(open_repl: OpenREPL) -> None:
+async def test_code_that_catches_the_interrupt_cannot_send_more_queries(open_repl: OpenREPL) -> None:
     async def never(query: Query) -> list[QueryReply]:
         await asyncio.Event().wait()
         raise AssertionError
@@ -297,7 +297,7 @@ async def test_code_that_catches_the_interrupt_cannot_go_on_asking(open_repl: Op
     assert result.stdout == "1000\n"
 
 
-async def test_interrupts_at_any_moment_leave_the_stream_whole(open_repl: OpenREPL) -> None:
+async def test_an_interrupt_never_cuts_a_frame(open_repl: OpenREPL) -> None:
     repl = await open_repl(interrupt_grace=5.0)
     code = "n = 0\nwhile True:\n    n += 1\n    assert llm_query_batched(['x' * 300] * 20) == ['llm:' + 'x' * 300] * 20"
     for number in range(60):
@@ -307,7 +307,7 @@ async def test_interrupts_at_any_moment_leave_the_stream_whole(open_repl: OpenRE
         assert check.stdout == "'llm:after'\n"
 
 
-async def test_a_caller_that_interrupts_says_why(open_repl: OpenREPL) -> None:
+async def test_the_error_of_an_interrupted_cell_has_the_callers_reason(open_repl: OpenREPL) -> None:
     asked = asyncio.Event()
 
     async def never(query: Query) -> list[QueryReply]:

@@ -167,7 +167,7 @@ async def test_a_malformed_frame_of_a_supervisor_ends_the_repl(frame: bytes) -> 
     await session.close()
 
 
-async def test_a_single_stream_that_is_disturbed() -> None:
+async def test_a_disturbed_single_stream_ends_the_repl() -> None:
     class Noisy(Relay):
         async def open(self, *arguments: Any) -> Links:
             links = await super().open(*arguments)

@@ -432,7 +432,7 @@ async def test_closing_cancels_calls(open_repl: OpenREPL) -> None:
     assert (await cell).status == "killed"
 
 
-async def test_tools_are_there_in_a_fresh_worker(open_repl: OpenREPL) -> None:
+async def test_a_fresh_worker_has_the_tools(open_repl: OpenREPL) -> None:
     repl = await open_repl("text", tools=Toolbox.of({"echo": echo, "LABELS": {"a": (1, 2)}}))
     assert (await repl.execute("import os; os._exit(3)")).status == "died"
     assert (await repl.execute("echo(1), LABELS, context, context_0")).stdout == (
@@ -453,7 +453,7 @@ async def test_a_forked_child_cannot_call(open_repl: OpenREPL) -> None:
     assert result.stdout.endswith("2\n")
 
 
-async def test_values_of_every_kind_are_there_by_name(open_repl: OpenREPL) -> None:
+async def test_the_code_finds_values_of_every_kind_by_name(open_repl: OpenREPL) -> None:
     frame = pd.DataFrame({"a": [1, 2]})
     tools = {
         "LIMIT": 5,
@@ -493,7 +493,7 @@ async def test_reports_of_calls_are_bounded(open_repl: OpenREPL) -> None:
     assert all(len(call.name) <= 200 and len(str(call.error)) < 21_000 for call in calls)
 
 
-async def test_a_listener_that_fails_does_no_harm(
+async def test_a_failing_listener_does_not_fail_the_call(
     open_repl: OpenREPL, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(call: ToolReport) -> None:
@@ -518,7 +518,7 @@ async def test_a_call_that_fails_in_the_host_has_a_reply(
     assert [call.error for call in calls] == [result.error]
 
 
-async def test_large_values_and_many_calls(open_repl: OpenREPL) -> None:
+async def test_large_values_and_many_calls_arrive(open_repl: OpenREPL) -> None:
     repl = await open_repl(tools=Toolbox.of({"echo": echo}))
     assert (
         await repl.execute(
@@ -576,7 +576,7 @@ async def test_forged_calls_reach_no_tool(open_repl: OpenREPL, call: bytes) -> N
     assert called == ["real"]
 
 
-async def test_endless_calls_do_not_hold_up_an_interrupt(open_repl: OpenREPL) -> None:
+async def test_endless_calls_do_not_delay_an_interrupt(open_repl: OpenREPL) -> None:
     called = 0
 
     async def never() -> None:
@@ -625,12 +625,12 @@ _PRIME = (1 << 61) - 1
     ],
     ids=("set", "frozenset", "dict", "tuples"),
 )
-def test_a_set_of_many_items_with_one_hash_is_refused(value: Any) -> None:
+def test_a_set_of_many_items_with_equal_hashes_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="have the same hash"):
         tool_values.from_json(value)
 
 
-async def test_numbers_with_one_hash_do_not_reach_a_tool(open_repl: OpenREPL) -> None:
+async def test_numbers_with_equal_hashes_do_not_reach_a_tool(open_repl: OpenREPL) -> None:
     repl = await open_repl(tools=Toolbox.of({"size": len}))
     result = await repl.execute(
         f"few = [number * {_PRIME} for number in range(1000)]\nsize(set(few[:100])), size(few)"
@@ -639,7 +639,7 @@ async def test_numbers_with_one_hash_do_not_reach_a_tool(open_repl: OpenREPL) ->
     assert "have the same hash" in str((await repl.execute("size(set(few))")).error)
 
 
-async def test_the_loop_goes_on_while_large_arguments_are_read(open_repl: OpenREPL) -> None:
+async def test_the_event_loop_is_not_blocked_while_large_arguments_are_read(open_repl: OpenREPL) -> None:
     ticks = 0
 
     async def tick() -> None:

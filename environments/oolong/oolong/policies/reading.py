@@ -23,7 +23,7 @@ class Reading:
     labels: tuple[str, ...]
     """The labels that the question lists, in its order; empty if it lists none."""
     condition: str
-    """A Python expression over `day` (a date) and `user` (a str) that is true for the lines in question; "" for all lines."""
+    """A Python expression over `day` (a date) and `user` (a str) that selects the lines of the question; "" for all lines."""
     official: bool
     """Whether the wording is the published one."""
 

@@ -26,7 +26,7 @@ CHUNK_CHARS = 8_000
 """Characters of text in one prompt to a sub-model: few enough for a small model to read line by line."""
 
 MAX_TRIES = 3
-"""Attempts at one step, after which the policy goes on with what it has."""
+"""Attempts at one step. After the last one the policy continues with the results that it has."""
 
 
 class ReferencePolicy:

@@ -38,7 +38,7 @@ print(picked[:2])"""
 
 
 def label(labels: Sequence[str], chunk_chars: int) -> str:
-    """Has sub-models label the texts of `picked`, and collects the labels in `label_of`.
+    """Asks sub-models to label the texts of `picked`, and collects the labels in `label_of`.
 
     Args:
         labels: the labels to choose from.
