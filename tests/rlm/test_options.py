@@ -130,23 +130,41 @@ def test_the_docs_list_each_option_with_its_default() -> None:
     assert table("Options of RLM") == rows(Options)
 
 
-def test_the_docs_list_each_setting_of_a_repl_with_its_default() -> None:
-    assert table("Settings of every place") == rows(REPLSettings)
+def settings(place: str) -> dict[str, list[str]]:
+    """The settings of a place by key: unit, default and text."""
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table("Settings of the environment")]
+    return {cell[0].strip("`"): cell[2:] for cell in cells if cell[1] == place}
+
+
+def unit(text: str) -> str:
+    """The unit of a setting. Its text begins with it."""
+    word = text.split()[0]
+    return word.lower() if word in ("Seconds", "Characters", "Bytes", "Processes") else ""
+
+
+def test_the_docs_list_each_setting_of_a_repl_with_its_unit_and_default() -> None:
+    expected = {}
+    for row in rows(REPLSettings):
+        key, default, text = row.strip("| ").split(" | ", 2)
+        expected[key.strip("`")] = [unit(text), default, text]
+    assert settings("every") == expected
 
 
 def test_the_docs_list_each_resource_limit_with_its_default() -> None:
     cells = [row.split(" | ") for row in table("Resource limits")]
-    assert {cell[0].strip("| `"): int(cell[1].strip("`")) for cell in cells} == dict(DEFAULT_LIMITS)
+    assert {cell[0].strip("| `"): int(cell[2].strip("`")) for cell in cells} == dict(DEFAULT_LIMITS)
 
 
 @pytest.mark.parametrize(("name", "place"), [("local", LocalEnvironment), ("program", ProgramEnvironment)])
-def test_the_docs_list_each_setting_of_a_place_with_its_default(name: str, place: type[Any]) -> None:
-    cells = [row.split(" | ") for row in table(f"Settings of {name}")]
-    defaults = {
+def test_the_docs_list_each_setting_of_a_place_with_its_unit_and_default(name: str, place: type[Any]) -> None:
+    listed = settings(name)
+    assert {key: default for key, (_, default, _) in listed.items()} == {
         parameter.name: "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
         for parameter in inspect.signature(place).parameters.values()
     }
-    assert {cell[0].strip("| `"): cell[1] for cell in cells} == defaults
+    assert {key: given for key, (given, _, _) in listed.items()} == {
+        key: unit(text) for key, (_, _, text) in listed.items()
+    }
 
 
 @pytest.mark.parametrize(
