@@ -151,6 +151,13 @@ class Remote:
             self._leave_timer.cancel()
         self._leave_timer = self._loop.call_later(patience, self.leave)
 
+    def expect_no_end(self) -> None:
+        """The worker does not have to end after all: the supervisor was late, and has answered."""
+        if self._leave_timer is not None and self.end is None and not self._failure and not self.ended.done():
+            self.ending = self.late = False
+            self._leave_timer.cancel()
+            self._leave_timer = None
+
     def fail(self, reason: str) -> None:
         """Orders the supervisor to end this REPL, which has failed."""
         self._failure = self._failure or reason

@@ -46,6 +46,8 @@ class Session:
         self._progress = Progress()
         self._cell: RunningCell | None = None
         self._number = 0
+        self._late_output: asyncio.Future[None] | None = None
+        """Done when the supervisor has answered for a cell that its caller has left, or the worker is lost."""
         self._extension: asyncio.Task[str | None] | None = None
         self._extended: asyncio.Future[str | None] | None = None
         """The worker's answer to the extension: the reason why it failed, or None."""
@@ -99,12 +101,14 @@ class Session:
             raise REPLError("the REPL is closed")
 
     def _next_idle(self) -> asyncio.Future[Any] | None:
-        """The event that the next cell waits for: the end of the running cell, of an extension, or of a worker that is
-        ending, which would end the next cell too."""
+        """The event that the next cell waits for: the end of the running cell, of an extension, the late output of a cell that
+        its caller has left, or the end of a worker that is ending, which would end the next cell too."""
         if self._cell is not None:
             return self._cell.result
         if self._extension is not None:
             return self._extension
+        if self._late_output is not None:
+            return self._late_output
         return self._remote.ended if self._remote is not None and self._remote.ending else None
 
     def _time_limit(self, timeout: float | None) -> float | None:
@@ -187,13 +191,15 @@ class Session:
             remote.fail("a cell that was interrupted did not stop in time and was killed")
 
     def _leave_cell(self, remote: Remote, cell: RunningCell) -> None:
-        """Called when the caller stops waiting for a cell that it stopped. The next cell waits for the checkpoint."""
+        """Called when the caller stops waiting for a cell that it stopped. The next cell waits for the checkpoint, or for the
+        supervisor's answer if the cell has run."""
         if self._cell is not cell:
             return
         remote.late = True
         remote.expect_end()
         remote.ping()
         if cell.ending is not None:  # the cell has run, and the supervisor keeps a part of its output
+            self._late_output = asyncio.get_running_loop().create_future()
             self._finish(cell, cell.ending, ["", ""])
         else:
             self._lose_cell(cell, "killed", f"{cell.kill()}; {_STILL_ENDING}", ("", ""))
@@ -324,6 +330,9 @@ class Session:
             self._end_cell(remote, message)
         elif self._cell is not None and self._cell.ending is not None:
             self._finish(self._cell, self._cell.ending, message)
+        elif self._late_output is not None:
+            remote.expect_no_end()
+            self._end_late_output()
 
     def _end_cell(self, remote: Remote, message: Any) -> None:
         """Called when the cell has run. If the supervisor has a part of its output, or is about to interrupt the cell once
@@ -371,6 +380,7 @@ class Session:
             return
         self._calls.cancel()
         self._remote = None
+        self._end_late_output()
         if self._extension is not None or self._closing is not None:
             remote.order(ToSupervisor.END)  # the checkpoint is not needed
             kept = ""
@@ -390,6 +400,11 @@ class Session:
                 status, why = "killed", cell.kill()
             why += f"; {kept or _LOST}"
         self._lose_cell(cell, status, why, end.printed if end is not None else ("", ""))
+
+    def _end_late_output(self) -> None:
+        if self._late_output is not None:
+            self._late_output.set_result(None)
+            self._late_output = None
 
     def _lose_cell(self, cell: RunningCell, status: CellStatus, why: str, printed: tuple[str, str]) -> None:
         """Sets the result of a cell whose worker did not report the end of the cell."""

@@ -196,18 +196,25 @@ async def test_a_cell_at_its_time_limit_does_not_wait_for_a_checkpoint_that_does
     await session.close()
 
 
+class Silent(Late):
+    """A place whose cells end at once. Its supervisor keeps their output until `answer`."""
+
+    def received(self, link: LateLink, kind: bytes) -> None:
+        super().received(link, kind)
+        if kind == ToWorker.RUN:
+            end = {
+                "id": self.orders.count(kind), "status": "ok", "error": None, "printed": [None, ""], "value": "",
+                "traceback": "", "answer": ["42", True, None], "locals": {},
+            }  # fmt: skip
+            link.say(frames.pack(FromWorker.DONE, messages.dump(end)))
+        elif kind == ToSupervisor.TAKE:
+            self._supervisor = link
+
+    def answer(self) -> None:
+        self._supervisor.say(frames.pack(FromSupervisor.PRINTED, frames.encode({"printed": ["text", ""]})))
+
+
 async def test_a_caller_does_not_wait_for_output_that_the_supervisor_keeps() -> None:
-    end = {
-        "id": 1, "status": "ok", "error": None, "printed": [None, ""], "value": "", "traceback": "",
-        "answer": ["42", True, None], "locals": {},
-    }  # fmt: skip
-
-    class Silent(Late):
-        def received(self, link: LateLink, kind: bytes) -> None:
-            super().received(link, kind)
-            if kind == ToWorker.RUN:
-                link.say(frames.pack(FromWorker.DONE, messages.dump(end)))
-
     place = Silent(alive=True)
     session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
     cell = asyncio.create_task(session.execute("answer.update(content='42', ready=True)"))
@@ -216,6 +223,37 @@ async def test_a_caller_does_not_wait_for_output_that_the_supervisor_keeps() -> 
     result = await cell
     assert (result.status, result.answer.content) == ("ok", "42")
     await session.close()
+
+
+async def test_output_that_comes_after_its_caller_has_left_keeps_the_namespace() -> None:
+    place = Silent(alive=True)
+    session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
+    cell = asyncio.create_task(session.execute("1"))
+    await place.until(ToSupervisor.TAKE)
+    session.interrupt("enough")
+    assert (await cell).stdout == ""
+    following = asyncio.create_task(session.execute("2"))
+    place.answer()
+    await place.until(ToSupervisor.TAKE, 2)
+    place.answer()
+    assert (await following).stdout == "text"
+    assert place.orders.count(ToWorker.OPEN) == 1
+    await session.close()
+
+
+async def test_a_cell_that_waits_for_late_output_of_the_one_before_ends_with_its_repl() -> None:
+    place = Silent(alive=True)
+    session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
+    cell = asyncio.create_task(session.execute("1"))
+    await place.until(ToSupervisor.TAKE)
+    session.interrupt("enough")
+    await cell
+    following = asyncio.create_task(session.execute("2"))
+    await asyncio.sleep(0)
+    await session.close()
+    with pytest.raises(REPLError, match="the REPL is closed"):
+        await following
+    place.answer()
 
 
 async def test_a_cell_is_stopped_although_its_worker_is_being_started() -> None:
