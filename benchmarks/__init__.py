@@ -1,1 +1,1 @@
-"""Measurements to be run again on any machine: `make bench`."""
+"""Measurements that `make bench` repeats on any machine."""

@@ -1,5 +1,5 @@
-"""Prints every measurement beside the floor of the same run, and beside rlms 0.1.3 if RLMS_PYTHON names an interpreter with it
-(`python -m venv peer && peer/bin/pip install rlms==0.1.3`)."""
+"""Prints every measurement beside the floor of the same run. If RLMS_PYTHON names an interpreter that has rlms 0.1.3, its
+measurements are printed too (`python -m venv peer && peer/bin/pip install rlms==0.1.3`)."""
 
 from __future__ import annotations
 

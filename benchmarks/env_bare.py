@@ -55,7 +55,7 @@ class BareHarness(vf.Harness[vf.HarnessConfig]):
         mcp_urls: dict[str, str],
         data: vf.TaskData,
     ) -> vf.ProgramResult:
-        settle_collector()  # as in the engine's harness, so that the floor has the same conditions
+        settle_collector()  # the engine's harness does it too, so the floor has the same conditions
         session = await _session_of_this_loop()
         question = str(data.prompt)
         shape = shape_of(question)

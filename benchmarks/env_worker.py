@@ -26,7 +26,7 @@ _SLOW = 0.05
 
 
 class Probes:
-    """Measures how long the event loop keeps tasks waiting, and which single steps block it."""
+    """Measures the lag of the event loop, and finds the steps that block it."""
 
     def __init__(self) -> None:
         self.lags: list[float] = []

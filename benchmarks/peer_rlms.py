@@ -1,5 +1,5 @@
-"""Measures rlms 0.1.3 through its public interface. Runs in an interpreter that has it, and is never imported here, because
-the package has the same import name as this project.
+"""Measures rlms 0.1.3 through its public interface. Runs in an interpreter that has rlms 0.1.3, and is never imported here:
+that package has the same import name as this project.
 
     python peer_rlms.py URL_OF_0_MS URL_OF_50_MS
 

@@ -167,7 +167,7 @@ _STOPPED = {
     "a model call": "",
     "sub-calls two levels below": "rlm_query('x')",
 }
-"""What is running when a limit is reached, and the code that starts it."""
+"""The activity that runs when a limit is reached, and the code that starts it."""
 
 
 async def _stop(what: str) -> TableRow:

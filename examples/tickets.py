@@ -1,4 +1,4 @@
-"""A complete environment: how many of a shop's messages, one per line, are about a topic? A reader can tell, code cannot."""
+"""A complete environment: how many of a shop's messages, one per line, are about a topic? Only reading tells, not code."""
 
 import random
 from collections.abc import Iterator

@@ -100,7 +100,7 @@ class Options:
     """USD per million tokens by model name: a `rlm.clients.prices.Price` or a dict of its fields. It wins over the built-in
     table."""
     max_subcalls: int | None = None
-    """Prompts that the code may send in a completion. A prompt beyond that fails, and the run goes on."""
+    """Prompts that the code may send in a completion. A prompt beyond that fails, and the run continues."""
     max_concurrent_queries: int = 128
     """Plain sub-calls of a completion in flight at once."""
 

@@ -56,7 +56,7 @@ translate."""
 
 
 class Native(TypedDict):
-    """A reply in the form of its provider, for signed thinking, which has to go back unchanged."""
+    """A reply in the form of its provider, for signed thinking, which must be sent back unchanged."""
 
     provider: str
     model: str

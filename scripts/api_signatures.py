@@ -1,4 +1,4 @@
-"""For the API reference: shows a constructor with `@takes(Options, ...)` with the signature that callers see."""
+"""For the API reference: shows constructors that have `@takes(Options, ...)` with the signature that callers see."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import griffe
 
 
 class CallersSignatures(griffe.Extension):
-    """Replaces the parameter `options` of such a constructor by the fields of the options' class."""
+    """Replaces the parameter `options` of these constructors by the fields of the options' class."""
 
     def on_function(self, *, func: griffe.Function, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
         for decorator in func.decorators:

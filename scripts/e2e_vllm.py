@@ -30,7 +30,7 @@ from scripts.plumbing import CHECKS, VLLM, CheckFailedError
 
 CONFIG = Path("configs/eval/oolong-small-model.toml")
 WINDOW = 4096
-"""Tokens: enough for the rollouts, and so few that no stray prompt keeps a CPU busy for minutes."""
+"""Tokens: enough for the rollouts, and few enough that no single prompt keeps a CPU busy for minutes."""
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ TAXONOMY = re.compile(
     r"\b(genus|genera|family|families|order|phylum|phyla|class|species|suborder|superfamily|subfamily|subclass|kingdom|"
     r"taxonomic|taxonomy|division|superclass|superorder|category|\w*virus\w*|bacteri\w*|\w*phages?)\b"
 )
-"""Words of entries to leave out: of taxonomies ("type genus of the X" does not show whether X are animals or plants), and of
+"""Words of entries that are left out: taxonomies ("type genus of the X" does not show whether X are animals or plants), and
 microbes, which WordNet counts as animals."""
 
 UNSUITABLE = re.compile(

@@ -1,7 +1,7 @@
-"""Checks of the engine against a real vLLM that a scripted server cannot replace.
+"""Checks of the engine that need a real vLLM: a scripted server cannot replace it.
 
 Where a check needs certain code to run, the root is scripted. Every checked call goes to vLLM. Counts are compared with
-vLLM's own (`/metrics`, `/tokenize`), so the server must have no other clients meanwhile.
+vLLM's own counts (`/metrics`, `/tokenize`), so the server must have no other clients meanwhile.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     PYTHON_OF_PRIME_RL scripts/prime_rl_schema.py > tests/configs/prime_rl.schema.json
 
-The schema has no descriptions and titles. Its `env` blocks are those of verifiers' base class: the class of a block depends on
-the id in it, which is looked up later.
+The schema has no descriptions and titles. Its `env` blocks are those of verifiers' base class: the id in a block, which is
+looked up later, decides its class.
 """
 
 from __future__ import annotations

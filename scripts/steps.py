@@ -89,7 +89,7 @@ def _signal_group(group: int, number: int) -> bool:
 
 
 def last_words(log: Path, lines: int = 1) -> str:
-    """The last non-empty lines of a log. Of a line that was drawn several times, such as a progress bar, the last state."""
+    """The last non-empty lines of a log. A line that was drawn several times, such as a progress bar, has its last state."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65_536))
         text = file.read().decode(errors="replace")
@@ -98,7 +98,7 @@ def last_words(log: Path, lines: int = 1) -> str:
 
 
 class StatusLine:
-    """A status line. It is redrawn on a terminal, and else printed at long intervals."""
+    """A status line. On a terminal it is redrawn, elsewhere it is printed at long intervals."""
 
     def __init__(self, label: str) -> None:
         self._label = label

@@ -63,7 +63,7 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
     Args:
         folder: an existing folder on the disk.
         needed: bytes.
-        what: what needs them, for the error.
+        what: the error's name for the step that needs them.
 
     Raises:
         SetupError: less than `needed` bytes are free.
@@ -77,8 +77,8 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
 
 
 def best_dtype() -> str:
-    """The data type of the weights: bfloat16 if oneDNN has kernels for it on this CPU, else float32. On a CPU with only AVX2
-    a product of bfloat16 matrices takes 20 times as long as one of float32 matrices."""
+    """The data type of the weights: bfloat16 if oneDNN has kernels for it on this CPU, else float32. On a CPU with only AVX2,
+    multiplying bfloat16 matrices takes 20 times as long as multiplying float32 matrices."""
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     fast = {"avx512bw", "amx_bf16", "avx_ne_convert"}
     return "bfloat16" if flags and fast & set(flags[1].split()) else "float32"
@@ -131,7 +131,7 @@ def find_python() -> str:
 
 @contextlib.contextmanager
 def locked(cache: Path) -> Iterator[None]:
-    """Holds the lock by which only one process at a time prepares a cache folder."""
+    """Holds the lock of a cache folder: only one process at a time prepares it."""
     with (cache / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -67,7 +67,7 @@ async def _next(source: AsyncIterator[Any], stopped: asyncio.Event) -> Any:
         return tasks[0].result()
     finally:
         waiting = [task for task in tasks if task.cancel()]
-        if waiting:  # lets the source clean up before the map goes on
+        if waiting:  # lets the source clean up before the map continues
             await asyncio.wait(waiting)
 
 

@@ -76,7 +76,7 @@ class Results:
         completion: RLMChatCompletion | None,
         error: Exception | None,
     ) -> None:
-        """Appends a result. If that fails, the map goes on, and one warning is logged.
+        """Appends a result. If that fails, the map continues, and one warning is logged.
 
         Args:
             key: the key by which `take` finds the result.

@@ -45,10 +45,10 @@ class ModelReply:
 
 class Client(abc.ABC):
     """A model of some provider. A provider of your own is a subclass: it sets `model` and defines `complete`. A plain object
-    with these two will do as well; the other attributes are read from it once, if it has them.
+    with these two also works; its other attributes are read once, if it has them.
 
-    Many tasks and several event loops use one client at once. A subclass keeps what is bound to a loop apart for each
-    loop.
+    Many tasks and several event loops use one client at once. A subclass keeps a separate object for each loop where
+    an object is bound to a loop.
     """
 
     model: str

@@ -98,7 +98,7 @@ class Screen:
                     return
                 try:
                     live.refresh()
-                except Exception:  # the terminal is gone; the run goes on
+                except Exception:  # the terminal is gone; the run continues
                     self._parts.clear()
                     self._finish()
                     return

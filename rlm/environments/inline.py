@@ -35,7 +35,7 @@ class _StreamEnded(BaseException):
 
 
 class _ThreadChannel(Channel):
-    """A channel. When its stream ends, the thread ends, and the process goes on."""
+    """A channel. When its stream ends, it ends the thread but not the process."""
 
     def _lost(self) -> NoReturn:
         raise _StreamEnded
@@ -291,7 +291,7 @@ class _ThreadSupervisor:
             self._step()
 
     def _step(self) -> None:
-        """Takes the next step of an interrupt: two strikes, then a report that the cell was killed. Its thread goes on."""
+        """Takes the next step of an interrupt: two strikes, then a report that the cell was killed. Its thread runs on."""
         if self._strikes < 2:
             self._strikes += 1
             self._cells.interrupt()

@@ -154,7 +154,7 @@ class TurnNode:
     compactions: list[Compaction] = field(default_factory=list)
     cells: list[CellNode] = field(default_factory=list)
     end: Turn | None = None
-    """None while the turn goes on, or if the run ended first."""
+    """None while the turn is running, or if the run ended first."""
 
     @property
     def reply(self) -> Reply | None:
@@ -198,7 +198,7 @@ class RunNode:
     """Tokens and USD of this run and of all runs below it, so far."""
     limit: LimitReached | None = None
     end: RunEnd | None = None
-    """None while the run goes on, or if its process was killed."""
+    """None while the run is running, or if its process was killed."""
     early: CellNode | None = None
     """Queries before the first cell, from a thread that an earlier completion left in a persistent REPL. They become queries of
     the first cell."""

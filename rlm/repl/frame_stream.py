@@ -68,7 +68,7 @@ class FrameStream(asyncio.Protocol):
         self._loop.call_soon(self.release, "turn")
 
     def hold(self, why: str) -> None:
-        """Delivers and reads nothing until `why` is released: the sender has to wait."""
+        """Delivers and reads nothing until `why` is released: the sender must wait."""
         if not self._holds and self._link is not None:
             self._link.pause_reading()
         self._holds.add(why)

@@ -22,7 +22,7 @@ PERFECT = ReferencePolicy(accuracy=1.0, sources=["wordnet"])
 
 
 class Gate:
-    """The reference policy for the first `hold` rollouts. It never answers later ones."""
+    """The reference policy for the first `hold` rollouts. It never answers later rollouts."""
 
     def __init__(self, hold: int) -> None:
         self._hold = hold

@@ -1,7 +1,7 @@
 """Policies that attack the reward, run through the whole environment: engine, REPL process, harness, scorer.
 
-What each of them gets is the table of docs/rewards.md. Those that the sandbox closes are tried without it too, so that it is
-known that they would work.
+The table of docs/rewards.md has the score of each policy. An attack that the sandbox prevents is tried without the sandbox too,
+which shows that it would work.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def test_every_exported_name_exists() -> None:
 
 
 def test_the_exported_names_are_unchanged() -> None:
-    """Removing a name breaks programs, so it takes a change here."""
+    """Removing a name breaks programs, so this test must be changed too."""
     assert set(rlm.__all__) == {
         "AnswerFormatError",
         "AuthenticationError",

@@ -41,7 +41,7 @@ class FruitData(ContextTaskData):
 @pytest.fixture(autouse=True)
 def _one_loop_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the lock of the training client. The client keeps one lock per process, which belongs to the first event loop
-    that waits for it. A worker has one loop, but here each test has its own."""
+    that waits for the lock. A worker has one loop, but here each test has its own."""
     monkeypatch.setattr("renderers.client._max_prompt_len_lock", asyncio.Lock())
 
 

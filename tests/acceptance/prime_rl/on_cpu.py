@@ -1,11 +1,11 @@
 """Starts a program of prime-rl on a machine without CUDA: `python on_cpu.py orchestrator @ file.json`.
 
-Run by prime-rl's own Python. The program is the real one; what is left out are modules of the trainer that load CUDA
-kernels, which the orchestrator imports for one function and for a transport that it does not use here:
+Run by prime-rl's own Python. The program is the real one. Only modules of the trainer that load CUDA kernels are replaced. The
+orchestrator imports them for one function and for a transport that it does not use here:
 
-- `prime_rl.trainer.model`, wanted for `setup_tokenizer`, which needs no more than transformers;
-- the `__init__` of `prime_rl.transports.weights` and of its `nixl`, which load the trainer's side of every transport.
-  What is below them is prime-rl's.
+- `prime_rl.trainer.model`, for `setup_tokenizer`, which only needs transformers;
+- the `__init__` of `prime_rl.transports.weights` and of its `nixl`, which load the trainer's side of every transport. The
+  modules below them are prime-rl's.
 """
 
 from __future__ import annotations

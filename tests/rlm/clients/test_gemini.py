@@ -1,4 +1,4 @@
-"""The Gemini client through the real SDK, against a server that takes generateContent by its word."""
+"""The Gemini client with the real SDK, against a server that refuses what the Gemini API refuses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def answer(*parts: dict[str, Any] | str, finish: str = "STOP", **usage: int) -> 
 
 
 def check(sent: Sent) -> str | None:
-    """What the Gemini API refuses."""
+    """The fault for which the Gemini API refuses a request; None if there is none."""
     body = sent.body
     version, _, path = sent.path.lstrip("/").partition("/")
     if (

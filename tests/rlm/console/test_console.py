@@ -243,7 +243,7 @@ def in_a_terminal(*, columns: int = 100, **variables: str) -> str:
 
 
 class Page:
-    """A terminal that obeys the few control sequences that rich uses here."""
+    """A terminal for the few control sequences that rich uses here."""
 
     def __init__(self, text: str) -> None:
         self.lines = [""]

@@ -270,7 +270,7 @@ async def test_a_cell_is_stopped_although_its_worker_is_being_started() -> None:
 
 @pytest.fixture
 def stopped() -> Iterator[list[psutil.Process]]:
-    """Processes that a test stops; they go on at its end."""
+    """Processes that a test stops. They continue at its end."""
     processes: list[psutil.Process] = []
     yield processes
     for process in processes:

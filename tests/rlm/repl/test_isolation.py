@@ -247,7 +247,7 @@ count = 0
 while count < 3:
     count += len(os.read(read, 3))
 import select
-select.select([], [], [], 20)  # memory that is held for a moment alone is no success
+select.select([], [], [], 20)  # memory that is held only briefly is no success
 print("all of it")
 os.close(gate[1])
 """
