@@ -203,7 +203,6 @@ def _check_other_backends(backends: Sequence[str] | None, kwargs: Sequence[Mappi
 
 
 def _check_other_clients(clients: object) -> None:
-
     if isinstance(clients, Mapping):
         _checks.check_names("other_clients", clients)
         for name, client in clients.items():

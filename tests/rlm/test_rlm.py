@@ -57,7 +57,7 @@ def observation(completion: RLMChatCompletion, turn: int = 1) -> str:
     return completion.iterations[turn - 1].observation
 
 
-async def test_a_run_from_question_to_answer() -> None:
+async def test_a_run_goes_from_the_question_to_the_answer() -> None:
     model = Model([repl_block("print(len(context), context[:4])"), FINISH])
     completion = await run(model, "x" * 1000)
     assert completion.response == "done"

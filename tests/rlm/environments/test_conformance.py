@@ -34,7 +34,7 @@ if probe().level != "sandbox":
         for check in checks(without=without)
     ],
 )
-async def test_conformance(place: str, check: Check) -> None:
+async def test_a_place_passes_each_check(place: str, check: Check) -> None:
     await check.run(make_environment(**PLACES[place][0]))
 
 

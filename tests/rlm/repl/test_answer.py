@@ -69,7 +69,7 @@ async def test_an_answer_that_cannot_work_gets_a_note(repl: REPL, code: str, con
     assert (fixed.content, fixed.ready, fixed.note) == ("fixed", True, None)
 
 
-async def test_ready_in_one_cell_and_content_in_the_next(repl: REPL) -> None:
+async def test_an_answer_can_be_set_ready_before_it_has_content(repl: REPL) -> None:
     assert not (await repl.execute('answer["ready"] = True')).answer.ready
     answer = (await repl.execute('answer["content"] = "late"')).answer
     assert (answer.content, answer.ready) == ("late", True)

@@ -219,7 +219,7 @@ class _NamespaceMaker:
         Raises:
             OSError: there can be no more of them, or the maker is gone.
         """
-        self._stream.sendall(b"n")
+        self._stream.sendall(b"\0")  # any byte asks for one
         answer = self._stream.recv(8)
         if len(answer) < 8:
             raise OSError(errno.ECHILD, "the process that makes process namespaces is gone")
