@@ -102,17 +102,19 @@ class _Tape:
                 raise self.end
             waiting = self.waiting.get(key)
             if not waiting:
-                self.end = ReplayError(self._miss(model, messages, known=waiting is not None))
+                self.end = ReplayError(self._missing_reply(model, messages, known=waiting is not None))
                 raise self.end
             same = (number for number, recorded in enumerate(waiting) if recorded.place == here)
             return waiting.pop(next(same, 0))
 
-    def _miss(self, model: str, messages: Sequence[Message], *, known: bool) -> str:
+    def _missing_reply(self, model: str, messages: Sequence[Message], *, known: bool) -> str:
         size = f"{len(messages)} message{'' if len(messages) == 1 else 's'}"
         head = f"{self.path} has no reply to a request of {size} to {model!r}"
         if known:
             return f"{head}: the log holds this request, but fewer times than it came now"
-        nearest = max(self.recorded, key=lambda recorded: _likeness(recorded, model, messages), default=None)
+        nearest = max(
+            self.recorded, key=lambda recorded: _similarity(recorded, model, messages), default=None
+        )
         if nearest is None:
             return f"{head}: it holds no request at all"
         return f"{head}; the nearest is {nearest}, {_difference(nearest, model, messages)}"
@@ -265,7 +267,7 @@ def _error(kind: str, message: str) -> RLMError:
     return error
 
 
-def _likeness(recorded: _Recorded, model: str, messages: Sequence[Message]) -> tuple[float, ...]:
+def _similarity(recorded: _Recorded, model: str, messages: Sequence[Message]) -> tuple[float, ...]:
     """How similar a request of the log is to a new request, as a tuple: the greatest tuple belongs to the nearest request."""
     event = recorded.event
     if isinstance(event, Subcall):

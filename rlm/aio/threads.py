@@ -43,7 +43,7 @@ class Threads:
         job = _ThreadJob(function)
         with self._changed:
             self._jobs.append(job)
-            self._provide()
+            self._ensure_thread()
         try:
             return await job.result
         finally:
@@ -51,9 +51,9 @@ class Threads:
                 job.abandoned = True
                 if job.running:
                     self._threads -= 1
-                    self._provide()
+                    self._ensure_thread()
 
-    def _provide(self) -> None:
+    def _ensure_thread(self) -> None:
         """Wakes or starts a thread for the newest job, if the limit allows it."""
         if self._idle >= len(self._jobs):
             self._changed.notify()

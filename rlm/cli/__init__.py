@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        say(_said(error))
+        say(_error_text(error))
         return exit_code_of(error)
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """The text for an error that ends a command."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"

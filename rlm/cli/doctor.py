@@ -36,7 +36,7 @@ def main(options: argparse.Namespace) -> int:
     """Prints the findings. Returns 0 if `rlm run` can work."""
     import asyncio  # here, because the import takes 40 ms that --help does not need
 
-    findings = asyncio.run(_look(options))
+    findings = asyncio.run(_run_checks(options))
     missing = _missing(findings)
     if options.json:
         told = [finding for finding in findings if finding.status in ("failed", "warning")]
@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
     return ExitCode.NO_ANSWER if missing else ExitCode.ANSWERED
 
 
-async def _look(options: argparse.Namespace) -> list[Finding]:
+async def _run_checks(options: argparse.Namespace) -> list[Finding]:
     from rlm.cli import machine_checks, model_checks
     from rlm.clients import backends
 

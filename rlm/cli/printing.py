@@ -34,10 +34,10 @@ def emit(text: str) -> None:
         out.buffer.write(data)
         out.flush()
     except BrokenPipeError:
-        _silence()
+        _discard_stdout()
         raise ClosedPipeError from None
     except OSError as error:
-        _silence()
+        _discard_stdout()
         raise UnwrittenError(f"stdout could not be written: {error.strerror or error}") from None
 
 
@@ -64,7 +64,7 @@ def say(text: str) -> None:
         print(f"rlm: {text}", file=sys.stderr, flush=True)
 
 
-def _silence() -> None:
+def _discard_stdout() -> None:
     """Points stdout at /dev/null, because the interpreter flushes stdout once more when it exits."""
     with contextlib.suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)

@@ -95,7 +95,9 @@ class GeminiClient(SDKClient[_GeminiRequest, "types.GenerateContentResponse"]):
             http_options=types.HttpOptions(
                 base_url=self._base.removesuffix("/v1beta").removesuffix("/v1"),
                 headers=self._extra_headers,
-                httpx_client=httpx2.Client(transport=httpx2.MockTransport(_never), trust_env=False),
+                httpx_client=httpx2.Client(
+                    transport=httpx2.MockTransport(_unused_transport), trust_env=False
+                ),
                 httpx_async_client=httpx2.AsyncClient(
                     transport=self._transport.PoolTransport(self._retry.timeout), trust_env=False
                 ),
@@ -256,6 +258,6 @@ def _first_error(exc: ValueError) -> str:
     return str(exc)
 
 
-def _never(request: Any) -> Any:
+def _unused_transport(request: Any) -> Any:
     """The transport of the SDK's client for blocking calls. The SDK requires a transport, but nothing calls this one."""
     raise NotImplementedError

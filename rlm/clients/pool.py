@@ -190,7 +190,7 @@ async def pool_for(origin: URL) -> Pool:
     loop = asyncio.get_running_loop()
     pool = _pools.get((loop, origin))
     if pool is None:
-        _sweep()
+        _drop_pools_of_closed_loops()
         pool = Pool(origin)
         await pool.open()
         with _lock:
@@ -209,7 +209,7 @@ def _forget(pool: Pool) -> None:
             del _pools[key]
 
 
-def _sweep() -> None:
+def _drop_pools_of_closed_loops() -> None:
     """Drops the pools of loops that were closed without `shutdown_asyncgens`."""
     with _lock:
         dead = [_pools.pop(key) for key in list(_pools) if key[0].is_closed()]

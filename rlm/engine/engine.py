@@ -151,7 +151,10 @@ class Engine:
         settings, models = self._settings, self._models
         return fingerprint(
             [
-                [_asked(models.root.client), {model.name: _asked(model.client) for model in models}],
+                [
+                    _identity_of(models.root.client),
+                    {model.name: _identity_of(model.client) for model in models},
+                ],
                 [models.by_depth, models.root.sampling, models.sub_sampling],
                 [settings.root.tools.identity(), settings.below.tools.identity()],
                 [settings.max_depth, settings.max_iterations, settings.compaction, settings.prologue],
@@ -161,7 +164,7 @@ class Engine:
         )
 
 
-def _asked(client: Client) -> list[Any]:
+def _identity_of(client: Client) -> list[Any]:
     """The part of a client that answers depend on: its model and sampling arguments, not its server."""
     return [client.model, dict(client.sampling_args)]
 

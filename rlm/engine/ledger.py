@@ -156,7 +156,7 @@ class Ledger:
             LimitError: the prompt needs more than the limits leave. Only this call is refused.
             RLMError: a limit has been reached.
         """
-        while (claim := self._try(prompt_tokens, price or _FREE, cap)) is None:
+        while (claim := self._try_claim(prompt_tokens, price or _FREE, cap)) is None:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
             try:
@@ -176,7 +176,7 @@ class Ledger:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def _try(self, prompt_tokens: int, price: Price, cap: int | None) -> _Claim | None:
+    def _try_claim(self, prompt_tokens: int, price: Price, cap: int | None) -> _Claim | None:
         """The claim of a call; None while other calls must end first."""
         self.check()
         expected = self._expected_output() if cap is None else cap

@@ -40,7 +40,7 @@ _SAMPLES = 5
 def estimate_tokens(messages: Sequence[Message]) -> int:
     """An estimate on the high side: for prose 1.0 to 1.3 times the count of Qwen's and OpenAI's tokenizers."""
     return _PER_PROMPT + sum(
-        _count(text_of(message["content"])) + _media(message["content"]) * _PER_MEDIUM + _PER_MESSAGE
+        _count(text_of(message["content"])) + _media_tokens(message["content"]) * _PER_MEDIUM + _PER_MESSAGE
         for message in messages
     )
 
@@ -55,11 +55,11 @@ def _count(text: str) -> int:
     return round(1.05 * found * size / sum(map(len, samples)))
 
 
-def _media(content: Content) -> int:
+def _media_tokens(content: Content) -> int:
     return 0 if isinstance(content, str) else sum(part["type"] != "text" for part in content)
 
 
-def _most(text: str) -> int:
+def _most_tokens(text: str) -> int:
     """The most tokens that a text can have: a token is at least one byte, and a character at most four bytes."""
     return len(text) if text.isascii() else 4 * len(text)
 
@@ -134,7 +134,9 @@ class ModelWindow:
         if window is None:
             return
         rest = messages[counted.messages :]
-        most = counted.tokens + sum(_most(text_of(message["content"])) + _PER_MESSAGE for message in rest)
+        most = counted.tokens + sum(
+            _most_tokens(text_of(message["content"])) + _PER_MESSAGE for message in rest
+        )
         if most <= window:
             return
         guess = self.guess(messages, counted)

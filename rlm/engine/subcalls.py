@@ -127,8 +127,8 @@ class Subcalls:
         try:
             async with tree.ledger.guard():
                 if len(query.prompts) == 1:
-                    return [await self._item(batch, 0, query.prompts[0])]
-                return await self._all(batch, query.prompts)
+                    return [await self._answer_one(batch, 0, query.prompts[0])]
+                return await self._answer_all(batch, query.prompts)
         except RLMError as error:
             # The run is over: the cell that asked is being stopped too.
             return [_failure(f"the run is over: {error}")] * len(query.prompts)
@@ -139,7 +139,7 @@ class Subcalls:
             if self._emitter.listened:
                 self._emitter.emit("batch_end", batch=batch.id, failed=failed, seconds=seconds)
 
-    async def _all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
+    async def _answer_all(self, batch: _Batch, prompts: Sequence[Any]) -> list[QueryReply]:
         """Answers the prompts of a batch, several at once. Each task takes one prompt after the other. Tasks start in waves of
         1, 2, 4, ...: if the models answer immediately, few tasks are needed."""
         replies: dict[int, QueryReply] = {}
@@ -148,7 +148,7 @@ class Subcalls:
         async def work() -> None:
             while todo:
                 index, prompt = todo.popleft()
-                replies[index] = await self._item(batch, index, prompt)
+                replies[index] = await self._answer_one(batch, index, prompt)
 
         missing, wave = min(len(prompts), batch.most), 1
         async with asyncio.TaskGroup() as group:
@@ -160,7 +160,7 @@ class Subcalls:
                 await asyncio.sleep(0)
         return [replies[index] for index in range(len(prompts))]
 
-    async def _item(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
+    async def _answer_one(self, batch: _Batch, index: int, prompt: Any) -> QueryReply:
         async with batch.slots:
             ledger, callbacks = self._tree.ledger, self._tree.settings.callbacks
             item = _Item(batch.kind, batch.name, _id() if batch.children else "")
@@ -186,7 +186,7 @@ class Subcalls:
                     self._begin(item, len(text), text)
                 callbacks.subcall_complete(self._depth, item.model, item.seconds, item.error)
                 if self._emitter.listened:
-                    self._tell(batch, index, item)
+                    self._emit(batch, index, item)
                 else:
                     self._emitter.record_call(batch.id, item)
 
@@ -234,7 +234,7 @@ class Subcalls:
             raise ModelError(f"the child run ended without an answer: {outcome.error or outcome.stop}")
         return outcome.response
 
-    def _tell(self, batch: _Batch, index: int, item: _Item) -> None:
+    def _emit(self, batch: _Batch, index: int, item: _Item) -> None:
         self._emitter.emit(
             "subcall",
             batch=batch.id,

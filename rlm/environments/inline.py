@@ -37,7 +37,7 @@ class _StreamEnded(BaseException):
 class _ThreadChannel(Channel):
     """A channel. When its stream ends, it ends the thread but not the process."""
 
-    def _lost(self) -> NoReturn:
+    def _on_stream_ended(self) -> NoReturn:
         raise _StreamEnded
 
 

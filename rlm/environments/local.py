@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 EndSupervisor = Callable[[], None]
 """See `Links.end_supervisor`."""
 
-_QUICK = 1 << 20
+_MOST_ON_LOOP = 1 << 20
 """Bytes up to which a context is encoded on the event loop rather than in a thread."""
 
 _READ = 1 << 18
@@ -253,6 +253,6 @@ class _BufferedReader(asyncio.BufferedProtocol):
 
 
 async def _file(context: Context) -> int:
-    if context.has_file or context.encoded_size < _QUICK:
+    if context.has_file or context.encoded_size < _MOST_ON_LOOP:
         return context.file()
     return await asyncio.to_thread(context.file)

@@ -272,7 +272,7 @@ class RunTree:
         if isinstance(event, RunStart):
             self._begin(event)
         elif (run := self.runs.get(event.run)) is not None:
-            self._go_on(run, event)
+            self._continue_run(run, event)
 
     def take_batch(self, run: str, batch: str) -> None:
         """Adds a batch of a run without listeners, which has no event.
@@ -304,7 +304,7 @@ class RunTree:
             cell = self._cells[event.run] = _newest_cell(above)
             cell.children.append(run)
 
-    def _go_on(self, run: RunNode, event: Event) -> None:
+    def _continue_run(self, run: RunNode, event: Event) -> None:
         match event:
             case TurnStart():
                 run.turns.append(TurnNode(event.turn, event))
@@ -321,7 +321,7 @@ class RunTree:
                 run.batch_count += 1
                 cell.batches.append(batch)
             case Subcall():
-                self._answered(run, event)
+                self._end_call(run, event)
             case BatchEnd():
                 self._batch_end(run, event)
             case ToolCall():
@@ -338,7 +338,7 @@ class RunTree:
             case RunEnd():
                 run.end = event
 
-    def _answered(self, run: RunNode, event: Subcall) -> None:
+    def _end_call(self, run: RunNode, event: Subcall) -> None:
         batch, child = run.batches.get(event.batch), run.children.get(event.call)
         if child is not None:
             child.call = event

@@ -33,7 +33,7 @@ _MOST_NAME = 200
 _MOST_PROBLEM = 2000
 """Characters of the text that replaces each reply to a query that could not be answered."""
 
-_QUICK = 1 << 14
+_MOST_ON_LOOP = 1 << 14
 """Bytes up to which a head is parsed on the event loop rather than in a thread."""
 
 
@@ -63,7 +63,7 @@ class Calls:
             Exception: the query is malformed. The exception can be of any kind.
         """
         head = head_size(payload)
-        if head <= _QUICK:
+        if head <= _MOST_ON_LOOP:
             work = self._answer_query(remote, *_query(payload))
         else:
             work = self._read_query(remote, payload)
@@ -138,7 +138,7 @@ class Calls:
         name, reply = "?", b""
         failure: ToolError | None = None
         try:
-            if len(payload) <= _QUICK:  # the whole payload counts, as its texts become bytes
+            if len(payload) <= _MOST_ON_LOOP:  # the whole payload counts, as its texts become bytes
                 name, args, kwargs = _arguments(payload)
             else:
                 name, args, kwargs = await self._read(lambda: _arguments(payload))

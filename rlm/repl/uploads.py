@@ -12,7 +12,7 @@ MOST_FILES = 200
 """Contexts that a place brings as files. The kernel passes at most 253 descriptors with one message. The worker asks for
 further contexts over its stream, piece by piece."""
 
-_QUICK = 1 << 20
+_MOST_ON_LOOP = 1 << 20
 """Characters up to which a context is measured on the event loop rather than in a thread."""
 
 
@@ -39,7 +39,7 @@ class Supply:
         """The encoded size of all values in bytes."""
         size = 0
         for context in self.contexts:
-            if context.size <= _QUICK or context.has_file:
+            if context.size <= _MOST_ON_LOOP or context.has_file:
                 size += context.encoded_size
             else:
                 size += await asyncio.to_thread(lambda context=context: context.encoded_size)  # type: ignore[misc]

@@ -21,7 +21,7 @@ CHECK_INTERVAL = 0.1
 """Seconds between two looks at the free memory of the machine."""
 _MEASURE_INTERVAL = 2.0
 """Seconds after which memory is measured even if the free memory has not shrunk."""
-_REST = 20
+_REST_FACTOR = 20
 """After a measurement the meter rests this many times as long as the measurement took."""
 
 
@@ -76,7 +76,7 @@ class MemoryMeter:
             if resident > most and sum(_proportional_size(member.pid) for member in members) > most:
                 over.append(worker)
         ended = time.monotonic()
-        self._measured_at, self._rest_until = ended, ended + _REST * (ended - now)
+        self._measured_at, self._rest_until = ended, ended + _REST_FACTOR * (ended - now)
         return over
 
     def _free(self) -> int:

@@ -107,7 +107,7 @@ class Cells:
         }
         self._names = self._interpreter.make_main()
         self._names["answer"] = self._answer.value
-        error = self._take(spec["contexts"], files)
+        error = self._add_contexts(spec["contexts"], files)
         if error is not None:
             self._channel.send(FromWorker.FAILED, {"error": error})
             return False
@@ -128,7 +128,7 @@ class Cells:
         self._channel.send(FromWorker.EXTENDED, {"error": self._extend(task)})
         return False
 
-    def _take(self, contexts: list[dict[str, Any]], files: list[int]) -> str | None:
+    def _add_contexts(self, contexts: list[dict[str, Any]], files: list[int]) -> str | None:
         """Puts contexts, and tools that are values, into the namespace: all or none.
 
         Args:
@@ -158,7 +158,7 @@ class Cells:
 
     def _extend(self, task: dict[str, Any]) -> str | None:
         """Takes the contexts, history and answer of a further completion. Returns the reason if that fails, else None."""
-        error = self._take(task["contexts"], [])
+        error = self._add_contexts(task["contexts"], [])
         if error is not None:
             return error
         if task["history"] is not None:
@@ -175,11 +175,11 @@ class Cells:
         self._names = self._interpreter.prepare(self._names)
         self._names.update(self._values)
         result: dict[str, Any] = {"id": number, "status": "ok", "error": None, "value": "", "traceback": ""}
-        if not self._interrupts.guard(lambda: self._perform(number, code, result)):
+        if not self._interrupts.guard(lambda: self._run_guarded(number, code, result)):
             result.update(status="error", error="KeyboardInterrupt", traceback="KeyboardInterrupt\n")
         self._interpreter.release_memory()
         if os.getpid() != self._interpreter.pid:
-            self._end_copy(result)
+            self._end_forked_child(result)
         if not self._interrupts.guard(lambda: self._answer.read(self._names)):
             self._answer.report = [*self._answer.report[:2], "reading `answer` took too long"]
         self._answer.restore(self._names)
@@ -189,7 +189,7 @@ class Cells:
         result["printed"] = self._interpreter.take_output()
         return result
 
-    def _perform(self, number: int, code: str, result: dict[str, Any]) -> None:
+    def _run_guarded(self, number: int, code: str, result: dict[str, Any]) -> None:
         name = f"<cell {number}>"
         linecache.cache[name] = (len(code), None, io.StringIO(code, newline=None).readlines(), name)
         try:
@@ -238,7 +238,7 @@ class Cells:
             value = asyncio.run(value)
         return value
 
-    def _end_copy(self, result: dict[str, Any]) -> None:
+    def _end_forked_child(self, result: dict[str, Any]) -> None:
         """Called in a child that the code forked, at the end of the cell. Ends the child."""
         try:
             sys.stderr.write(result["traceback"])

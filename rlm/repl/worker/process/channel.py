@@ -97,9 +97,9 @@ class Channel:
             with self._sending:
                 write_all(self._fd, data)
         except OSError:
-            self._lost()
+            self._on_stream_ended()
 
-    def _lost(self) -> NoReturn:
+    def _on_stream_ended(self) -> NoReturn:
         """Called when the stream has ended: the code closed its descriptor, or the host is gone."""
         os._exit(71)
 
@@ -249,7 +249,7 @@ class Channel:
         except OSError:
             data = b""
         if not data:
-            self._lost()
+            self._on_stream_ended()
         self._frames.feed(data)
         while True:
             frame = self._frames.next()

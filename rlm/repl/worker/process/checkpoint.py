@@ -135,7 +135,7 @@ class Checkpoints:
             self._tree.pass_on_orphans(True)
             middle = -1
             try:
-                middle = fork_twice(lambda: _hold(confirm))
+                middle = fork_twice(lambda: _wait_in_middle_process(confirm))
                 if middle == 0:
                     try:
                         os.setsid()
@@ -192,7 +192,7 @@ class Checkpoints:
             os._exit(0)
         os.write(confirm, Mailbox.REGISTER)
         os.close(confirm)
-        _sever(mailbox.fileno())
+        _close_pipes_and_sockets(mailbox.fileno())
         while True:
             said, fds = receive_fds(mailbox, 1, _DESCRIPTORS)
             if said == Mailbox.CLEAR:
@@ -209,7 +209,7 @@ class Checkpoints:
                 os._exit(0)
 
 
-def _hold(confirm: int) -> None:
+def _wait_in_middle_process(confirm: int) -> None:
     """The middle process of the double fork. The worker kills it when the fork server has registered the checkpoint: an
     unregistered child of the fork server would be killed as a leftover."""
     os.close(confirm)
@@ -238,7 +238,7 @@ def _memory_and_threads() -> tuple[int, int]:
     return int(words[b"RssAnon:"]) << 10, int(words[b"Threads:"])
 
 
-def _sever(mailbox: int) -> None:
+def _close_pipes_and_sockets(mailbox: int) -> None:
     """Closes the checkpoint's copies of all pipes and sockets but the mailbox. While a copy is open, a process at the other end
     does not see that the worker closed its own. The descriptors become ends of a dead socket: when the checkpoint becomes
     the worker, the processes at the other ends have ended anyway."""

@@ -25,7 +25,7 @@ MOST_MESSAGE = MOST_TEXT + MOST_HEAD + 64
 
 _SHORT = 64
 """Characters of the longest text that stays in the head. A head has room for all prompts of a call that are as short."""
-_LITTLE, _PLAIN = 1 << 14, 1 << 18
+_SMALL_MESSAGE, _SMALL_HEAD = 1 << 14, 1 << 18
 """Two bounds of a message that is not searched for longer texts: its characters and items, and the bytes of its head."""
 _MOST_LEVELS = 400
 _SCALARS = frozenset((int, float, bool, type(None)))
@@ -51,9 +51,9 @@ def dump(message: Any, size: int = 0) -> bytes:
         TypeError: the message holds something that JSON cannot hold. The text is that of `json`.
         ValueError: the message is nested too deep, or contains itself.
     """
-    if size <= _LITTLE:
+    if size <= _SMALL_MESSAGE:
         head = encode([message, []])
-        if len(head) <= _PLAIN:
+        if len(head) <= _SMALL_HEAD:
             return _SIZE.pack(len(head)) + head
     texts = _Texts()
     rest = texts.lift(message)
