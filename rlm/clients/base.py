@@ -98,9 +98,8 @@ class _AdaptedClient(Client):
     async def complete(
         self, messages: Sequence[Message], *, sampling: SamplingArgs | None = None, model: str | None = None
     ) -> ModelReply:
-        other = (
-            {} if model is None else {"model": model}
-        )  # the engine names no model, so `complete` may lack it
+        # The engine names no model, so `complete` may lack this argument.
+        other = {} if model is None else {"model": model}
         reply: ModelReply = await self._client.complete(messages, sampling=sampling, **other)
         return reply
 

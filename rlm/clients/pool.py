@@ -29,9 +29,8 @@ CONNECT_TIMEOUT = 60.0
 """Seconds for one TCP connect. It is long because the clock also runs while other tasks keep the loop busy."""
 
 _KEEPALIVE = 15.0
-_BODY_IN_ONE_PIECE = (
-    2**20
-)  # bytes; aiohttp streams larger bodies, so that other tasks of the loop run meanwhile
+_BODY_IN_ONE_PIECE = 2**20
+"""Bytes. aiohttp streams larger bodies, so that other tasks of the loop run meanwhile."""
 _FILES_FOR_OTHERS = 256
 _ASK_AGAIN_AFTER = 30.0
 

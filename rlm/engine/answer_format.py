@@ -246,11 +246,8 @@ class _References:
 
         try:
             found = resolver.lookup(reference)
-        except (
-            Unresolvable,
-            ValueError,
-            TypeError,
-        ) as error:  # TypeError: a name where a list needs a number
+        # TypeError: a name where a list needs a number
+        except (Unresolvable, ValueError, TypeError) as error:
             raise ConfigError(
                 f"response_format has a $ref to {reference!r}, which is not in it; schemas elsewhere are not loaded"
             ) from error

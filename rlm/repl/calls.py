@@ -145,9 +145,8 @@ class Calls:
             reply = _reply(name, await self._tools.call(name, args, kwargs))
         except ToolError as error:
             failure = error
-        except (
-            Exception
-        ) as error:  # for example, no memory is left; without a reply the code would wait for ever
+        # For example, no memory is left. Without a reply the code would wait for ever.
+        except Exception as error:
             _log.exception("a call of the tool %s failed", cut(name, _MOST_NAME))
             failure = ToolError(type(error).__name__, "the host could not make this call")
         if failure is not None:

@@ -78,9 +78,8 @@ class Session:
         try:
             if self._remote is None:
                 await self._launch()
-            if (
-                self._closing is not None
-            ):  # `close` was called while the worker started, and found none to end
+            # `close` was called while the worker started, and found no worker to end.
+            if self._closing is not None:
                 await _end(self._remote)
                 raise REPLError("the REPL is closed")
         except BaseException:

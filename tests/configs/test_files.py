@@ -324,9 +324,8 @@ def test_thinking_is_set_equally_in_training_and_evaluation(file: Path) -> None:
     template = orchestrator["eval"]["sampling"].get("extra_body", {}).get("chat_template_kwargs", {})
     assert renderer.get("enable_thinking") == template.get("enable_thinking")
     name = read(file).get("model", {}).get("name", "Qwen/Qwen3-0.6B")
-    if (
-        "Thinking" in name or "Instruct" in name
-    ):  # else each turn is a sample: tests/training/test_thinking.py
+    # Otherwise each turn is a sample: tests/training/test_thinking.py
+    if "Thinking" in name or "Instruct" in name:
         assert renderer["thinking_retention"] == "all"
         assert "enable_thinking" not in renderer, "their template knows no such thing"
     else:

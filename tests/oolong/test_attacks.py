@@ -240,9 +240,8 @@ def table() -> dict[str, list[str]]:
 def check(expected: list[str], traces: list[list[Any]]) -> None:
     """Compares the mean rewards of an attack with the document, by the strict scorer and by the published one."""
     flat = [trace for [trace] in traces]
-    assert all(
-        trace.ok and trace.model_dump_json() for trace in flat
-    )  # no rollout has withdrawn itself from its group
+    # No rollout has withdrawn itself from its group.
+    assert all(trace.ok and trace.model_dump_json() for trace in flat)
     answers = [(trace.info["rlm"]["answer"], trace.task.data) for trace in flat]
     ours = sum(trace.reward for trace in flat) / len(flat)
     theirs = sum(official(answer, data) for answer, data in answers) / len(flat)

@@ -57,9 +57,8 @@ class ContextCache:
 
     def _build(self, data: ContextTaskData) -> Context:
         context = data.build_context()
-        size = (
-            context.encoded_size
-        )  # computed outside of the lock, because it may be slow and event loops wait for the lock
+        # Computed outside of the lock, because it may be slow and event loops wait for the lock.
+        size = context.encoded_size
         with self._lock:
             self._evict(keep=data.context_sha256, size=size)
         return context

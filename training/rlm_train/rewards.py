@@ -72,9 +72,8 @@ class RLMTask(vf.Task[DataT, vf.State, vf.TaskConfig], Generic[DataT, ConfigT]):
             ValueError: the configuration names an unknown reward, metric or stop, or gives a wrong weight.
         """
         kind = type(self).config_type()
-        if not isinstance(
-            config, kind
-        ):  # None, or verifiers' own class, from a taskset that does not name ours
+        # None, or verifiers' own class, from a taskset that does not name a subclass of `RLMTaskConfig`.
+        if not isinstance(config, kind):
             config = cast(ConfigT, kind.model_validate({} if config is None else config.model_dump()))
         super().__init__(data, config)
         self.check(config)

@@ -42,9 +42,8 @@ def rows(config: Any, settings: Any, tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    if (
-        util.find_spec("torchdata") is None
-    ):  # its loader is not used here, and environments without CUDA lack it
+    # Environments without CUDA lack torchdata, whose loader is not used here.
+    if util.find_spec("torchdata") is None:
         loader = ModuleType("torchdata.stateful_dataloader")
         loader.__dict__["StatefulDataLoader"] = None
         sys.modules.update({"torchdata": ModuleType("torchdata"), loader.__name__: loader})

@@ -185,9 +185,8 @@ async def test_replies_to_the_main_thread_and_to_threads_may_come_in_any_order(o
     async def answer(query: Query) -> list[QueryReply]:
         prompt = query.prompts[0]
         waiting[prompt] = asyncio.get_running_loop().create_future()
-        if (
-            len(waiting) == 3
-        ):  # all three wait: the main thread gets the first reply, then the threads in reverse
+        # All three wait: the main thread gets the first reply, then the threads in reverse.
+        if len(waiting) == 3:
             for name in ("main", "b", "a"):
                 waiting[name].set_result(None)
         await waiting[prompt]

@@ -27,9 +27,8 @@ class ChatEncoding:
         loader: Any = AutoTokenizer
         self._tokenizer = loader.from_pretrained(str(tokenizer))
         self._spell = spell
-        self._spelled: dict[
-            str, list[int]
-        ] = {}  # a cache: a call of the tokenizer is slow even for one character
+        # A cache: a call of the tokenizer is slow even for one character.
+        self._spelled: dict[str, list[int]] = {}
         self._start: int = self._tokenizer.convert_tokens_to_ids("<|im_start|>")
         self.end: int = self._tokenizer.convert_tokens_to_ids("<|im_end|>")
         """The token that ends a turn."""

@@ -224,10 +224,8 @@ class RootDirectory:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.symlink(target, path)
         if not self._has_proc:
-            return {
-                "own /proc": False,
-                "process limit": "none",
-            }  # without a /proc nothing can count processes either
+            # Without a /proc nothing can count processes either.
+            return {"own /proc": False, "process limit": "none"}
         flags |= syscalls.NO_EXEC
         syscalls.mount("proc", "/proc", flags)
         go_first()
