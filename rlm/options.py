@@ -129,7 +129,7 @@ class Options:
         threshold = self.compaction_threshold_pct
         if not (_checks.is_number(threshold) and 0 < threshold <= 1):
             raise ConfigError(
-                f"compaction_threshold_pct is a part of the window, above 0 and at most 1, and is {threshold!r}"
+                f"compaction_threshold_pct must be a part of the window, above 0 and at most 1, not {threshold!r}"
             )
 
     def _check_kinds(self) -> None:

@@ -220,7 +220,11 @@ def probe() -> Probe:
     system = os.uname() if hasattr(os, "uname") else None
     kernel = f"{system.sysname} {system.release} {system.machine}" if system is not None else sys.platform
     if sys.platform == "win32":
-        return Probe(None, 'local REPLs need Linux or macOS; use environment="docker"', kernel)
+        return Probe(
+            None,
+            'local REPLs need Linux or macOS: run the code in a container with environment="program"',
+            kernel,
+        )
     if sys.platform != "linux":
         return Probe("process", "the sandbox needs Linux", kernel)
     with tempfile.TemporaryDirectory(prefix="rlm-probe-") as folder:

@@ -82,7 +82,9 @@ class LocalEnvironment(Environment):
             known = ", ".join(repr(name) for name in get_args(Isolation))
             raise ConfigError(f"there is no isolation {isolation!r}; there are {known}")
         if sys.platform == "win32":
-            raise ConfigError('local REPLs need Linux or macOS; use environment="docker"')
+            raise ConfigError(
+                'local REPLs need Linux or macOS: run the code in a container with environment="program"'
+            )
         self.isolation: Isolation = isolation
         """As given; "process" after a sandbox could not be made."""
         sandbox = SandboxSettings.of(readable, hidden, scratch_bytes, processes)
@@ -94,7 +96,9 @@ class LocalEnvironment(Environment):
                 )
             self._sandbox = None
         elif isolation == "sandbox!" and probe().level != "sandbox":
-            raise ConfigError(f"there can be no sandbox here: {probe().reason}")
+            raise ConfigError(
+                f'this machine allows no sandbox: {probe().reason}. isolation="process" runs without one'
+            )
 
     def check(self, settings: REPLSettings) -> None:
         """See `Environment.check`.

@@ -42,7 +42,7 @@ class Conversation:
         if self._loop is not None and self._loop is not loop:
             raise ConfigError(
                 "a persistent RLM belongs to the event loop of its first completion: make one for each loop, "
-                "or use completion(), which always runs on the same"
+                "or use completion(), which always runs on the same loop"
             )
         self._loop = loop
         async with self._lock:

@@ -325,7 +325,7 @@ def _value_and_summary(name: str, value: Any) -> tuple[Any, str]:
     except ContextError as error:
         text = str(error)
         where = name + text.removeprefix("context") if text.startswith("context[") else text
-        raise ConfigError(f"the tool {name!r} is neither callable nor can it be sent: {where}") from error
+        raise ConfigError(f"the tool {name!r} is not callable and cannot be sent: {where}") from error
     bundled = not context.has_file and context.encoded_size <= _BUNDLED
     return context.value if bundled else context, context.summary
 

@@ -131,14 +131,14 @@ def test_a_valid_name_is_accepted(name: str) -> None:
             {"a": {"tool": search, "description": 5}},
             "the description of the tool 'a' must be a str, not a int",
         ),
-        ({"a": object()}, "the tool 'a' is neither callable nor can it be sent: a context must be"),
+        ({"a": object()}, "the tool 'a' is not callable and cannot be sent: a context must be"),
         (
             {"a": [1, {"b": search}]},
-            "the tool 'a' is neither callable nor can it be sent: a[1]['b'] is a function",
+            "the tool 'a' is not callable and cannot be sent: a[1]['b'] is a function",
         ),
-        ({"a": {object}}, "nor can it be sent: a[0] is a type"),
-        ({"a": {"tool": search, "descripton": "x"}}, "nor can it be sent: a['tool'] is a function"),
-        ({"a": Path("/no/such/file")}, "nor can it be sent: there is no file /no/such/file"),
+        ({"a": {object}}, "cannot be sent: a[0] is a type"),
+        ({"a": {"tool": search, "descripton": "x"}}, "cannot be sent: a['tool'] is a function"),
+        ({"a": Path("/no/such/file")}, "cannot be sent: there is no file /no/such/file"),
     ],
 )
 def test_a_tool_that_cannot_be_sent_is_refused(tools: Any, problem: str) -> None:
