@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,8 @@ Capability = Literal["processes", "limits", "checkpoints"]
 - limits: the resource limits of `REPLSettings.limits` hold.
 - checkpoints: a cell that is killed loses only its own changes to the namespace.
 """
+
+_CHECK_SECONDS = 120.0
 
 
 class ConformanceError(AssertionError):
@@ -46,12 +49,18 @@ class Check:
             pace: multiplies all time limits, for a place that is far away.
 
         Raises:
-            ConformanceError: the place does something else.
+            ConformanceError: the place does something else, or the check has not ended after 120 seconds.
             REPLError: the place cannot start a REPL.
         """
         bench = Bench(environment, pace)
+        limit = _CHECK_SECONDS * pace
         try:
-            await self.function(bench)
+            async with asyncio.timeout(limit) as timer:
+                await self.function(bench)
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise ConformanceError(f"the check did not end within {limit:g} seconds") from error
         finally:
             await bench.close()
 

@@ -134,6 +134,12 @@ async def the_history_is_there(bench: Bench) -> None:
     await shows(repl, "history", "[[{'role': 'user', 'content': 'é'}]]\n")
 
 
+@check()
+async def the_seconds_of_a_cell_are_measured(bench: Bench) -> None:
+    result = await (await bench.open()).execute("import time; time.sleep(0.2)")
+    expect(f"{result.seconds} seconds: at least 0.2", result.seconds >= 0.2, True)
+
+
 # output
 
 

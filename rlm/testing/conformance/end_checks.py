@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+from pathlib import Path
 
 from rlm.context import Context
 from rlm.errors import REPLError
@@ -115,7 +117,7 @@ async def a_killed_cell_costs_only_its_own_changes(bench: Bench) -> None:
 @check("processes", "limits")
 async def memory_is_limited(bench: Bench) -> None:
     repl = await bench.open("the context", limits={"memory_bytes": 300 << 20})
-    await ends(repl, "kept = 1\nx = bytearray(100 << 30)", "error", "MemoryError")
+    await ends(repl, "kept = 1\nx = bytearray(1 << 30)", "error", "MemoryError")
     await shows(repl, "kept, context", "(1, 'the context')\n")
 
 
@@ -144,3 +146,35 @@ async def closing_ends_the_cell_that_runs(bench: Bench) -> None:
         await repl.close()
         result = await running
     expect("the status of the cell", result.status, "killed")
+
+
+@check("processes")
+async def closing_leaves_no_process(bench: Bench) -> None:
+    """Finds processes on this machine only: nothing is checked of a place that runs elsewhere."""
+    mark = f"rlm-conformance-{secrets.token_hex(8)}"
+    repl = await bench.open()
+    await shows(
+        repl,
+        "import subprocess, sys\n"
+        f"command = [sys.executable, '-c', 'import time; time.sleep(1000)', '{mark}']\n"
+        "children = [subprocess.Popen(command, start_new_session=new) for new in (False, True)]",
+        "",
+    )
+    await repl.close()
+    left = _processes(mark)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(10 * bench.pace):
+            while left:
+                await asyncio.sleep(0.1)  # the kernel may need longer than `close`
+                left = _processes(mark)
+    expect("the processes that a closed REPL left", left, [])
+
+
+def _processes(mark: str) -> list[str]:
+    """The ids of the processes with `mark` in their command line, where the system lists them in /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
