@@ -28,7 +28,8 @@ from rlm.engine.request_keys import call_place, request_key
 from rlm.errors import LimitError, LogError, ReplayError, RLMError
 from rlm.events import Compaction, Event, Reply, RunStart, Subcall, Turn
 from rlm.logger import read_log
-from rlm.logger.run_tree import RunNode, RunTree
+from rlm.logger.run_nodes import RunNode
+from rlm.logger.run_tree import RunTree
 from rlm.types import Message, SamplingArgs, text_of
 
 _EXCERPT = 60

@@ -24,7 +24,8 @@ from rlm.console.event_lines import Line, Writer, tokens
 from rlm.console.live_state import batch_name, doing, seconds, turn_line
 from rlm.console.screen import Screen, screen
 from rlm.events import Event, RunEnd, RunStart
-from rlm.logger.run_tree import BatchNode, RunNode, RunTree
+from rlm.logger.run_nodes import BatchNode, RunNode
+from rlm.logger.run_tree import RunTree
 
 _log = logging.getLogger(__name__)
 

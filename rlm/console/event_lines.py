@@ -20,7 +20,8 @@ from rlm.events import (
     Subcall,
     ToolCall,
 )
-from rlm.logger.run_tree import BatchNode, RunTree
+from rlm.logger.run_nodes import BatchNode
+from rlm.logger.run_tree import RunTree
 from rlm.types import Usage
 
 _MOST_LINES = 30

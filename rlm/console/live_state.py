@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rlm.logger.run_tree import BatchNode, RunNode, TurnNode
+from rlm.logger.run_nodes import BatchNode, RunNode, TurnNode
 
 
 def seconds(run: RunNode) -> float:

@@ -12,7 +12,8 @@ from rlm.types import Usage
 if TYPE_CHECKING:
     from rlm.clients.base import ModelReply
     from rlm.events import Event
-    from rlm.logger.run_tree import EndedCall, RunTree
+    from rlm.logger.run_nodes import EndedCall
+    from rlm.logger.run_tree import RunTree
 
 _log = logging.getLogger(__name__)
 

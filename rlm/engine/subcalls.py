@@ -61,7 +61,7 @@ class _Batch:
 
 @dataclass(slots=True)
 class _Item:
-    """One prompt of a query. When it has ended it is a `rlm.logger.run_tree.EndedCall`."""
+    """One prompt of a query. When it has ended it is a `rlm.logger.run_nodes.EndedCall`."""
 
     kind: str
     model: str

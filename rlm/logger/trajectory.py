@@ -7,7 +7,8 @@ from typing import Any
 
 from rlm._redaction import Redactor, jsonable
 from rlm.events import Event
-from rlm.logger.run_tree import CallNode, CellNode, RunNode, RunTree
+from rlm.logger.run_nodes import CallNode, CellNode, RunNode
+from rlm.logger.run_tree import RunTree
 
 
 class Trajectory:

@@ -35,7 +35,8 @@ from rlm.events import (
     TurnStart,
 )
 from rlm.logger import RLMLogger, read_log
-from rlm.logger.run_tree import CellNode, RunNode, RunTree
+from rlm.logger.run_nodes import CellNode, RunNode
+from rlm.logger.run_tree import RunTree
 from rlm.testing import FINISH, ChatRequest, Fault, ScriptedClient, repl_block
 from rlm.types import RLMChatCompletion, Usage, total
 
