@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 import threading
@@ -137,7 +138,7 @@ class LocalEnvironment(Environment):
             server = fork_server(self._sandbox)
 
             async def start(ends: list[int]) -> EndSupervisor:
-                return await _ask(server, lambda: server.resume(ends, settings, checkpoint))
+                return await _ask(server, ends, lambda fds: server.resume(fds, settings, checkpoint))
 
             return await _join(control, work, start, resume)
 
@@ -152,7 +153,7 @@ class LocalEnvironment(Environment):
 
         server = fork_server(self._sandbox)
         try:
-            return await _ask(server, lambda: server.start(fds, settings))
+            return await _ask(server, fds, lambda fds: server.start(fds, settings))
         except NoSandboxError as error:
             if self.isolation == "sandbox!":
                 raise REPLError(f"the sandbox could not be made: {error}") from error
@@ -171,18 +172,38 @@ class LocalEnvironment(Environment):
             )
 
 
-async def _ask(server: ForkServer, action: Callable[[], EndSupervisor]) -> EndSupervisor:
-    """Sends a request to a fork server, in a thread if the fork server must be started first."""
+async def _ask(
+    server: ForkServer, fds: Sequence[int], action: Callable[[Sequence[int]], EndSupervisor]
+) -> EndSupervisor:
+    """Asks something of a fork server, in a thread if the fork server has to be started first.
+
+    Args:
+        fds: descriptors that the fork server gets. The thread has copies: if the caller is cancelled, it does not wait for the
+            thread, and closes its own.
+        action: called with the descriptors.
+    """
     if server.running:
-        return action()
-    asked = asyncio.ensure_future(asyncio.to_thread(action))
+        return action(fds)
+    copies: list[int] = []
+
+    def act() -> EndSupervisor:
+        try:
+            return action(copies)
+        finally:
+            for copy in copies:
+                os.close(copy)
+
     try:
-        return await asyncio.shield(asked)
-    except asyncio.CancelledError:
-        # Wait for the thread, which still sends the descriptors: the caller would close them.
-        await asyncio.wait([asked])
-        asked.exception()  # retrieved, so that asyncio does not log it
+        copies.extend(map(os.dup, fds))
+    except OSError:
+        for copy in copies:
+            os.close(copy)
         raise
+    asked = asyncio.ensure_future(asyncio.to_thread(act))
+    asked.add_done_callback(
+        lambda asked: asked.cancelled() or asked.exception()
+    )  # read, also if the caller is gone
+    return await asyncio.shield(asked)
 
 
 async def _join(

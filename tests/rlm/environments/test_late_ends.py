@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -11,7 +13,7 @@ import pytest
 
 from rlm import RLM
 from rlm.environments import Query, QueryReply, REPLSettings, SessionSpec
-from rlm.environments.fork_server import fork_server
+from rlm.environments.fork_server import ForkServer, fork_server
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import REPLError, TimeoutExceededError
 from rlm.repl.links import Links
@@ -333,3 +335,28 @@ async def test_thirty_large_processes_delay_neither_a_run_nor_another_repl() -> 
     await heavy.close()
     assert (await other.execute("kept")).stdout == "7\n"
     await other.close()
+
+
+async def test_a_cancelled_start_does_not_wait_for_a_late_fork_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, go_on, over = asyncio.Event(), threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def start(self: ForkServer, fds: list[int], settings: Any) -> Callable[[], None]:
+        loop.call_soon_threadsafe(asked.set)
+        go_on.wait()
+        for fd in fds:
+            os.fstat(fd)  # raises if the caller has closed it
+        loop.call_soon_threadsafe(over.set)
+        return lambda: None
+
+    monkeypatch.setattr(ForkServer, "running", False)
+    monkeypatch.setattr(ForkServer, "start", start)
+    opening = asyncio.create_task(LocalEnvironment(isolation="process").open(SessionSpec(), no_queries))
+    await asked.wait()
+    opening.cancel()
+    await asyncio.wait([opening])
+    assert not over.is_set()
+    go_on.set()
+    await over.wait()
