@@ -49,6 +49,7 @@ def takes(
 
     Raises, from the constructor:
         ConfigError: there is no such option (the message names the nearest), or an option does not fit.
+        TypeError: there are too many positional arguments, or one option is given twice.
     """
     signature = inspect.signature(options)
 
@@ -56,6 +57,10 @@ def takes(
         @functools.wraps(constructor)
         def construct(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
             check_keywords(what, kwargs, signature.parameters)
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{what}(): {error}") from None
             constructor(self, options(*args, **kwargs))
 
         first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)

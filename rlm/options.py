@@ -32,7 +32,7 @@ class Options:
     """Arguments of the provider: `model_name`, `base_url`, `api_key`, `timeout` (seconds), ..."""
     environment: str = "local"
     """Place where the code runs: one of `rlm.environments.names()`."""
-    environment_kwargs: Mapping[str, Any] | None = None
+    environment_kwargs: Mapping[str, Any] | None = field(default=None, repr=False)
     """Settings of the place and of its REPLs. The page docs/options.md lists them, with units and defaults."""
     depth: int = 0
     """Always 0. Kept because the original RLM has this option."""

@@ -83,6 +83,13 @@ def test_options_before_client_can_be_positional() -> None:
     ]
 
 
+def test_arguments_that_do_not_fit_the_signature_are_errors_of_rlm() -> None:
+    with pytest.raises(TypeError, match=r"^RLM\(\): too many positional arguments"):
+        RLM(*["openai"] * 60)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^RLM\(\): multiple values for argument 'backend'"):
+        RLM("openai", backend="openai")  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("kind", [Options, REPLSettings])
 def test_each_option_has_a_docstring(kind: type[Any]) -> None:
     assert list(documented(kind)) == [f.name for f in fields(kind)]
@@ -105,6 +112,7 @@ def test_the_repr_of_options_holds_no_key() -> None:
         backend_kwargs={"api_key": "sk-1"},
         other_backends=["vllm"],
         other_backend_kwargs=[{"api_key": "sk-2"}],
+        environment_kwargs={"env": {"API_KEY": "sk-3"}},
     )
     assert "sk-" not in repr(options)
 
