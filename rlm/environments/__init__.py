@@ -94,7 +94,7 @@ class _Adapted(Environment):
     """A place whose class does not derive from `Environment`."""
 
     def __init__(self, name: str, place: Any) -> None:
-        if not callable(getattr(place, "open", None)):
+        if isinstance(place, type) or not callable(getattr(place, "open", None)):
             raise ConfigError(
                 f"the factory of environment {name!r} must return an rlm.environments.Environment, and returned {a(place)}"
             )

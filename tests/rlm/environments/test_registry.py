@@ -10,7 +10,7 @@ from rlm import RLM
 from rlm.environments import make_environment, names, register_environment
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import ConfigError
-from rlm.repl.interface import QueryHandler, SessionSpec
+from rlm.repl.interface import REPL, QueryHandler, SessionSpec
 from rlm.repl.session import Session
 from rlm.testing import ScriptedClient, finish
 
@@ -92,3 +92,13 @@ def test_a_factory_that_makes_no_environment_is_refused() -> None:
         ConfigError, match=r"must return an rlm.environments.Environment, and returned a dict"
     ):
         make_environment("dict")
+
+
+def test_a_factory_that_returns_a_class_in_place_of_an_environment_is_an_error() -> None:
+    class Place:
+        async def open(self, spec: SessionSpec, on_query: QueryHandler) -> REPL:
+            raise AssertionError
+
+    register_environment("a class", lambda: Place)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ConfigError, match=r"and returned the class .*Place"):
+        make_environment("a class")
