@@ -88,10 +88,7 @@ class Engine:
             else:
                 outcome = Outcome("", stop_reason(refusal), refusal, RunStats(), [])
             seconds = time.perf_counter() - started
-            if context.encoded_size <= _HASHED_AT_ONCE:
-                description = context.describe()
-            else:
-                description = await asyncio.to_thread(context.describe)
+            description = await _describe(context)
         completion = RLMChatCompletion(
             root_model=self._models.root.name,
             prompt=prompt,
@@ -162,6 +159,16 @@ class Engine:
                 settings.repl.changed(),
             ]
         )
+
+
+async def _describe(context: Context) -> dict[str, Any]:
+    """Returns kind, size and SHA-256 of an input. The hash is None if the caller closed the context during the run."""
+    try:
+        if context.encoded_size <= _HASHED_AT_ONCE:
+            return context.describe()
+        return await asyncio.to_thread(context.describe)
+    except ValueError:
+        return {"kind": context.kind, "size": context.size, "sha256": None}
 
 
 def _identity_of(client: Client) -> list[Any]:

@@ -625,3 +625,17 @@ async def test_cancel_must_be_a_cancel_token(cancel: Any) -> None:
         with pytest.raises(ConfigError, match="cancel must be a CancelToken or None"):
             await rlm.acompletion("text", "What?", cancel=cancel)
     assert model.root_requests == []
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_a_context_that_is_closed_during_the_run_costs_no_answer(size: int) -> None:
+    context = Context("x" * size)
+
+    def reply(request: ChatRequest) -> str:
+        context.close()
+        return FINISH
+
+    async with RLM(client=ScriptedClient(reply)) as rlm:
+        completion = await rlm.acompletion(context, "?")
+    assert completion.response == "done"
+    assert completion.to_dict()["prompt"] == {"kind": "str", "size": size, "sha256": None}
