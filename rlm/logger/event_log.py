@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from rlm._redaction import Redactor
+from rlm._wording import a
 from rlm.errors import LogError
 from rlm.events import EVENTS, Event
 from rlm.logger.line_file import LineFile, dumps, read_lines
@@ -138,13 +139,19 @@ def _plain_message(data: dict[str, Any]) -> dict[str, Any]:
     return {"role": "assistant", "content": data.get("content", data.get("response"))}
 
 
+_KINDS: dict[Any, Any] = {str: str, str | None: str | None, int: int, float: int | float}
+"""The types in JSON of the fields whose values are compared, looked up or added."""
+
+
 def _build(kind: type[Any], data: dict[str, Any]) -> Any:
     values = {}
     hints = get_type_hints(kind)
     for field in fields(kind):
         if field.name in data:
             hint, value = hints[field.name], data[field.name]
-            nested = is_dataclass(hint) and isinstance(value, dict)
+            nested = is_dataclass(hint)
+            if not isinstance(value, dict if nested else _KINDS.get(hint, object)):
+                raise ValueError(f"the field {field.name!r} cannot be {a(value)}")
             values[field.name] = _build(hint, value) if nested else value
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"the field {field.name!r} is missing")

@@ -303,6 +303,14 @@ def test_a_whole_line_after_a_half_line_is_read(tmp_path: Path) -> None:
             '{"v": 2, "type": "turn_start", "time": 1.0, "run": "r", "parent": null, "depth": 0}',
             "'turn' is missing",
         ),
+        (
+            '{"v": 2, "type": "turn_start", "time": 1.0, "run": [], "parent": null, "depth": 0, "turn": 1}',
+            "'run' cannot be a list",
+        ),
+        (
+            '{"v": 2, "type": "reply", "time": 1.0, "run": "r", "parent": null, "depth": 0, "model": "m", "usage": null}',
+            "'usage' cannot be None",
+        ),
     ],
 )
 def test_a_line_that_is_no_event_is_an_error_with_its_number(tmp_path: Path, line: str, problem: str) -> None:
