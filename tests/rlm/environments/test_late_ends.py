@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from rlm import RLM
-from rlm.environments import Query, QueryReply, REPLSettings, SessionSpec
+from rlm.environments import CellResult, Query, QueryReply, REPLSettings, SessionSpec
 from rlm.environments.fork_server import ForkServer, fork_server
 from rlm.environments.local import LocalEnvironment
 from rlm.errors import REPLError, TimeoutExceededError
@@ -92,6 +92,15 @@ class LateLink:
     def resume_reading(self) -> None: ...
 
 
+async def after_a_stopped_cell(place: Late) -> tuple[Session, CellResult]:
+    """Returns a session whose caller has stopped a cell, and what the caller got."""
+    session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
+    cell = asyncio.create_task(session.execute("while True: pass"))
+    await place.until(ToWorker.RUN)
+    session.interrupt("enough")
+    return session, await cell
+
+
 async def test_close_leaves_a_late_repl_to_its_supervisor_and_then_closes_the_streams() -> None:
     place = Late(alive=True)
     session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
@@ -126,11 +135,7 @@ async def test_the_streams_of_a_late_repl_close_before_the_event_loop_does() -> 
 @pytest.mark.parametrize("alive", [True, False])
 async def test_a_cell_that_the_caller_stops_returns_without_its_processes(alive: bool) -> None:
     place = Late(alive=alive)
-    session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
-    cell = asyncio.create_task(session.execute("while True: pass"))
-    await place.until(ToWorker.RUN)
-    session.interrupt("enough")
-    result = await cell
+    session, result = await after_a_stopped_cell(place)
     assert result.status == "killed"
     assert "enough" in str(result.error)
     assert "its processes are still ending" in str(result.error)
@@ -154,11 +159,7 @@ async def test_the_next_cell_does_not_wait_for_a_worker_that_does_not_end(
 ) -> None:
     set_patience(monkeypatch, pong=ENDLESS, end=SHORT)
     place = Late(alive=True)
-    session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
-    cell = asyncio.create_task(session.execute("while True: pass"))
-    await place.until(ToWorker.RUN)
-    session.interrupt("enough")
-    await cell
+    session, _ = await after_a_stopped_cell(place)
     following = asyncio.create_task(session.execute("1"))
     await place.until(ToWorker.RUN, 2)
     assert not place.killed.is_set()
@@ -171,11 +172,7 @@ async def test_a_repl_that_is_closed_while_its_worker_starts_runs_no_cell(
 ) -> None:
     set_patience(monkeypatch, pong=ENDLESS, end=SHORT)
     place = Late(alive=True)
-    session = await Session.open(place, SessionSpec(settings=STOP), no_queries)
-    cell = asyncio.create_task(session.execute("while True: pass"))
-    await place.until(ToWorker.RUN)
-    session.interrupt("enough")
-    await cell
+    session, _ = await after_a_stopped_cell(place)
     following = asyncio.create_task(session.execute("1"))
     await place.until(ToWorker.OPEN, 2)
     await session.close()
