@@ -8,9 +8,9 @@ from typing import Any
 
 
 def a(value: Any) -> str:
-    """The type of a value with its article: "an int", "a dict"; "None" for None, "the class X" for a class."""
+    """The type of a value with its article: "an int", "a dict"; "None" for None, "a type" for each class."""
     if isinstance(value, type):
-        return f"the class {value.__qualname__}"
+        return "a type"  # not the name of its metaclass
     return "None" if value is None else with_article(type(value).__qualname__)
 
 

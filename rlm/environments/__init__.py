@@ -96,7 +96,7 @@ class _Adapted(Environment):
     def __init__(self, name: str, place: Any) -> None:
         if isinstance(place, type) or not callable(getattr(place, "open", None)):
             raise ConfigError(
-                f"the factory of environment {name!r} must return an rlm.environments.Environment, and returned {a(place)}"
+                f"the factory of environment {name!r} must return an rlm.environments.Environment, and returned {_named(place)}"
             )
         self._place = place
 
@@ -107,3 +107,7 @@ class _Adapted(Environment):
     def check(self, settings: REPLSettings) -> None:
         if hasattr(self._place, "check"):
             self._place.check(settings)
+
+
+def _named(place: object) -> str:
+    return f"the class {place.__name__}" if isinstance(place, type) else a(place)
